@@ -1,0 +1,424 @@
+"""The settings of a run: set defaults < `--config` YAML < command-line flags.
+
+Every field is a flag (`proj_dim` is `--proj-dim`) and a key of the flat YAML files in configs/. Settings are
+grouped only to keep `--help` readable; names are unique across groups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from effssl import InputError
+
+SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "folder"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images come from."""
+
+    data: SetName = "digits"
+    """Image set. `folder`: your own images, in train/CLASS/* or loose; test/ or val/ beside it if there is one."""
+    data_dir: Path = Path("data")
+    """Folder of the set: torchvision's own files, or class folders train/CLASS/*; downloaded into if empty."""
+    beton_dir: Path | None = None
+    """Where the .beton files go (None: DATA_DIR/beton)."""
+    fraction: float = 1.0
+    """Part of the training images to use, class-balanced and seeded, in (0, 1]."""
+    val_fraction: float = 0.1
+    """Part of the labelled training images held out, class-balanced, for every choice; test is read once."""
+    split_seed: int = 0
+    """Seed of the validation split, of `fraction` and of the 10-label draws; kept apart from `seed`."""
+    image_size: int = 224
+    """Side of a view in pixels."""
+    max_side: int = 500
+    """Images of varied size are stored with their longer side at most this, in pixels."""
+    jpeg_quality: int = 90
+    """Quality at which images of varied size are stored; small images of one size are stored raw."""
+    workers: int = 2
+    """Threads that load, and processes that write the .beton; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How K views are made of an image; parameters are drawn per image and view."""
+
+    views: int = 4
+    """Views per image, K, at least 2."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of the random crop as a part of the image's."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Width over height of the random crop."""
+    hflip_prob: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter_prob: float = 0.8
+    """Probability of colour jitter (the next four)."""
+    brightness: float = 0.4
+    """Factor drawn from [1 - x, 1 + x]."""
+    contrast: float = 0.4
+    """Factor drawn from [1 - x, 1 + x]."""
+    saturation: float = 0.2
+    """Factor drawn from [1 - x, 1 + x]."""
+    hue: float = 0.1
+    """Shift drawn from [-x, x], in turns of the colour circle."""
+    gray_prob: float = 0.2
+    """Probability of grayscale."""
+    blur_prob: float = 0.5
+    """Probability of a Gaussian blur (kernel a tenth of the side)."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation, in pixels."""
+    solarize_prob: float = 0.1
+    """Probability of solarisation at threshold 0.5."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean that views are normalised with, RGB in [0, 1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation that views are normalised with."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """timm backbone and projector."""
+
+    backbone: str = "resnet18"
+    """Any timm model name."""
+    backbone_kwargs: str = "{}"
+    """Further arguments of timm.create_model, as a YAML mapping: "{channels: [32, 64, 128, 256]}"."""
+    stem: Literal["auto", "timm", "small", "small-s2"] = "auto"
+    """timm: as published. small: 3x3 stride 1, no max-pool. small-s2: 3x3 stride 2, no max-pool. auto: small at
+    64 px and below. On ViTs and ConvNeXts, small means a patch size that fits the image."""
+    proj_dim: int = 256
+    """Width d of the embedding z."""
+    proj_hidden_dim: int | None = None
+    """Width of the projector's hidden layers (None: proj_dim)."""
+    proj_layers: int = 2
+    """Linear layers in the projector; 2 as in arXiv 2312.10725, 3 as in the official VICReg and Barlow Twins."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised."""
+
+    method: Literal["vicreg", "barlow_twins"] = "barlow_twins"
+    """Loss on the K embeddings of every image."""
+    inv_weight: float = 25.0
+    """VICReg: weight of the invariance term."""
+    var_weight: float = 25.0
+    """VICReg: weight of the variance term."""
+    cov_weight: float = 1.0
+    """VICReg: weight of the covariance term."""
+    redundancy_weight: float | Literal["auto"] = "auto"
+    """Barlow Twins: weight of the off-diagonal energy; auto is 3.4 / proj_dim."""
+    pairing: Literal["all", "pooled"] = "all"
+    """Barlow Twins: mean loss over all pairs of views, or the loss of the mean cross-correlation."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimizer and schedule."""
+
+    optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
+    """Optimizer; lars and sgd use momentum 0.9."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 1e-4
+    """Weight decay; not on biases and normalisation."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up."""
+    final_lr: float = 0.0
+    """Learning rate at the end of the cosine, as a part of the peak."""
+    batch_size: int = 256
+    """Images per step, before views."""
+    epochs: int = 100
+    """Passes over the training images."""
+    max_seconds: float | None = None
+    """Stop after this much training time (probes excluded); the schedule still follows `epochs`."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Looking at the representation while training."""
+
+    probe_every: int = 10
+    """Epochs between probes on the validation split (0: only at the end)."""
+    probe_images: int = 10_000
+    """At most this many training images are encoded for a probe on the way."""
+    final_images: int = 100_000
+    """At most this many training images are encoded for the probes at the end."""
+    probe_labels: int = 10
+    """Labels per class in the few-label probe at the end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """This run."""
+
+    seed: int = 0
+    """Seed of the weights, the order of images and the views."""
+    out: Path | None = None
+    """Run folder (None: runs/DATE_SET_METHOD_kVIEWS_dDIM)."""
+    resume: Path | None = None
+    """Run folder to go on with; its own config is used."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward pass; the loss is in float32. auto: bf16 on CUDA, fp32 on CPU."""
+    compile: Literal["auto", "true", "false"] = "auto"
+    """torch.compile for backbone, projector and augmentation; auto: on CUDA."""
+    log_every: int = 20
+    """Steps between records in metrics.jsonl."""
+    save_every_s: float = 300.0
+    """Seconds between checkpoints; one is also written at every probe, at the end and on Ctrl-C or SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pretrain a timm backbone with K-view VICReg or Barlow Twins.
+
+    `--config FILE.yaml` reads settings from a file; flags override it.
+    """
+
+    images: Images = field(default_factory=Images)
+    augment: Augment = field(default_factory=Augment)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    probe: Probe = field(default_factory=Probe)
+    run: Run = field(default_factory=Run)
+
+
+_CIFAR = {
+    "image_size": 32,
+    "blur_prob": 0.0,
+    "solarize_prob": 0.0,
+    "mean": [0.4914, 0.4822, 0.4465],
+    "std": [0.247, 0.2435, 0.2616],
+}
+# What follows from the set of images; lies below --config and flags.
+SET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "image_size": 16,
+        "crop_scale": [0.3, 1.0],
+        "hflip_prob": 0.0,
+        "blur_prob": 0.0,
+        "solarize_prob": 0.0,
+        "mean": [0.3, 0.3, 0.3],
+        "std": [0.35, 0.35, 0.35],
+        "backbone_kwargs": {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]},
+    },
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "stl10": {"image_size": 96, "solarize_prob": 0.0},
+    "imagenet": {},
+    "folder": {},
+}
+
+# A resumed run may change where and for how long it runs, and what it reports; nothing that moves the weights.
+RESUME_MAY_CHANGE = frozenset(
+    ("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_every", "save_every_s")
+) | frozenset(("probe_every", "probe_images", "final_images", "probe_labels"))
+_NOT_SAVED = ("out", "resume")
+
+
+def flat(cfg: Config) -> dict[str, Any]:
+    """All settings by field name, without groups; paths as text, tuples as lists."""
+    settings = {k: v for group in dataclasses.asdict(cfg).values() for k, v in group.items()}
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+FIELDS = tuple(flat(Config()))
+
+
+def parse(argv: list[str] | None = None) -> Config:
+    """Read the command line (sys.argv when None) and the files it names.
+
+    Raises InputError for anything that is not a valid setting. `--help` prints help and exits.
+    """
+    flags = list(sys.argv[1:] if argv is None else argv)
+    flags, files = _take_option(flags, "--config")
+    flags, resumed = _take_option(flags, "--resume")
+    _check_flags(flags)
+    layers = [token for file in files for token in _yaml_to_argv(Path(file))] + flags
+    if resumed:
+        return _resumed(Path(resumed[-1]), layers)
+    data = _tyro(layers).images.data  # tells which set's defaults lie below everything else
+    cfg = _tyro(_settings_to_argv(SET_DEFAULTS[data]) + layers)
+    _check_values(cfg)
+    return cfg
+
+
+def parse_or_exit() -> Config:
+    """`parse` of the command line; one line on stderr and exit code 2 for bad input."""
+    try:
+        return parse()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def save(cfg: Config, path: Path) -> None:
+    """Write the resolved settings; the file is itself a valid `--config`."""
+    kept = {k: v for k, v in flat(cfg).items() if k not in _NOT_SAVED}
+    path.write_text(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=120))
+
+
+def _resumed(run: Path, layers: list[str]) -> Config:
+    saved_file = run / "config.yaml"
+    if not saved_file.is_file():
+        raise InputError(f"--resume {run}: no run there (no {saved_file})")
+    saved = _tyro(_yaml_to_argv(saved_file))
+    asked = _tyro(_yaml_to_argv(saved_file) + layers)
+    was, now = flat(saved), flat(asked)
+    changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
+    if changed:
+        difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
+        raise InputError(f"--resume {run}: the settings differ from the run's: {difference}; start a new run instead")
+    if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
+        raise InputError(f"--resume {run} goes on in that folder; leave --out away")
+    _check_values(asked)
+    return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run, resume=run))
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _take_option(tokens: list[str], name: str) -> tuple[list[str], list[str]]:
+    """Split `name VALUE` and `name=VALUE` off the tokens."""
+    rest: list[str] = []
+    values: list[str] = []
+    remaining = iter(tokens)
+    for token in remaining:
+        if token == name:
+            value = next(remaining, None)
+            if value is None:
+                raise InputError(f"{name} needs a value")
+            values.append(value)
+        elif token.startswith(name + "="):
+            values.append(token.partition("=")[2])
+        else:
+            rest.append(token)
+    return rest, values
+
+
+def _check_flags(tokens: list[str]) -> None:
+    known = [flag_of(k) for k in FIELDS] + ["--config", "--help"]
+    for token in tokens:
+        flag = token.partition("=")[0].replace("_", "-")
+        if token.startswith("--") and flag not in known:
+            raise InputError(f"unknown flag {token.partition('=')[0]}{_meant(flag, known)}")
+
+
+def _meant(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else "; --help lists them all"
+
+
+def _yaml_to_argv(path: Path) -> list[str]:
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {path}: expected `key: value` lines")
+    for key in settings:
+        if key not in FIELDS or key in _NOT_SAVED:
+            allowed = [k for k in FIELDS if k not in _NOT_SAVED]
+            raise InputError(f"--config {path}: unknown key {key}{_meant(str(key), allowed)}")
+    return _settings_to_argv(settings)
+
+
+def _settings_to_argv(settings: dict[str, Any]) -> list[str]:
+    # As arguments every value is parsed by its field's type, which also cures YAML's reading of 3e-4 as text.
+    tokens: list[str] = []
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        tokens += [flag_of(key), *map(_token, values)]
+    return tokens
+
+
+def _token(value: Any) -> str:
+    if isinstance(value, dict):
+        return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _tyro(tokens: list[str]) -> Config:
+    if "-h" in tokens or "--help" in tokens:
+        return tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=["--help"], prog="python -m effssl.train")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=tokens, prog="python -m effssl.train")
+    except SystemExit:
+        # tyro draws a box; the lines down to its first rule are the message.
+        lines = [line.strip("│ ") for line in printed.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+        rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+        raise InputError(" ".join(" ".join(lines[:rule]).split())) from None
+
+
+def _check_values(cfg: Config) -> None:
+    """Ranges that types cannot say. Raises InputError naming the flag."""
+    at_least = {
+        "views": 2,
+        "proj_dim": 1,
+        "proj_layers": 1,
+        "batch_size": 2,
+        "epochs": 1,
+        "image_size": 8,
+        "workers": 1,
+    }
+    at_least |= {
+        "max_side": 8,
+        "log_every": 1,
+        "probe_images": 1,
+        "final_images": 1,
+        "probe_labels": 1,
+        "probe_every": 0,
+    }
+    unit = ["hflip_prob", "jitter_prob", "gray_prob", "blur_prob", "solarize_prob", "final_lr"]
+    not_negative = ["brightness", "contrast", "saturation", "warmup_epochs", "weight_decay", "save_every_s"]
+    settings = flat(cfg)
+    for name, low in at_least.items():
+        if settings[name] < low:
+            raise InputError(f"{flag_of(name)} must be at least {low}, not {settings[name]}")
+    for name in unit:
+        if not 0 <= settings[name] <= 1:
+            raise InputError(f"{flag_of(name)} must lie in [0, 1], not {settings[name]}")
+    for name in not_negative:
+        if not settings[name] >= 0:
+            raise InputError(f"{flag_of(name)} must not be negative, not {settings[name]}")
+    for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+        low, high = settings[name]
+        if not 0 < low <= high:
+            raise InputError(f"{flag_of(name)} must be two numbers, 0 < low <= high, not {low} {high}")
+    if not 0 < cfg.images.fraction <= 1:
+        raise InputError(f"--fraction must lie in (0, 1], not {cfg.images.fraction}")
+    if not 0 < cfg.images.val_fraction < 1:
+        raise InputError(f"--val-fraction must lie in (0, 1), not {cfg.images.val_fraction}")
+    if cfg.augment.crop_scale[1] > 1:
+        raise InputError(f"--crop-scale must not exceed 1, not {cfg.augment.crop_scale[1]}")
+    if not 0 <= cfg.augment.hue <= 0.5:
+        raise InputError(f"--hue must lie in [0, 0.5], not {cfg.augment.hue}")
+    if not 0 < cfg.optim.lr < float("inf"):
+        raise InputError(f"--lr must be positive, not {cfg.optim.lr}")
+    if cfg.optim.max_seconds is not None and not cfg.optim.max_seconds > 0:
+        raise InputError(f"--max-seconds must be positive, not {cfg.optim.max_seconds}")
+    if cfg.model.proj_hidden_dim is not None and cfg.model.proj_hidden_dim < 1:
+        raise InputError(f"--proj-hidden-dim must be at least 1, not {cfg.model.proj_hidden_dim}")
+    if not 1 <= cfg.images.jpeg_quality <= 100:
+        raise InputError(f"--jpeg-quality must lie in [1, 100], not {cfg.images.jpeg_quality}")
+    if not 0 <= cfg.run.seed < 2**63:
+        raise InputError(f"--seed must lie in [0, 2**63), not {cfg.run.seed}")
