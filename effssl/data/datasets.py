@@ -1,0 +1,205 @@
+"""Where images come from: a name and a folder -> images, labels and a fingerprint of both."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from effssl import InputError
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+DIGITS_SIDE = 16
+# torchvision: set -> (class, folder that it makes under data_dir, side)
+_TORCHVISION = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", 32),
+    "cifar100": ("CIFAR100", "cifar-100-python", 32),
+    "stl10": ("STL10", "stl10_binary", 96),
+}
+
+
+class ImageSequence(Protocol):
+    """Images by position, each uint8 [height, width, 3]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> np.ndarray: ...
+
+
+class Source(NamedTuple):
+    """One split of a set, not yet stored."""
+
+    images: ImageSequence
+    labels: np.ndarray  # int64 [images], -1 where unlabelled
+    classes: list[str]
+    fingerprint: str  # changes when any image or label does
+    side: int | None  # in pixels, where all images are squares of one size; else None
+
+
+class ImageFiles:
+    """Image files, decoded on access to upright RGB."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        """uint8 [height, width, 3]. Raises InputError naming the file when it does not decode."""
+        path = self.paths[position]
+        try:
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I"):  # 16-bit: Pillow would clip to 255 instead of scaling
+                    upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+                return np.asarray(upright.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
+
+
+def open_source(name: str, data_dir: Path, split: str) -> Source | None:
+    """Find a set's images; torchvision's sets are downloaded where they are missing.
+
+    name: a set of `config.SetName`; split: "train" (all there is to pretrain on) or "test".
+    Returns None when the set has no such split. Raises InputError with the ways out when there are no images.
+    """
+    if name == "digits":
+        return _digits(split)
+    if name in _TORCHVISION:
+        kind, folder, side = _TORCHVISION[name]
+        if (data_dir / folder).is_dir():
+            return _torchvision(kind, data_dir, folder, side, split)
+        if (data_dir / "train").is_dir():
+            return _folder(name, data_dir, split, side)
+        _download(name, kind, data_dir)
+        return _torchvision(kind, data_dir, folder, side, split)
+    return _folder(name, data_dir, split, None)
+
+
+def _digits(split: str) -> Source:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
+    chosen = np.sort(train if split == "train" else test)
+    gray = (digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    small = [Image.fromarray(image).resize((DIGITS_SIDE, DIGITS_SIDE), Image.Resampling.BICUBIC) for image in gray]
+    images = np.stack([np.asarray(image.convert("RGB")) for image in small])
+    labels = digits.target[chosen].astype(np.int64)
+    return Source(images, labels, [str(i) for i in range(10)], _hash(images.tobytes() + labels.tobytes()), DIGITS_SIDE)
+
+
+def _torchvision(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
+    import torchvision
+
+    try:
+        if kind == "STL10":
+            found = torchvision.datasets.STL10(data_dir, split="train+unlabeled" if split == "train" else "test")
+            images = np.ascontiguousarray(found.data.transpose(0, 2, 3, 1))
+            labels = np.asarray(found.labels, dtype=np.int64)
+        else:
+            found = getattr(torchvision.datasets, kind)(data_dir, train=split == "train")
+            images, labels = found.data, np.asarray(found.targets, dtype=np.int64)
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{data_dir / folder}: torchvision cannot read {kind} there ({reason})") from None
+    files = sorted(p for p in (data_dir / folder).iterdir() if p.is_file())
+    return Source(images, labels, list(found.classes), _fingerprint(files, data_dir), side)
+
+
+def _download(name: str, kind: str, data_dir: Path) -> None:
+    """Let torchvision download the set, into a temporary folder first, so that nothing half-written stays."""
+    import torchvision
+
+    ways_out = (
+        f"put torchvision's files ({_TORCHVISION[name][1]}/) or class folders (train/CLASS/*, test/CLASS/*) "
+        f"there, or name another folder with --data-dir"
+    )
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
+    except OSError as error:
+        raise InputError(
+            f"no {name} images in {data_dir}, which cannot be written: {error.strerror}; {ways_out}"
+        ) from None
+    patience_s = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30.0)  # torchvision itself would wait for ever on a silent server
+    try:
+        getattr(torchvision.datasets, kind)(scratch, download=True)
+        for found in scratch.iterdir():
+            if found.is_dir():
+                found.rename(data_dir / found.name)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}") from None
+    finally:
+        socket.setdefaulttimeout(patience_s)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source | None:
+    """Class folders SPLIT/CLASS/*, or loose images (unlabelled). `side`: what the set's images must measure."""
+    if not data_dir.is_dir():
+        raise InputError(f"--data-dir {data_dir}: no such folder")
+    has_splits = (data_dir / "train").is_dir()
+    if split == "train":
+        root = data_dir / "train" if has_splits else data_dir
+    else:
+        candidates = [data_dir / s for s in ("test", "val") if has_splits and (data_dir / s).is_dir()]
+        if not candidates:
+            return None
+        root = candidates[0]
+    # Hidden folders and our own .beton files may lie beside the images.
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p, root))
+    if not paths:
+        raise InputError(f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)")
+    parents = [p.relative_to(root).parts[0] if p.parent != root else "" for p in paths]
+    classes = sorted(set(parents) - {""})
+    if split == "test" and classes and has_splits:
+        in_train = sorted(p.name for p in (data_dir / "train").iterdir() if p.is_dir() and not p.name.startswith("."))
+        if classes != in_train:
+            odd = sorted(set(classes) ^ set(in_train))[:5]
+            raise InputError(f"{root} and {data_dir / 'train'} hold different classes: {', '.join(odd)}")
+    number = {c: i for i, c in enumerate(classes)}
+    # One class says nothing to a probe: such images are as unlabelled as loose ones.
+    labels = np.array([number.get(c, -1) if len(classes) > 1 else -1 for c in parents], dtype=np.int64)
+    if side is None and name == "folder":
+        side = _common_side(paths)
+    return Source(ImageFiles(paths), labels, classes if len(classes) > 1 else [], _fingerprint(paths, data_dir), side)
+
+
+def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
+    """The side of the images if all are squares of one small size; only headers are read."""
+    common = None
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, UnidentifiedImageError):
+            return None  # named when it is decoded
+        if width != height or width > largest or common not in (None, width):
+            return None
+        common = width
+    return common
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _fingerprint(files: Sequence[Path], root: Path) -> str:
+    stats = [(str(p.relative_to(root)), p.stat()) for p in files]
+    return _hash("\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,101 @@
+"""FFCV -> batches of uint8 images on the device, in an order that the caller chooses."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty
+
+import ffcv.pipeline.compiler
+import numpy as np
+import torch
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.transforms import ToTensor
+
+from effssl import InputError
+
+# FFCV sets torch's thread count to its own number of workers; training must not depend on that.
+ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
+
+
+def open_loader(path: Path, batch_size: int, workers: int, canvas: int | None) -> Loader:
+    """Compile the reading of a .beton; one loader serves any number of passes, one at a time.
+
+    canvas: None for images of one size, which are read as they are; else images are decoded once each and their
+    central square is resized to this side.
+    Raises InputError for a file that FFCV cannot read.
+    """
+    decoder = SimpleRGBImageDecoder() if canvas is None else CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
+    try:
+        return Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=min(workers, os.cpu_count() or 1),
+            pipelines={"image": [decoder, ToTensor()], "label": None},
+            drop_last=False,
+        )
+    except (AssertionError, ValueError, IndexError, OSError, TypeError) as error:
+        raise InputError(f"{path} is not a .beton that can be read: {' '.join(str(error).split())}") from None
+
+
+def batches(loader: Loader, order: np.ndarray, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the images at the positions `order`, in that order.
+
+    Yields (images uint8 [batch, height, width, 3], positions int64 [batch]) on the device; the last batch may be
+    smaller. Closing the generator ends FFCV's thread. An error in that thread is raised here.
+    """
+    if len(order) == 0:
+        return
+    source = _WatchedIterator(loader, order.astype(np.uint64))
+    try:
+        start = 0
+        for (images,) in source:
+            positions = torch.from_numpy(order[start : start + len(images)].astype(np.int64))
+            start += len(images)
+            # FFCV reuses its buffers: copy, also where the device is the CPU.
+            yield images.to(device, copy=True), positions.to(device)
+        if start != len(order):
+            raise RuntimeError(f"FFCV delivered {start} of {len(order)} images of {loader.fname}")
+    finally:
+        source.stop()
+
+
+class _WatchedIterator(EpochIterator):
+    """FFCV's thread of one pass, in our own order; its failure reaches the consumer instead of hanging it."""
+
+    failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:  # it is raised again in the consumer's thread
+            self.failure = error
+
+    def __next__(self):
+        while True:
+            alive = self.is_alive()  # before looking into the queue, so that a last batch is not missed
+            try:
+                result = self.output_queue.get(timeout=0.2)
+                break
+            except Empty:
+                if not alive:
+                    raise RuntimeError(f"reading {self.loader.fname} failed: {self.failure!r}") from self.failure
+        if result is None:
+            self.close()
+            raise StopIteration
+        return result[1]
+
+    def stop(self) -> None:
+        """End the thread: it looks at the event only while the queue is full, so leave it nothing to wait for."""
+        self.iter_ixes = iter(())
+        self.terminate_event.set()
+        while self.is_alive():
+            try:
+                self.output_queue.get_nowait()
+            except Empty:
+                self.join(timeout=0.05)
+        self.close()
