@@ -1,0 +1,278 @@
+"""K views of every image, made on the device in one vectorised pass.
+
+Every image and view has its own parameters, a function of (seed, epoch, sample index, view) alone: they do not depend
+on the device, the batch or the number of workers. Each operation is torchvision's, for a batch with a parameter per
+view; colour jitter applies brightness, contrast, saturation, hue in that order (torchvision draws the order, which
+moves results only where values are clamped, or through hue).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_ATTEMPTS = 10  # at a random crop that fits, as in torchvision
+_GRAY = (0.2989, 0.587, 0.114)
+
+
+class Draws(NamedTuple):
+    """What happens to each view, all [views, batch]; a neutral value where an operation is left out."""
+
+    top: Tensor  # of the crop, in pixels of the stored image
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    flip: Tensor  # bool
+    brightness: Tensor  # factor, 1 is neutral
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor  # in turns, 0 is neutral
+    gray: Tensor  # bool
+    blur_sigma: Tensor  # in pixels, 0 where there is no blur
+    solarize: Tensor  # bool
+
+
+def draw(
+    indices: Tensor,
+    *,
+    stored: tuple[int, int],
+    views: int,
+    seed: int,
+    epoch: int,
+    crop_scale: tuple[float, float],
+    crop_ratio: tuple[float, float],
+    hflip_prob: float,
+    jitter_prob: float,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    gray_prob: float,
+    blur_prob: float,
+    blur_sigma: tuple[float, float],
+    solarize_prob: float,
+) -> Draws:
+    """Draw the parameters of `views` views of the samples `indices` (int64 [batch]); `stored` is (height, width) of
+    the images in pixels. The crop is torchvision's RandomResizedCrop: ten attempts, then the central fallback."""
+    u = iter(uniform(indices, views=views, slots=2 * _ATTEMPTS + 13, seed=seed, epoch=epoch).unbind(-1))
+    tries = [(next(u), next(u)) for _ in range(_ATTEMPTS)]
+    height, width = _crop_size(tries, stored, crop_scale, crop_ratio)
+    top = ((stored[0] - height + 1) * next(u)).floor()
+    left = ((stored[1] - width + 1) * next(u)).floor()
+    flip = next(u) < hflip_prob
+    jitter = next(u) < jitter_prob
+
+    def factor(strength: float) -> Tensor:
+        low = max(0.0, 1 - strength)
+        return torch.where(jitter, low + (1 + strength - low) * next(u), 1.0)
+
+    brightness_, contrast_, saturation_ = factor(brightness), factor(contrast), factor(saturation)
+    hue_ = torch.where(jitter, hue * (2 * next(u) - 1), 0.0)
+    gray = next(u) < gray_prob
+    blurred = next(u) < blur_prob
+    sigma = torch.where(blurred, blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * next(u), 0.0)
+    solarize_ = next(u) < solarize_prob
+    return Draws(top, left, height, width, flip, brightness_, contrast_, saturation_, hue_, gray, sigma, solarize_)
+
+
+def make_views(images: Tensor, draws: Draws, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Apply drawn parameters.
+
+    images: uint8 [batch, height, width, 3] -> float32 [views, batch, 3, size, size], normalised.
+    """
+    shape = draws.top.shape
+    x = resized_crop(images, draws.top, draws.left, draws.height, draws.width, draws.flip, size).flatten(0, 1)
+    each = Draws(*(parameter.flatten() for parameter in draws))  # [views * batch]
+    x = adjust_brightness(x, each.brightness)
+    x = adjust_contrast(x, each.contrast)
+    x = adjust_saturation(x, each.saturation)
+    x = _where(each.hue != 0, adjust_hue, x, each.hue)
+    x = _where(each.gray, lambda v: to_gray(v).expand_as(v), x)
+    kernel_size = size // 10 + (size // 10 + 1) % 2  # a tenth of the side, odd
+    x = _where(each.blur_sigma > 0, lambda v, s: gaussian_blur(v, s, kernel_size), x, each.blur_sigma)
+    x = _where(each.solarize, solarize, x)
+    return normalize(x, mean, std).unflatten(0, shape)
+
+
+def clean_view(images: Tensor, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """The whole image at the size of a view: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size]."""
+    batch, height, width, _ = images.shape
+    if (height, width) == (size, size):
+        return normalize(images.permute(0, 3, 1, 2).float() / 255, mean, std)
+    zero = torch.zeros(1, batch, device=images.device)
+    whole = resized_crop(images, zero, zero, zero + height, zero + width, zero.bool(), size)[0]
+    return normalize(whole, mean, std)
+
+
+def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(x - mean) / std per channel; x [..., 3, height, width]."""
+    shift, scale = x.new_tensor(mean), x.new_tensor(std)
+    return (x - shift[:, None, None]) / scale[:, None, None]
+
+
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, flip: Tensor, size: int
+) -> Tensor:
+    """K crops of each image, resized to size x size with antialiased bilinear weights and flipped where `flip`.
+
+    images: uint8 [batch, H, W, 3]; the rest [views, batch] -> float32 [views, batch, 3, size, size] in [0, 1].
+    Resizing is separable and linear, so a crop is two small matrix products with weights that are a function of its
+    corner and size; all views share the image.
+    """
+    views, batch = top.shape
+    rows = _resize_weights(top, height, torch.zeros_like(flip), size, images.shape[1])  # [views, batch, size, H]
+    columns = _resize_weights(left, width, flip, size, images.shape[2])  # [views, batch, size, W]
+    planes = images.permute(0, 1, 3, 2).flatten(2).float() / 255  # [batch, H, 3 W]
+    x = rows.transpose(0, 1).flatten(1, 2) @ planes  # [batch, views size, 3 W]
+    x = x.view(batch, views, size * 3, -1) @ columns.permute(1, 0, 3, 2)  # [batch, views, size 3, size]
+    return x.view(batch, views, size, 3, size).permute(1, 0, 3, 2, 4).contiguous()
+
+
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """x [n, 3, h, w] in [0, 1], factor [n]."""
+    return (x * factor[:, None, None, None]).clamp(0, 1)
+
+
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the image's mean gray; x [n, 3, h, w] in [0, 1], factor [n]."""
+    f = factor[:, None, None, None]
+    return (f * x + (1 - f) * to_gray(x).mean((-3, -2, -1), keepdim=True)).clamp(0, 1)
+
+
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the gray image; x [n, 3, h, w] in [0, 1], factor [n]."""
+    f = factor[:, None, None, None]
+    return (f * x + (1 - f) * to_gray(x)).clamp(0, 1)
+
+
+def adjust_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the hue in HSV; x [n, 3, h, w] in [0, 1], turns [n] in [-0.5, 0.5]."""
+    r, g, b = x.unbind(1)
+    value, low = x.amax(1), x.amin(1)
+    chroma = value - low
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    # Hue in sixths of a turn, from the largest channel.
+    sixths = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    sixths = sixths + 6 * turns[:, None, None]
+    # HSV -> RGB: channel n is value - chroma max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6.
+    offsets = x.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    k = torch.remainder(sixths[:, None] + offsets, 6)
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def to_gray(x: Tensor) -> Tensor:
+    """ITU-R 601 luma; x [..., 3, h, w] -> [..., 1, h, w]."""
+    r, g, b = x.unbind(-3)
+    return (_GRAY[0] * r + _GRAY[1] * g + _GRAY[2] * b).unsqueeze(-3)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur with a Gaussian of odd width `kernel_size`, reflected at the border; x [n, 3, h, w], sigma [n] in pixels."""
+    radius = kernel_size // 2
+    if radius == 0:
+        return x
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]).square())
+    kernel = kernel / kernel.sum(1, keepdim=True)  # [n, kernel_size]
+    rows, columns = (_blur_matrix(kernel, side) for side in x.shape[-2:])
+    return rows[:, None] @ x @ columns[:, None].mT
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Invert what is at least 0.5; x in [0, 1]."""
+    return torch.where(x >= 0.5, 1 - x, x)
+
+
+def uniform(indices: Tensor, *, views: int, slots: int, seed: int, epoch: int) -> Tensor:
+    """Counter-based uniform numbers in [0, 1): [views, batch, slots] float32 for sample `indices` (int64 [batch]).
+
+    A chain of splitmix64 finalisers over (seed, epoch, index, view, slot); the same on every device.
+    """
+    device = indices.device
+    key = _mix(_mix(torch.tensor(seed, dtype=torch.int64)) + _times(epoch, _GOLDEN)).to(device)
+    sample = _mix(key + _times(indices, _GOLDEN))  # [batch]
+    view = _mix(sample + _times(torch.arange(1, views + 1, device=device)[:, None], _GOLDEN))
+    slot = _mix(view[..., None] + _times(torch.arange(1, slots + 1, device=device), _GOLDEN))
+    return (_shift_right(slot, 40)).float() * 2.0**-24  # the upper 24 bits
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN, _MIX_1, _MIX_2 = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _times(value: int | Tensor, constant: int) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.int64) * constant  # int64 wraps around, as the generator wants
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, where torch's is arithmetic
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def _crop_size(
+    tries: list[tuple[Tensor, Tensor]], stored: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    stored_height, stored_width = stored
+    aspect = stored_width / stored_height
+    if aspect < ratio[0]:
+        fallback_height, fallback_width = round(stored_width / ratio[0]), stored_width
+    elif aspect > ratio[1]:
+        fallback_height, fallback_width = stored_height, round(stored_height * ratio[1])
+    else:
+        fallback_height, fallback_width = stored_height, stored_width
+    height = torch.full_like(tries[0][0], fallback_height)
+    width = torch.full_like(tries[0][0], fallback_width)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for u_area, u_ratio in reversed(tries):  # so that the first that fits is the one that stays
+        area = stored_height * stored_width * (scale[0] + (scale[1] - scale[0]) * u_area)
+        wide = torch.exp(low + (high - low) * u_ratio)
+        w, h = (area * wide).sqrt().round(), (area / wide).sqrt().round()
+        fits = (w > 0) & (w <= stored_width) & (h > 0) & (h <= stored_height)
+        height, width = torch.where(fits, h, height), torch.where(fits, w, width)
+    return height, width
+
+
+def _resize_weights(start: Tensor, length: Tensor, flip: Tensor, size: int, stored: int) -> Tensor:
+    """Weights [..., size, stored] that resample `length` pixels from `start` to `size`: a triangle as wide as an
+    output pixel or an input pixel, whichever is larger, cut at the crop's border and normalised, as in torchvision."""
+    out = torch.arange(size, device=start.device, dtype=torch.float32)
+    out = torch.where(flip[..., None], size - 1 - out, out)  # [..., size]
+    scale = (length / size)[..., None]
+    centre = (out + 0.5) * scale
+    position = torch.arange(stored, device=start.device, dtype=torch.float32) - start[..., None]  # [..., stored]
+    inside = (position >= 0) & (position < length[..., None])
+    distance = (position[..., None, :] + 0.5 - centre[..., None]).abs()
+    weights = (1 - distance / scale.clamp(min=1)[..., None]).clamp(min=0) * inside[..., None, :]
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _blur_matrix(kernel: Tensor, side: int) -> Tensor:
+    """[n, kernel_size] -> [n, side, side] that convolves a column of pixels, reflected at its ends."""
+    radius = kernel.shape[1] // 2
+    index = torch.arange(side, device=kernel.device)
+    source = index[:, None] + torch.arange(-radius, radius + 1, device=kernel.device)  # [side, kernel_size]
+    source = (side - 1) - ((side - 1) - source.abs()).abs()
+    matrix = kernel.new_zeros(len(kernel), side, side)
+    return matrix.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1))
+
+
+def _where(mask: Tensor, operation, x: Tensor, *parameters: Tensor) -> Tensor:
+    """operation(x, *parameters) for the views in `mask` [n]. On the CPU only they are computed; on a GPU all are, as
+    counting them would wait for it."""
+    if x.device.type == "cpu":
+        chosen = mask.nonzero().squeeze(1)
+        if len(chosen) == 0:
+            return x
+        return x.index_copy(0, chosen, operation(x[chosen], *(p[chosen] for p in parameters)))
+    return torch.where(mask[:, None, None, None], operation(x, *parameters), x)

@@ -1,0 +1,132 @@
+"""Probes of a backbone: on the validation split while training, and the final table on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ffcv.loader import Loader
+from torch import Tensor, nn
+
+from effssl.augment import clean_view
+from effssl.data import Data
+from effssl.data.beton import Beton
+from effssl.data.loader import batches, open_loader
+from effssl.data.splits import class_balanced, per_class
+from effssl.probe import accuracy, best_linear_probe, encode, knn_accuracy
+from effssl.spectrum import effective_rank
+
+FEW_LABEL_DRAWS = 5
+PIXEL_SIDE = 32  # pixels are probed at no more than this
+
+
+class Clean(NamedTuple):
+    """How clean views are made."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    canvas: int | None  # see loader.open_loader
+    workers: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+# Representations [n, dim] of the images at some positions of a stored split
+Features = Callable[[Beton, np.ndarray], Tensor]
+
+
+def backbone_features(backbone: nn.Module, clean: Clean) -> Features:
+    """Representations of clean single views."""
+    return lambda beton, positions: encode(backbone, _views(beton, positions, clean, clean.size), dtype=clean.dtype)
+
+
+def pixel_features(clean: Clean) -> Features:
+    """The pixels themselves, at most PIXEL_SIDE a side."""
+    side = min(PIXEL_SIDE, clean.size)
+    return lambda beton, positions: torch.cat([x.flatten(1).cpu() for x in _views(beton, positions, clean, side)])
+
+
+_loaders: dict[tuple, Loader] = {}  # compiling one takes seconds, and every probe reads the same two files
+
+
+def _views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:
+    key = (beton.path, clean.workers, clean.canvas)
+    if key not in _loaders:
+        _loaders[key] = open_loader(beton.path, 256, clean.workers, clean.canvas)
+    for images, _ in batches(_loaders[key], positions, clean.device):
+        yield clean_view(images, size=size, mean=clean.mean, std=clean.std)
+
+
+def validation_probe(features: Features, data: Data, max_images: int) -> dict[str, float]:
+    """kNN and linear accuracy in [0, 1] on the validation split, from at most `max_images` training images, and the
+    effective rank of the representations. Without labels: the rank alone."""
+    labels = data.train.labels
+    labelled = _labelled(data)
+    if len(labelled) == 0:
+        some = data.train_positions[:: max(1, len(data.train_positions) // 2000)][:2000]
+        return {"effective_rank": effective_rank(features(data.train, some))}
+    chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
+    train_h, val_h = features(data.train, chosen), features(data.train, data.val_positions)
+    train_y, val_y = torch.from_numpy(labels[chosen]), torch.from_numpy(labels[data.val_positions])
+    _, linear = best_linear_probe(train_h, train_y, val_h, val_y, len(data.train.classes), grid=(1e-3,))
+    rank = effective_rank(val_h[:2000])
+    return {"linear": linear, "knn": knn_accuracy(train_h, train_y, val_h, val_y), "effective_rank": rank}
+
+
+def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_labels: int, seed: int) -> dict[str, Any]:
+    """The final table: for every row, accuracies in [0, 1] of a linear probe on all labels, on `few_labels` labels a
+    class (mean and standard deviation over seeded draws) and of kNN.
+
+    The penalty of each probe is chosen on the validation split; the test split is encoded once per row, after that. A
+    set without a test split reports the validation split, and says so; one without labels reports no rows.
+    """
+    labels, labelled = data.train.labels, _labelled(data)
+    on_test = data.test is not None and len(data.test.labels) > 0 and bool((data.test.labels >= 0).all())
+    if len(labelled) == 0:
+        return {"split": None, "rows": {}}
+    chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
+    table: dict[str, dict[str, float]] = {}
+    for row, features in rows.items():
+        train_h, train_y = features(data.train, chosen), torch.from_numpy(labels[chosen])
+        val_h, val_y = features(data.train, data.val_positions), torch.from_numpy(labels[data.val_positions])
+        classes = len(data.train.classes)
+        full, full_val = best_linear_probe(train_h, train_y, val_h, val_y, classes)
+        chosen_y = labels[chosen]
+        draws = [torch.from_numpy(per_class(chosen_y, few_labels, seed + i)) for i in range(FEW_LABEL_DRAWS)]
+        few = [best_linear_probe(train_h[d], train_y[d], val_h, val_y, classes) for d in draws]
+        if on_test:
+            assert data.test is not None
+            end_h = features(data.test, np.arange(len(data.test.labels)))
+            end_y = torch.from_numpy(data.test.labels)
+        else:
+            end_h, end_y = val_h, val_y
+        reached = torch.tensor([accuracy(probe, end_h, end_y) for probe, _ in few])
+        table[row] = {
+            "linear": accuracy(full, end_h, end_y),
+            "linear_val": full_val,
+            "few_labels": float(reached.mean()),
+            "few_labels_std": float(reached.std()),
+            "few_labels_val": sum(val for _, val in few) / len(few),
+            "knn": knn_accuracy(train_h, train_y, end_h, end_y),
+            "effective_rank": effective_rank(end_h[:2000]),
+        }
+    return {"split": "test" if on_test else "validation", "few_labels": few_labels, "rows": table}
+
+
+def format_table(final: dict[str, Any]) -> str:
+    """The final table as text."""
+    if not final["rows"]:
+        return "no labels, so no probes: metrics.jsonl has the effective rank"
+    few = f"linear, {final['few_labels']} labels a class"
+    lines = [f"accuracy on the {final['split']} split (%)", f"{'':<12} {'linear, all labels':>20} {few:>29} {'kNN':>8}"]
+    for row, a in final["rows"].items():
+        spread = f"{100 * a['few_labels']:.1f} +- {100 * a['few_labels_std']:.1f}"
+        lines.append(f"{row:<12} {100 * a['linear']:>20.1f} {spread:>29} {100 * a['knn']:>8.1f}")
+    return "\n".join(lines)
+
+
+def _labelled(data: Data) -> np.ndarray:
+    return data.train_positions[data.train.labels[data.train_positions] >= 0]

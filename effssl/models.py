@@ -1,0 +1,143 @@
+"""timm backbones, with stems that fit small images, and the projector."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from timm.models import ResNet
+from torch import Tensor, nn
+
+from effssl import InputError
+
+Stem = Literal["auto", "timm", "small", "small-s2"]
+
+
+def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}") -> nn.Module:
+    """A timm model without its classifier: images [n, 3, image_size, image_size] -> representation [n, num_features].
+
+    name: any timm name. kwargs: further arguments of timm.create_model as a YAML mapping.
+    stem: "small" replaces a ResNet's first convolution by 3x3 stride 1 (stride 2 for "small-s2") and drops its
+    max-pool; a ViT or ConvNeXt gets a smaller patch instead. "auto" is "small" up to 64 px, else "timm".
+    Raises InputError for an unknown name, unusable arguments, or a stem that the model has no place for.
+    """
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"--backbone {name}: timm has no such model{hint}")
+    arguments = _mapping(kwargs)
+    if stem == "auto":
+        stem = "small" if image_size <= 64 else "timm"
+    fitted = {} if stem == "timm" else _fitting_patch(name, image_size)
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, **(fitted | arguments))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"--backbone {name}: timm cannot build it: {' '.join(str(error).split())}") from None
+    if stem != "timm" and isinstance(model, ResNet):
+        _shrink_stem(model, stride=1 if stem == "small" else 2)
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--backbone {name} cannot take images of {image_size} px: {reason}") from None
+    return model.train()
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        arguments = yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InputError(f'--backbone-kwargs must be a YAML mapping such as "{{drop_path_rate: 0.1}}", not {text!r}')
+    return arguments
+
+
+def _fitting_patch(name: str, image_size: int) -> dict[str, Any]:
+    """Patch sizes for models that cut the image into patches: 8x8 patches or more, also at 32 px."""
+    entry = timm.model_entrypoint(name)
+    module = entry.__module__.rpartition(".")[2]
+    if module in ("vision_transformer", "deit", "eva"):
+        return {"img_size": image_size, "patch_size": max(2, min(16, image_size // 8))}
+    if module == "convnext":
+        return {"patch_size": 1 if image_size <= 32 else 2}
+    return {}
+
+
+def _shrink_stem(model: ResNet, stride: int) -> None:
+    first = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
+    assert isinstance(first, nn.Conv2d)
+    small = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    if isinstance(model.conv1, nn.Sequential):
+        model.conv1[0] = small
+    else:
+        model.conv1 = small
+    model.maxpool = nn.Identity()  # type: ignore[assignment]
+
+
+class Projector(nn.Sequential):
+    """MLP from representation to embedding: (Linear, BatchNorm, ReLU) x (layers - 1), Linear; [n, in_dim] -> [n, dim].
+
+    layers = 2 with hidden_dim = dim is the projector of arXiv 2312.10725; 3 layers of 8192 that of the official
+    VICReg and Barlow Twins.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, dim: int, layers: int):
+        steps: list[nn.Module] = []
+        width = in_dim
+        for _ in range(layers - 1):
+            steps += [nn.Linear(width, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True)]
+            width = hidden_dim
+        super().__init__(*steps, nn.Linear(width, dim, bias=False))
+
+
+class Encoder(nn.Module):
+    """Backbone and projector: images [n, 3, h, w] -> (representation [n, num_features], embedding [n, dim])."""
+
+    def __init__(self, backbone: nn.Module, hidden_dim: int, dim: int, layers: int):
+        super().__init__()
+        self.backbone = backbone
+        self.projector = Projector(int(backbone.num_features), hidden_dim, dim, layers)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.backbone(x)
+        return h, self.projector(h)
+
+
+def save_backbone(backbone: nn.Module, path: Path, description: dict[str, Any]) -> None:
+    """Write the weights; `description` holds what load_backbone needs: backbone, image_size, stem, backbone_kwargs,
+    mean, std."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(weights, temporary, metadata={"effssl": json.dumps(description)})
+    temporary.replace(path)
+
+
+def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Read backbone.safetensors of a run: the timm model in eval mode with its weights, strictly, and a description
+    (backbone, image_size, stem, backbone_kwargs, mean, std). Raises InputError for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})["effssl"])
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # safetensors raises its own type for damaged files
+        raise InputError(f"{path} is not a backbone of a run: {' '.join(str(error).split())}") from None
+    model = create_backbone(
+        description["backbone"],
+        description["image_size"],
+        stem=description["stem"],
+        kwargs=description["backbone_kwargs"],
+    )
+    model.load_state_dict(weights, strict=True)
+    return model.eval(), description

@@ -1,0 +1,69 @@
+"""The two pictures of a run: sample views, and curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def save_views(path: Path, images: Tensor, views: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """A row per image: as stored, then its views. images uint8 [n, H, W, 3]; views normalised [views, n, 3, h, w]."""
+    shown = (
+        views.float().cpu() * views.new_tensor(std).cpu()[:, None, None] + views.new_tensor(mean).cpu()[:, None, None]
+    )
+    rows, columns = len(images), 1 + len(views)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns, 1.1 * rows + 0.3), squeeze=False)
+    for i, row in enumerate(axes):
+        row[0].imshow(images[i].cpu().numpy())
+        for k, axis in enumerate(row[1:]):
+            axis.imshow(shown[k, i].clamp(0, 1).permute(1, 2, 0).numpy())
+        if i == 0:
+            for k, axis in enumerate(row):
+                axis.set_title("image" if k == 0 else f"view {k}", fontsize=8)
+        for axis in row:
+            axis.axis("off")
+    _save(figure, path)
+
+
+def save_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
+    """Loss terms against steps, and probe accuracy against seconds and encoded views, from a run's records."""
+    train = [r for r in records if r["kind"] == "train"]
+    probes = [r for r in records if r["kind"] == "probe"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
+    for name in [k for k in (train[0] if train else {}) if k.startswith("loss")]:
+        label = "total" if name == "loss" else name.partition("/")[2]
+        left.plot([r["step"] for r in train], [r[name] for r in train], label=label, linewidth=1)
+    left.set(xlabel="step", title="loss terms, before weighting", yscale="log")
+    for axis, key, label in (
+        (middle, "seconds", "training seconds"),
+        (right, "encoded_views", "encoded views (millions)"),
+    ):
+        scale = 1e-6 if key == "encoded_views" else 1
+        for name in ("linear", "knn"):
+            points = [(r[key] * scale, 100 * r[name]) for r in probes if name in r]
+            if points:
+                axis.plot(*np.transpose(points), marker="o", markersize=3, label=f"{name} probe")
+        axis.set(xlabel=label, ylabel="validation accuracy (%)", title="probes on the validation split")
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+        else:
+            axis.text(0.5, 0.5, "no records", ha="center", transform=axis.transAxes)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.tight_layout()
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, dpi=130, format="png")
+    temporary.replace(path)
+    plt.close(figure)
