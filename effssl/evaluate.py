@@ -19,6 +19,7 @@ from effssl.probe import accuracy, best_linear_probe, encode, knn_accuracy
 from effssl.spectrum import effective_rank
 
 FEW_LABEL_DRAWS = 5
+FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable
 PIXEL_SIDE = 32  # pixels are probed at no more than this
 
 
@@ -96,7 +97,7 @@ def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_la
         full, full_val = best_linear_probe(train_h, train_y, val_h, val_y, classes)
         chosen_y = labels[chosen]
         draws = [torch.from_numpy(per_class(chosen_y, few_labels, seed + i)) for i in range(FEW_LABEL_DRAWS)]
-        few = [best_linear_probe(train_h[d], train_y[d], val_h, val_y, classes) for d in draws]
+        few = [best_linear_probe(train_h[d], train_y[d], val_h, val_y, classes, FEW_LABEL_GRID) for d in draws]
         if on_test:
             assert data.test is not None
             end_h = features(data.test, np.arange(len(data.test.labels)))

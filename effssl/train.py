@@ -153,6 +153,7 @@ def train(cfg: Config) -> int:
 
 def main(cfg: Config) -> int:
     """`train` with its errors as the command line shows them: 2 for bad input, 130 for Ctrl-C before the loop."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return train(cfg)
     except InputError as error:
@@ -161,6 +162,9 @@ def main(cfg: Config) -> int:
     except KeyboardInterrupt:
         print("interrupted before training began", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _free_folder(cfg: Config) -> Path:

@@ -14,7 +14,20 @@ from PIL import Image
 # A run of seconds: 1,295 digits, a tiny encoder.
 QUICK = [
     *("--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"),
-    *("--views", "2", "--proj-dim", "16", "--batch-size", "256", "--image-size", "8", "--log-every", "1"),
+    *(
+        "--views",
+        "2",
+        "--proj-dim",
+        "16",
+        "--batch-size",
+        "256",
+        "--image-size",
+        "8",
+        "--log-every",
+        "1",
+        "--final-images",
+        "300",
+    ),
 ]
 
 

@@ -1,0 +1,80 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from effssl.optim import build_optimizer, learning_rate
+
+SCHEDULE = {"peak": 0.4, "final": 0.01, "warmup_steps": 10, "total_steps": 110}
+NAMES = ["adamw", "lars", "sgd"]
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_warmup_is_linear_and_ends_at_the_peak():
+    rates = [learning_rate(step, **SCHEDULE) for step in range(11)]
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert rates[9] == rates[10] == max(rates) == 0.4
+
+
+def test_decay_is_half_a_cosine_to_the_final_value():
+    assert learning_rate(60, **SCHEDULE) == pytest.approx(0.4 * (0.01 + 0.99 / 2))
+    assert learning_rate(110, **SCHEDULE) == learning_rate(500, **SCHEDULE) == pytest.approx(0.004)
+    rates = [learning_rate(step, **SCHEDULE) for step in range(10, 111)]
+    assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+def test_final_of_one_is_a_constant_rate():
+    assert {learning_rate(step, **(SCHEDULE | {"final": 1.0})) for step in range(9, 200)} == {0.4}
+
+
+@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(0, 5), (0, 0), (5, 5), (5, 3)])
+def test_schedule_at_its_edges(warmup_steps, total_steps):
+    rates = [
+        learning_rate(s, peak=1.0, final=0.0, warmup_steps=warmup_steps, total_steps=total_steps) for s in range(9)
+    ]
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert rates[max(0, warmup_steps - 1)] == 1.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_is_on_matrices_alone(name):
+    net = model()
+    net[3].bias.requires_grad_(False)
+    optimizer = build_optimizer(net, name, lr=0.1, weight_decay=0.02)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {id(p): 0.02 if p.ndim > 1 else 0.0 for p in net.parameters() if p.requires_grad}
+    assert decay == expected
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adamw", 0.1), ("lars", 1.0), ("sgd", 0.01)])
+def test_optimizer_lowers_a_quadratic(name, lr):
+    torch.manual_seed(0)
+    net, target = nn.Linear(4, 3), torch.linspace(-1, 1, 12).view(3, 4)
+    optimizer = build_optimizer(net, name, lr=lr, weight_decay=1e-6)
+    losses = []
+    for _ in range(200):
+        loss = (net.weight - target).square().sum() + (net.bias - 1).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    assert torch.isfinite(net.weight).all()
+
+
+def test_lars_adapts_matrices_alone():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3)
+    optimizer = build_optimizer(net, "lars", lr=0.1, weight_decay=1e-6)
+    weight, bias = net.weight.detach().clone(), net.bias.detach().clone()
+    net.weight.grad, net.bias.grad = torch.randn(3, 4), torch.randn(3)
+    optimizer.step()
+    torch.testing.assert_close(net.bias.detach(), bias - 0.1 * net.bias.grad)
+    step = (weight - net.weight.detach()).norm()
+    assert float(step) == pytest.approx(0.1 * 0.001 * float(weight.norm()), rel=0.01)

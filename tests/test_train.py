@@ -1,0 +1,243 @@
+"""The main job, end to end, on digits: by subprocess as a user calls it, in-process where only the outcome matters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import QUICK, command, run_train, write_class_folders
+from safetensors.torch import load_file
+
+from effssl import config, train
+from effssl.log import read_metrics
+from effssl.models import load_backbone
+
+FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}
+FILES |= {"views.png", "curves.png"}
+# Random numbers in the forward pass too: a resumed run must restore them.
+DROPS = ["--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1], drop_path_rate: 0.3}"]
+
+
+def quick(digits_dir, out, *more) -> list[str]:
+    return [*QUICK, "--data-dir", str(digits_dir), "--out", str(out), "--probe-every", "0", *map(str, more)]
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoint.pt", weights_only=True)["encoder"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(digits_dir, tmp_path_factory):
+    """Four epochs of five steps, by subprocess, with a probe on the way."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    arguments = quick(digits_dir, run, "--epochs", 4, "--probe-every", 2, *DROPS)
+    done = run_train(arguments, digits_dir)
+    assert done.returncode == 0, done.stderr
+    return run, done.stdout
+
+
+def test_a_run_leaves_what_it_says(uninterrupted):
+    run, said = uninterrupted
+    assert {p.name for p in run.iterdir() if not p.name.startswith(".")} == FILES
+    assert all((run / name).stat().st_size > 0 for name in FILES)
+    records = read_metrics(run)
+    assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 21))
+    assert [r["epoch"] for r in records if r["kind"] == "probe"] == [0, 2, 4]
+    assert all(0 <= r["linear"] <= 1 and 1 <= r["effective_rank"] <= 16 for r in records if r["kind"] == "probe")
+    result = json.loads((run / "result.json").read_text())
+    assert result["encoded_views"] == 20 * 256 * 2
+    assert set(result["final"]["rows"]) == {"trained", "untrained", "pixels"}
+    assert result["final"]["split"] == "test"
+    assert result["hardware"]["cpu_cores"] == os.cpu_count()
+    for row in ("trained", "untrained", "pixels", "10 labels a class", str(run / "views.png")):
+        assert row in said
+    assert config.parse(["--config", str(run / "config.yaml")]).augment.views == 2
+
+
+def test_the_backbone_loads_strictly_into_timm(uninterrupted):
+    run, _ = uninterrupted
+    backbone, description = load_backbone(run / "backbone.safetensors")
+    trained = {k.removeprefix("backbone."): v for k, v in weights(run).items() if k.startswith("backbone.")}
+    assert same(backbone.state_dict(), trained)
+    assert description["image_size"] == 8
+    plain = timm.create_model("resnet18", num_classes=0, channels=[8, 16, 16, 16], layers=[1, 1, 1, 1])
+    plain.conv1, plain.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
+    plain.load_state_dict(load_file(run / "backbone.safetensors"), strict=True)
+
+
+def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_ends(
+    digits_dir, uninterrupted, tmp_path
+):
+    run = tmp_path / "killed"
+    arguments = quick(digits_dir, run, "--epochs", 4, "--save-every-s", 0, *DROPS)
+    rng = np.random.default_rng(time.time_ns())
+    stops = sorted(rng.choice(np.arange(1, 20), 2, replace=False).tolist())
+    print("killed after steps", stops)
+    for stop in stops:
+        process = subprocess.Popen(
+            command(arguments, digits_dir), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not any(r["step"] >= stop for r in read_metrics(run)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (run / "result.json").exists()
+        arguments = ["--resume", str(run)]
+    assert train.main(config.parse(arguments)) == 0
+    whole, _ = uninterrupted
+    assert same(weights(run), weights(whole))
+    steps = [r["step"] for r in read_metrics(run) if r["kind"] == "train"]
+    assert steps == list(range(1, 21))
+
+
+def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, tmp_path):
+    run = tmp_path / "stopped"
+    arguments = quick(digits_dir, run, "--epochs", 4, *DROPS)
+    process = subprocess.Popen(
+        command(arguments, digits_dir), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.PIPE, text=True
+    )
+    while not any(r["kind"] == "train" for r in read_metrics(run)):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"--resume {run}" in said
+    step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
+    assert 1 <= step < 20
+    assert train.main(config.parse(["--resume", str(run), "--workers", "1"])) == 0  # workers do not matter
+    assert same(weights(run), weights(uninterrupted[0]))
+
+
+def test_resuming_a_finished_run_only_says_so(uninterrupted, capsys):
+    run, _ = uninterrupted
+    before = (run / "checkpoint.pt").stat().st_mtime_ns
+    assert train.main(config.parse(["--resume", str(run)])) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (run / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir, tmp_path, capsys):
+    run = tmp_path / "short"
+    assert train.main(config.parse(quick(digits_dir, run, "--epochs", 500, "--max-seconds", 0.5))) == 0
+    steps = json.loads((run / "result.json").read_text())["steps"]
+    assert 0 < steps < 2500
+    assert train.main(config.parse(["--resume", str(run), "--max-seconds", "1"])) == 0
+    assert json.loads((run / "result.json").read_text())["steps"] > steps
+
+
+def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
+    for name, flags in {
+        "vicreg": ["--method", "vicreg", "--optimizer", "sgd", "--lr", 0.05],
+        "pooled": ["--pairing", "pooled", "--optimizer", "lars", "--lr", 0.5, "--precision", "bf16"],
+        "vit": [
+            "--backbone",
+            "vit_tiny_patch16_224",
+            "--image-size",
+            16,
+            "--backbone-kwargs",
+            "{depth: 1, embed_dim: 32, num_heads: 2}",
+        ],
+    }.items():
+        assert train.main(config.parse(quick(digits_dir, tmp_path / name, "--epochs", 2, *flags))) == 0
+        losses = [r["loss"] for r in read_metrics(tmp_path / name) if r["kind"] == "train"]
+        assert np.mean(losses[-3:]) < np.mean(losses[:3]), name
+
+
+def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):
+    run = tmp_path / "diverged"
+    cfg = config.parse(quick(digits_dir, run, "--epochs", 20, "--optimizer", "sgd", "--lr", 1e30, "--warmup-epochs", 0))
+    with pytest.raises(FloatingPointError, match=rf"at step \d+; last good checkpoint: {run}/checkpoint.pt"):
+        train.main(cfg)
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+
+
+def bad(root):
+    """Bad inputs: name -> (flags, a part of the message)."""
+    folders = write_class_folders(root / "folders" / "train").parent
+    broken = write_class_folders(root / "broken" / "train").parent
+    (broken / "train" / "class-0" / "4.png").write_bytes(b"no image")
+    (root / "empty" / "train").mkdir(parents=True)
+    (root / "file").write_text("a file")
+    (root / "taken").mkdir()
+    (root / "taken" / "config.yaml").write_text("views: 2\n")
+    return {
+        "batch larger than the set": (["--batch-size", "5000"], "--batch-size 5000 is larger than the set: 1295"),
+        "missing folder": (["--data", "folder", "--data-dir", root / "absent"], "no such folder"),
+        "empty folder": (["--data", "folder", "--data-dir", root / "empty"], "no images in"),
+        "an image that does not decode": (["--data", "folder", "--data-dir", broken], "4.png does not decode"),
+        "too few images": (["--data", "folder", "--data-dir", folders], "larger than the set"),
+        "unknown backbone": (["--backbone", "resnet81"], "did you mean"),
+        "backbone arguments": (["--backbone-kwargs", "[1]"], "--backbone-kwargs must be a YAML mapping"),
+        "no CUDA": (["--device", "cuda:99"], "--device cuda:99"),
+        "no device": (["--device", "abacus"], "--device abacus"),
+        "unwritable out": (["--out", root / "file" / "run"], "cannot be written"),
+        "out holds a run": (["--out", root / "taken"], "already holds a run"),
+    }
+
+
+@pytest.mark.parametrize("name", [
+    "batch larger than the set", "missing folder", "empty folder", "an image that does not decode", "too few images",
+    "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds a run",
+])  # fmt: skip
+def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, tmp_path, capsys):
+    flags, message = bad(tmp_path)[name]
+    base = quick(digits_dir, tmp_path / "run")
+    if "--out" in flags:
+        base = [*QUICK, "--data-dir", str(digits_dir)]
+    assert train.main(config.parse([*base, *map(str, flags)])) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("error: ")] == [said[-1]]
+    assert message in said[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_beton_is_named(tmp_path, capsys):
+    folders = write_class_folders(tmp_path / "set" / "train", per_class=20).parent
+    flags = [*QUICK, "--data", "folder", "--data-dir", str(folders), "--batch-size", "16", "--epochs", "1"]
+    assert train.main(config.parse([*flags, "--out", str(tmp_path / "good")])) == 0
+    with (folders / "beton" / "folder-train.beton").open("r+b") as file:
+        file.truncate(5000)
+    capsys.readouterr()
+    assert train.main(config.parse([*flags, "--out", str(tmp_path / "run")])) == 2
+    assert "folder-train.beton is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(digits_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    config.save(config.parse(quick(digits_dir, run)), run.mkdir() or run / "config.yaml")
+    (run / "checkpoint.pt").write_bytes(b"PK damaged")
+    assert train.main(config.parse(["--resume", str(run)])) == 2
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+def test_the_command_line_has_no_traceback_for_bad_input(tmp_path):
+    began = time.monotonic()
+    done = run_train(["--veiws", "4"], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown flag --veiws; did you mean --views?\n"
+    assert time.monotonic() - began < 5  # before the slow imports
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
+    images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
+    run = tmp_path / "run"
+    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
+    assert train.main(config.parse([*flags, "--out", str(run)])) == 0
+    assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
+    assert all("effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
