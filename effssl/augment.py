@@ -29,10 +29,11 @@ class Draws(NamedTuple):
     brightness: Tensor  # factor, 1 is neutral
     contrast: Tensor
     saturation: Tensor
-    hue: Tensor  # in turns, 0 is neutral
-    gray: Tensor  # bool
-    blur_sigma: Tensor  # in pixels, 0 where there is no blur
-    solarize: Tensor  # bool
+    # These four cost most; None where the settings leave them out altogether.
+    hue: Tensor | None  # in turns, 0 is neutral
+    gray: Tensor | None  # bool
+    blur_sigma: Tensor | None  # in pixels, 0 where there is no blur
+    solarize: Tensor | None  # bool
 
 
 def draw(
@@ -59,9 +60,10 @@ def draw(
     the images in pixels. The crop is torchvision's RandomResizedCrop: ten attempts, then the central fallback."""
     u = iter(uniform(indices, views=views, slots=2 * _ATTEMPTS + 13, seed=seed, epoch=epoch).unbind(-1))
     tries = [(next(u), next(u)) for _ in range(_ATTEMPTS)]
-    height, width = _crop_size(tries, stored, crop_scale, crop_ratio)
-    top = ((stored[0] - height + 1) * next(u)).floor()
-    left = ((stored[1] - width + 1) * next(u)).floor()
+    height, width, found = _crop_size(tries, stored, crop_scale, crop_ratio)
+    room_above, room_left = stored[0] - height, stored[1] - width
+    top = torch.where(found, ((room_above + 1) * next(u)).floor(), (room_above / 2).floor())
+    left = torch.where(found, ((room_left + 1) * next(u)).floor(), (room_left / 2).floor())
     flip = next(u) < hflip_prob
     jitter = next(u) < jitter_prob
 
@@ -75,7 +77,13 @@ def draw(
     blurred = next(u) < blur_prob
     sigma = torch.where(blurred, blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * next(u), 0.0)
     solarize_ = next(u) < solarize_prob
-    return Draws(top, left, height, width, flip, brightness_, contrast_, saturation_, hue_, gray, sigma, solarize_)
+    return Draws(
+        *(top, left, height, width, flip, brightness_, contrast_, saturation_),
+        hue=hue_ if hue > 0 and jitter_prob > 0 else None,
+        gray=gray if gray_prob > 0 else None,
+        blur_sigma=sigma if blur_prob > 0 else None,
+        solarize=solarize_ if solarize_prob > 0 else None,
+    )
 
 
 def make_views(images: Tensor, draws: Draws, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -85,15 +93,19 @@ def make_views(images: Tensor, draws: Draws, *, size: int, mean: tuple[float, ..
     """
     shape = draws.top.shape
     x = resized_crop(images, draws.top, draws.left, draws.height, draws.width, draws.flip, size).flatten(0, 1)
-    each = Draws(*(parameter.flatten() for parameter in draws))  # [views * batch]
+    each = Draws._make(None if p is None else p.flatten() for p in draws)  # [views * batch]
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
     x = adjust_saturation(x, each.saturation)
-    x = _where(each.hue != 0, adjust_hue, x, each.hue)
-    x = _where(each.gray, lambda v: to_gray(v).expand_as(v), x)
-    kernel_size = size // 10 + (size // 10 + 1) % 2  # a tenth of the side, odd
-    x = _where(each.blur_sigma > 0, lambda v, s: gaussian_blur(v, s, kernel_size), x, each.blur_sigma)
-    x = _where(each.solarize, solarize, x)
+    if each.hue is not None:
+        x = _where(each.hue != 0, adjust_hue, x, each.hue)
+    if each.gray is not None:
+        x = _where(each.gray, lambda v: to_gray(v).expand_as(v), x)
+    if each.blur_sigma is not None:
+        kernel_size = size // 10 + (size // 10 + 1) % 2  # a tenth of the side, odd
+        x = _where(each.blur_sigma > 0, lambda v, s: gaussian_blur(v, s, kernel_size), x, each.blur_sigma)
+    if each.solarize is not None:
+        x = _where(each.solarize, solarize, x)
     return normalize(x, mean, std).unflatten(0, shape)
 
 
@@ -222,7 +234,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def _crop_size(
     tries: list[tuple[Tensor, Tensor]], stored: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Height and width of each crop, and whether an attempt fitted; where none did, of the central fallback."""
     stored_height, stored_width = stored
     aspect = stored_width / stored_height
     if aspect < ratio[0]:
@@ -233,14 +246,15 @@ def _crop_size(
         fallback_height, fallback_width = stored_height, stored_width
     height = torch.full_like(tries[0][0], fallback_height)
     width = torch.full_like(tries[0][0], fallback_width)
+    found = torch.zeros_like(height, dtype=torch.bool)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for u_area, u_ratio in reversed(tries):  # so that the first that fits is the one that stays
         area = stored_height * stored_width * (scale[0] + (scale[1] - scale[0]) * u_area)
         wide = torch.exp(low + (high - low) * u_ratio)
         w, h = (area * wide).sqrt().round(), (area / wide).sqrt().round()
         fits = (w > 0) & (w <= stored_width) & (h > 0) & (h <= stored_height)
-        height, width = torch.where(fits, h, height), torch.where(fits, w, width)
-    return height, width
+        height, width, found = torch.where(fits, h, height), torch.where(fits, w, width), found | fits
+    return height, width, found
 
 
 def _resize_weights(start: Tensor, length: Tensor, flip: Tensor, size: int, stored: int) -> Tensor:

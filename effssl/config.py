@@ -184,7 +184,8 @@ class Run:
 class Config:
     """Pretrain a timm backbone with K-view VICReg or Barlow Twins.
 
-    `--config FILE.yaml` reads settings from a file; flags override it.
+    `--config FILE.yaml` reads settings from a file; flags override it. The defaults shown are those of `--data`, digits
+    where none is named: `--data cifar10 --help` shows CIFAR-10's.
     """
 
     images: Images = field(default_factory=Images)
@@ -206,14 +207,17 @@ _CIFAR = {
 # What follows from the set of images; lies below --config and flags.
 SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
-        "image_size": 16,
-        "crop_scale": [0.3, 1.0],
+        "image_size": 8,
+        "crop_scale": [0.5, 1.0],
         "hflip_prob": 0.0,
         "blur_prob": 0.0,
         "solarize_prob": 0.0,
         "mean": [0.3, 0.3, 0.3],
         "std": [0.35, 0.35, 0.35],
         "backbone_kwargs": {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]},
+        "batch_size": 64,
+        "lr": 3e-3,
+        "epochs": 40,
     },
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
@@ -251,8 +255,12 @@ def parse(argv: list[str] | None = None) -> Config:
     layers = [token for file in files for token in _yaml_to_argv(Path(file))] + flags
     if resumed:
         return _resumed(Path(resumed[-1]), layers)
-    data = _tyro(layers).images.data  # tells which set's defaults lie below everything else
-    cfg = _tyro(_settings_to_argv(SET_DEFAULTS[data]) + layers)
+    asks_help = bool({"-h", "--help"} & set(flags))
+    data = _tyro([t for t in layers if t not in ("-h", "--help")]).images.data  # whose defaults lie below all else
+    defaults = _tyro(_settings_to_argv({"data": data} | SET_DEFAULTS[data]))
+    if asks_help:
+        tyro.cli(_FLAT, args=["--help"], default=defaults, prog=_PROGRAM)
+    cfg = _tyro(layers, defaults)
     _check_values(cfg)
     return cfg
 
@@ -355,13 +363,15 @@ def _token(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _tyro(tokens: list[str]) -> Config:
-    if "-h" in tokens or "--help" in tokens:
-        return tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=["--help"], prog="python -m effssl.train")
+_PROGRAM = "python -m effssl.train"
+_FLAT = tyro.conf.OmitArgPrefixes[Config]
+
+
+def _tyro(tokens: list[str], default: Config | None = None) -> Config:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(tyro.conf.OmitArgPrefixes[Config], args=tokens, prog="python -m effssl.train")
+            return tyro.cli(_FLAT, args=tokens, default=default or Config(), prog=_PROGRAM)
     except SystemExit:
         # tyro draws a box; the lines down to its first rule are the message.
         lines = [line.strip("│ ") for line in printed.getvalue().splitlines() if not line.startswith(("╭", "╰"))]

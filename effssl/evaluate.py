@@ -29,13 +29,13 @@ class Clean(NamedTuple):
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    canvas: int | None  # see loader.open_loader
+    canvas: int  # side that images of varied size are decoded to, in pixels; see loader.open_loader
     workers: int
     device: torch.device
     dtype: torch.dtype
 
 
-# Representations [n, dim] of the images at some positions of a stored split
+# Representations [n, dim], on the device, of the images at some positions of a stored split
 Features = Callable[[Beton, np.ndarray], Tensor]
 
 
@@ -47,16 +47,17 @@ def backbone_features(backbone: nn.Module, clean: Clean) -> Features:
 def pixel_features(clean: Clean) -> Features:
     """The pixels themselves, at most PIXEL_SIDE a side."""
     side = min(PIXEL_SIDE, clean.size)
-    return lambda beton, positions: torch.cat([x.flatten(1).cpu() for x in _views(beton, positions, clean, side)])
+    return lambda beton, positions: torch.cat([x.flatten(1) for x in _views(beton, positions, clean, side)])
 
 
 _loaders: dict[tuple, Loader] = {}  # compiling one takes seconds, and every probe reads the same two files
 
 
 def _views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:
-    key = (beton.path, clean.workers, clean.canvas)
+    canvas = None if beton.side else clean.canvas
+    key = (beton.path, clean.workers, canvas)
     if key not in _loaders:
-        _loaders[key] = open_loader(beton.path, 256, clean.workers, clean.canvas)
+        _loaders[key] = open_loader(beton.path, 256, clean.workers, canvas)
     for images, _ in batches(_loaders[key], positions, clean.device):
         yield clean_view(images, size=size, mean=clean.mean, std=clean.std)
 
@@ -70,8 +71,8 @@ def validation_probe(features: Features, data: Data, max_images: int) -> dict[st
         some = data.train_positions[:: max(1, len(data.train_positions) // 2000)][:2000]
         return {"effective_rank": effective_rank(features(data.train, some))}
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
-    train_h, val_h = features(data.train, chosen), features(data.train, data.val_positions)
-    train_y, val_y = torch.from_numpy(labels[chosen]), torch.from_numpy(labels[data.val_positions])
+    train_h, train_y = _labelled_features(features, data.train, chosen)
+    val_h, val_y = _labelled_features(features, data.train, data.val_positions)
     _, linear = best_linear_probe(train_h, train_y, val_h, val_y, len(data.train.classes), grid=(1e-3,))
     rank = effective_rank(val_h[:2000])
     return {"linear": linear, "knn": knn_accuracy(train_h, train_y, val_h, val_y), "effective_rank": rank}
@@ -89,19 +90,19 @@ def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_la
     if len(labelled) == 0:
         return {"split": None, "rows": {}}
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
+    classes = len(data.train.classes)
     table: dict[str, dict[str, float]] = {}
     for row, features in rows.items():
-        train_h, train_y = features(data.train, chosen), torch.from_numpy(labels[chosen])
-        val_h, val_y = features(data.train, data.val_positions), torch.from_numpy(labels[data.val_positions])
-        classes = len(data.train.classes)
+        train_h, train_y = _labelled_features(features, data.train, chosen)
+        val_h, val_y = _labelled_features(features, data.train, data.val_positions)
         full, full_val = best_linear_probe(train_h, train_y, val_h, val_y, classes)
-        chosen_y = labels[chosen]
-        draws = [torch.from_numpy(per_class(chosen_y, few_labels, seed + i)) for i in range(FEW_LABEL_DRAWS)]
-        few = [best_linear_probe(train_h[d], train_y[d], val_h, val_y, classes, FEW_LABEL_GRID) for d in draws]
+        few = []
+        for i in range(FEW_LABEL_DRAWS):
+            drawn = torch.from_numpy(per_class(labels[chosen], few_labels, seed + i)).to(train_h.device)
+            few.append(best_linear_probe(train_h[drawn], train_y[drawn], val_h, val_y, classes, FEW_LABEL_GRID))
         if on_test:
             assert data.test is not None
-            end_h = features(data.test, np.arange(len(data.test.labels)))
-            end_y = torch.from_numpy(data.test.labels)
+            end_h, end_y = _labelled_features(features, data.test, np.arange(len(data.test.labels)))
         else:
             end_h, end_y = val_h, val_y
         reached = torch.tensor([accuracy(probe, end_h, end_y) for probe, _ in few])
@@ -131,3 +132,8 @@ def format_table(final: dict[str, Any]) -> str:
 
 def _labelled(data: Data) -> np.ndarray:
     return data.train_positions[data.train.labels[data.train_positions] >= 0]
+
+
+def _labelled_features(features: Features, beton: Beton, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    h = features(beton, positions)
+    return h, torch.from_numpy(beton.labels[positions]).to(h.device)

@@ -28,8 +28,8 @@ class LinearProbe(NamedTuple):
 
 @torch.inference_mode()
 def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Representations of clean views, float32 [n, dim] on the CPU. batches: normalised [b, 3, h, w]; the backbone is
-    left in the mode it was in. dtype: bfloat16 for autocast."""
+    """Representations of clean views, float32 [n, dim]. batches: normalised [b, 3, h, w]; the backbone is left in the
+    mode it was in. dtype: bfloat16 for autocast."""
     training = backbone.training
     backbone.eval()
     try:
@@ -37,7 +37,7 @@ def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype
         for x in batches:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
                 h = backbone(x.to(memory_format=torch.channels_last))
-            parts.append(h.float().cpu())
+            parts.append(h.float())
     finally:
         backbone.train(training)
     return torch.cat(parts)

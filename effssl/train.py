@@ -24,6 +24,7 @@ import os
 import platform
 import signal
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def train(cfg: Config) -> int:
     device, autocast, compiled = _where_it_runs(cfg)
     batch, views = cfg.optim.batch_size, cfg.augment.views
     data, clean = _open_images(cfg, device, torch.bfloat16 if autocast else torch.float32)
-    loader = open_loader(data.train.path, batch, cfg.images.workers, clean.canvas)
+    loader = open_loader(data.train.path, batch, cfg.images.workers, None if data.train.side else clean.canvas)
     encoder = _build_encoder(cfg).to(device)
     optimizer = optim.build_optimizer(
         encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
@@ -61,8 +62,7 @@ def train(cfg: Config) -> int:
         torch.compile(augment.make_views) if compiled else augment.make_views,
         size=clean.size, mean=clean.mean, std=clean.std,
     )  # fmt: skip
-    side = data.train.side or clean.canvas
-    assert side is not None  # images of one size, or decoded to one
+    side = data.train.side or clean.canvas  # of the images that reach the device
     draw = functools.partial(augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **_strengths(cfg))
     loss_of = _loss(cfg)
     features = backbone_features(encoder.backbone, clean)
@@ -73,7 +73,7 @@ def train(cfg: Config) -> int:
         warmup_steps=round(cfg.optim.warmup_epochs * steps_per_epoch), total_steps=total_steps,
     )  # fmt: skip
 
-    step, seconds = _restore(out, encoder, optimizer) if cfg.run.resume else (0, 0.0)
+    step, seconds = _restore(out, encoder, optimizer, data) if cfg.run.resume else (0, 0.0)
     out_of_time = cfg.optim.max_seconds is not None and seconds >= cfg.optim.max_seconds
     if (out / "result.json").is_file() and (step == total_steps or out_of_time):
         print(f"{out} is finished\n{format_table(json.loads((out / 'result.json').read_text())['final'])}")
@@ -86,7 +86,7 @@ def train(cfg: Config) -> int:
 
     def save() -> None:
         state = {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "random": _random_state(device)}
-        checkpoint.save(out / "checkpoint.pt", state | {"step": step, "seconds": clock.seconds})
+        checkpoint.save(out / "checkpoint.pt", state | {"step": step, "seconds": clock.seconds, "images": _which(data)})
 
     def where() -> dict[str, Any]:
         encoded = step * batch * views
@@ -231,7 +231,7 @@ def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple
     if cfg.optim.batch_size > count:
         raise InputError(f"--batch-size {cfg.optim.batch_size} is larger than the set: {count} training images")
     # Images of varied size reach the device as squares somewhat larger than a view, of which the crops are cut.
-    canvas = None if data.train.side else round(1.5 * images.image_size)
+    canvas = round(1.5 * images.image_size)
     return data, Clean(images.image_size, cfg.augment.mean, cfg.augment.std, canvas, images.workers, device, dtype)
 
 
@@ -278,8 +278,15 @@ def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
     return {"cpu": torch.get_rng_state()} | cuda
 
 
-def _restore(out: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _which(data: Data) -> str:
+    """Tells one set of training images from another by their number and labels, wherever they lie."""
+    return f"{len(data.train.labels)} images, labels {zlib.crc32(data.train.labels.tobytes()):08x}"
+
+
+def _restore(out: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> tuple[int, float]:
     state = checkpoint.load(out / "checkpoint.pt")
+    if state["images"] != _which(data):
+        raise InputError(f"--resume {out}: its images were others ({state['images']}; here {_which(data)})")
     encoder.load_state_dict(state["encoder"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"]["cpu"])
