@@ -33,4 +33,4 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises many types for damaged files
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ffcv.loader import Loader
 from torch import Tensor, nn
 
 from effssl.augment import clean_view
@@ -50,7 +49,7 @@ def pixel_features(clean: Clean) -> Features:
     return lambda beton, positions: torch.cat([x.flatten(1) for x in _views(beton, positions, clean, side)])
 
 
-_loaders: dict[tuple, Loader] = {}  # compiling one takes seconds, and every probe reads the same two files
+_loaders: dict[tuple, Any] = {}  # compiling one takes seconds, and every probe reads the same two files
 
 
 def _views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:

@@ -68,13 +68,13 @@ class RunLog:
             self._spoke = time.perf_counter()
             began, first = self._start
             eta_s = (self._total - record["step"]) * (self._spoke - began) / max(1, record["step"] - first)
-            self.say(f"step {record['step']}/{self._total} epoch {record['epoch']} {text}, {eta_s:.0f} s to go")
+            self.say(f"step {record['step']}/{self._total} epoch {record['epoch']:.2f} {text}, {eta_s:.0f} s to go")
 
     def probe(self, record: dict[str, Any]) -> None:
         """A probe's record: step, epoch, seconds, encoded_views and its measures."""
         self._keep("probe", record)
         measures = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in _AXES)
-        self.say(f"probe at epoch {record['epoch']}, {record['seconds']:.0f} s: {measures}")
+        self.say(f"probe at epoch {record['epoch']:.4g}, {record['seconds']:.0f} s: {measures}")
 
     def say(self, text: str) -> None:
         if self._terminal:

@@ -130,6 +130,7 @@ def train(cfg: Config) -> int:
                 saved_s = time.monotonic()
             out_of_time = cfg.optim.max_seconds is not None and clock.seconds >= cfg.optim.max_seconds
             if stops or out_of_time:
+                _check_finite(terms.loss, step, out)
                 break
         last = step == total_steps or out_of_time
         if not stops and (last or (cfg.probe.probe_every and (epoch + 1) % cfg.probe.probe_every == 0)):

@@ -202,13 +202,21 @@ def test_early_stops_leave_no_thread(digits_dir):
     assert threading.active_count() == before
 
 
-def test_loading_leaves_torchs_threads_alone(digits_dir):
+@pytest.mark.parametrize("module", ["effssl.data.loader", "effssl.data.beton", "effssl.evaluate"])
+def test_importing_ffcv_leaves_torchs_threads_alone(module):
+    script = f"import torch; torch.set_num_threads(2); import {module}; print(torch.get_num_threads())"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.split()[-1] == "2"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loading_leaves_torchs_threads_alone(digits_dir, workers):
     source = open_source("digits", digits_dir, "train")
     beton = ensure_beton(source, digits_dir / "beton" / "digits-train.beton", **STORE)
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    list(batches(open_loader(beton.path, 64, 1, None), np.arange(128), CPU))
-    assert torch.get_num_threads() == 2
+    torch.set_num_threads(3)
+    list(batches(open_loader(beton.path, 64, workers, None), np.arange(128), CPU))
+    assert torch.get_num_threads() == 3
     torch.set_num_threads(threads)
 
 

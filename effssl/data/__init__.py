@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+# FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later: training would run on
+# one core, and its results depend on --workers. Everything that imports FFCV lies in this package, so this is first.
+_threads = torch.get_num_threads()
+import ffcv.pipeline.compiler
+
+torch.set_num_threads(_threads)
+ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton

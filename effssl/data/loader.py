@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 
-import ffcv.pipeline.compiler
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
@@ -17,9 +15,6 @@ from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.transforms import ToTensor
 
 from effssl import InputError
-
-# FFCV sets torch's thread count to its own number of workers; training must not depend on that.
-ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
 
 
 def open_loader(path: Path, batch_size: int, workers: int, canvas: int | None) -> Loader:

@@ -1,0 +1,101 @@
+"""checkpoint.py, log.py and pictures.py: what a run writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from effssl import InputError, checkpoint, pictures
+from effssl.log import Clock, RunLog, read_metrics
+
+
+def record(step: int, **more) -> dict:
+    return {"step": step, "epoch": step / 2, "seconds": step * 0.5, "encoded_views": step * 8, **more}
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"step": 1, "weights": torch.arange(4.0)})
+
+    def killed(state, file):
+        file.write(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path)["step"] == 1
+    assert torch.equal(checkpoint.load(path)["weights"], torch.arange(4.0))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"step": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="is damaged"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut short"])
+def test_a_missing_or_damaged_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="checkpoint"):
+        checkpoint.load(path)
+
+
+def test_the_clock_leaves_pauses_out_and_goes_on_from_before():
+    settled = []
+    clock = Clock(100.0, lambda: settled.append(True))
+    with clock.paused():
+        time.sleep(0.2)
+    time.sleep(0.05)
+    assert 100.05 <= clock.seconds < 100.2
+    assert settled == [True]
+
+
+def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path, capsys):
+    log = RunLog(tmp_path, start_step=0, total_steps=10)
+    for step in range(1, 6):
+        log.train(record(step, loss=1.0 / step, views_per_s=10.0))
+    log.probe(record(5, linear=0.5))
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 6, "lo')  # a kill cut this line short
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 5]
+    RunLog(tmp_path, start_step=3, total_steps=10).close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert "probe at epoch 2.5, 2 s: linear 0.5" in capsys.readouterr().out
+    assert any(p.name.startswith("events") for p in (tmp_path / "tensorboard").iterdir())
+
+
+def test_pictures_show_what_they_are_given(tmp_path):
+    images = torch.zeros(3, 6, 6, 3, dtype=torch.uint8)
+    images[..., 0] = 255  # red as stored; views are green, normalised
+    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+    green = torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand(3, 6, 6)
+    views = ((green - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]).expand(2, 3, 3, 6, 6)
+    pictures.save_views(tmp_path / "views.png", images, views, mean, std)
+    colours = set(Image.open(tmp_path / "views.png").convert("RGB").get_flattened_data()) if hasattr(
+        Image.Image, "get_flattened_data"
+    ) else set(Image.open(tmp_path / "views.png").convert("RGB").getdata())  # fmt: skip
+    assert {(255, 0, 0), (0, 255, 0)} <= colours
+
+
+@pytest.mark.parametrize("probes", [[], [{"linear": 0.5, "knn": 0.4}, {"linear": 0.6, "knn": 0.5}]])
+def test_curves_are_drawn_with_and_without_probes(tmp_path, probes):
+    records = [{"kind": "train", **record(s, loss=2.0 / s)} | {"loss/invariance": 1.0} for s in (1, 2, 3)]
+    records += [{"kind": "probe", **record(2 * i), **p} for i, p in enumerate(probes)]
+    pictures.save_curves(tmp_path / "curves.png", records, "a run")
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+    assert not list(tmp_path.glob("*.tmp"))
