@@ -95,7 +95,7 @@ class Model:
     """Further arguments of timm.create_model, as a YAML mapping: "{channels: [32, 64, 128, 256]}"."""
     stem: Literal["auto", "timm", "small", "small-s2"] = "auto"
     """timm: as published. small: 3x3 stride 1, no max-pool. small-s2: 3x3 stride 2, no max-pool. auto: small at
-    64 px and below. On ViTs and ConvNeXts, small means a patch size that fits the image."""
+    64 px and below, where the model has a place for it. On ViTs and ConvNeXts, small means a smaller patch."""
     proj_dim: int = 256
     """Width d of the embedding z."""
     proj_hidden_dim: int | None = None

@@ -25,7 +25,8 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
 
     name: any timm name. kwargs: further arguments of timm.create_model as a YAML mapping.
     stem: "small" replaces a ResNet's first convolution by 3x3 stride 1 (stride 2 for "small-s2") and drops its
-    max-pool; a ViT or ConvNeXt gets a smaller patch instead. "auto" is "small" up to 64 px, else "timm".
+    max-pool; a ViT or ConvNeXt gets a smaller patch instead. "auto" is "small" up to 64 px where the model has a place
+    for it, else "timm".
     Raises InputError for an unknown name, unusable arguments, or a stem that the model has no place for.
     """
     if not timm.is_model(name):
@@ -33,21 +34,23 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"--backbone {name}: timm has no such model{hint}")
     arguments = _mapping(kwargs)
-    if stem == "auto":
-        stem = "small" if image_size <= 64 else "timm"
-    fitted = {} if stem == "timm" else _fitting_patch(name, image_size)
+    wanted = ("small" if image_size <= 64 else "timm") if stem == "auto" else stem
+    patch = _small_patch(name, image_size) if wanted == "small" else {}
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0, **(fitted | arguments))
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"--backbone {name}: timm cannot build it: {' '.join(str(error).split())}") from None
-    if stem != "timm" and isinstance(model, ResNet):
-        _shrink_stem(model, stride=1 if stem == "small" else 2)
-    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, **(patch | arguments))
+        if wanted != "timm" and isinstance(model, ResNet):
+            _shrink_stem(model, stride=1 if wanted == "small" else 2)
+        elif wanted != "timm" and stem != "auto" and not patch:
+            raise InputError(f"--stem {stem}: {name} has no place for it; use timm or auto")
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--backbone {name} cannot take images of {image_size} px: {reason}") from None
+            shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    except InputError:
+        raise
+    except Exception as error:  # timm models raise many types for arguments and sizes that do not fit
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"--backbone {name} cannot be built for images of {image_size} px: {reason}") from None
+    if shape != (1, model.num_features):
+        raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector of {model.num_features}")
     return model.train()
 
 
@@ -61,14 +64,14 @@ def _mapping(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _fitting_patch(name: str, image_size: int) -> dict[str, Any]:
-    """Patch sizes for models that cut the image into patches: 8x8 patches or more, also at 32 px."""
-    entry = timm.model_entrypoint(name)
-    module = entry.__module__.rpartition(".")[2]
-    if module in ("vision_transformer", "deit", "eva"):
-        return {"img_size": image_size, "patch_size": max(2, min(16, image_size // 8))}
-    if module == "convnext":
-        return {"patch_size": 1 if image_size <= 32 else 2}
+def _small_patch(name: str, image_size: int) -> dict[str, Any]:
+    """Arguments for models that cut the image into patches: a ViT sees about 8x8 of them or more, a ConvNeXt starts
+    at full resolution (its first stage halves it again where the patch is 2)."""
+    match timm.model_entrypoint(name).__module__.rpartition(".")[2]:
+        case "vision_transformer" | "deit" | "eva":
+            return {"img_size": image_size, "patch_size": max(2, min(16, image_size // 8))}
+        case "convnext":
+            return {"patch_size": 1}
     return {}
 
 
@@ -133,11 +136,14 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # safetensors raises its own type for damaged files
         raise InputError(f"{path} is not a backbone of a run: {' '.join(str(error).split())}") from None
-    model = create_backbone(
-        description["backbone"],
-        description["image_size"],
-        stem=description["stem"],
-        kwargs=description["backbone_kwargs"],
-    )
-    model.load_state_dict(weights, strict=True)
+    try:
+        model = create_backbone(
+            description["backbone"],
+            description["image_size"],
+            stem=description["stem"],
+            kwargs=description["backbone_kwargs"],
+        )
+        model.load_state_dict(weights, strict=True)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path} does not hold what it says it holds: {' '.join(str(error).split())[:200]}") from None
     return model.eval(), description

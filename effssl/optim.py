@@ -16,7 +16,7 @@ def build_optimizer(
     """AdamW, LARS or SGD (momentum 0.9) on the model's parameters; biases and normalisation (one dimension) have
     neither weight decay nor, with LARS, its adaptation. Fused on CUDA where torch has it."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
@@ -27,6 +27,7 @@ def build_optimizer(
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "lars":
+            groups[0]["always_adapt"] = True  # without weight decay too, where timm would leave it out
             return Lars(groups, lr=lr, momentum=0.9)
 
 

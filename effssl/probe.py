@@ -28,9 +28,9 @@ class LinearProbe(NamedTuple):
 
 @torch.inference_mode()
 def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Representations of clean views, float32 [n, dim]. batches: normalised [b, 3, h, w]; the backbone is left in the
-    mode it was in. dtype: bfloat16 for autocast."""
-    training = backbone.training
+    """Representations of clean views, float32 [n, dim]. batches: normalised [b, 3, h, w]; every module is left in
+    the mode it was in. dtype: bfloat16 for autocast."""
+    modes = [(module, module.training) for module in backbone.modules()]
     backbone.eval()
     try:
         parts = []
@@ -39,7 +39,8 @@ def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype
                 h = backbone(x.to(memory_format=torch.channels_last))
             parts.append(h.float())
     finally:
-        backbone.train(training)
+        for module, training in modes:
+            module.training = training
     return torch.cat(parts)
 
 

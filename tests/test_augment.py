@@ -79,7 +79,7 @@ def test_gray_solarize_normalize_are_torchvisions():
     assert_near(augment.normalize(x, MEAN, STD), F.normalize(x, MEAN, STD))
 
 
-@pytest.mark.parametrize(("size", "kernel_size"), [(32, 3), (64, 7)])
+@pytest.mark.parametrize(("size", "kernel_size"), [(32, 3), (40, 5), (64, 7)])
 def test_make_views_is_the_operations_in_order(size, kernel_size):
     images = random_images(8, 40, 56)
     draws = draw(8, stored=(40, 56), views=3)
@@ -99,7 +99,7 @@ def test_make_views_is_the_operations_in_order(size, kernel_size):
         assert_near(actual[a, b], F.normalize(x, MEAN, STD), atol=1e-4)
 
 
-@pytest.mark.parametrize("stored", [(32, 32), (48, 64), (20, 16)])
+@pytest.mark.parametrize("stored", [(32, 32), (48, 64), (32, 16)])
 def test_clean_view_is_resize_and_normalize(stored):
     images = random_images(3, *stored)
     expected = F.normalize(F.resize(to_float(images), [32, 32], antialias=True), MEAN, STD)
@@ -126,13 +126,15 @@ def test_crop_is_within_the_image(monkeypatch, stored, extreme):
         assert torch.equal(length, length.round())
 
 
-@pytest.mark.parametrize(("stored", "ratio"), [((32, 32), (3 / 4, 4 / 3)), ((64, 48), (0.5, 2.0))])
-def test_crop_is_distributed_as_torchvisions(stored, ratio):
-    d = draw(10_000, stored=stored, views=1, crop_scale=(0.08, 1.0), crop_ratio=ratio)
+@pytest.mark.parametrize(
+    ("stored", "scale", "ratio"), [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((64, 48), (0.3, 0.6), (0.7, 2.0))]
+)
+def test_crop_is_distributed_as_torchvisions(stored, scale, ratio):
+    d = draw(10_000, stored=stored, views=1, crop_scale=scale, crop_ratio=ratio)
     ours = torch.stack([d.top, d.left, d.height, d.width])[:, 0].numpy()
     torch.manual_seed(0)
     blank = torch.zeros(3, *stored)
-    theirs = np.array([tv.RandomResizedCrop.get_params(blank, [0.08, 1.0], list(ratio)) for _ in range(10_000)]).T
+    theirs = np.array([tv.RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(10_000)]).T
 
     def measures(top, left, height, width):
         return height * width, height / width, top, left, top + height, left + width
@@ -141,7 +143,7 @@ def test_crop_is_distributed_as_torchvisions(stored, ratio):
         assert stats.ks_2samp(one, other).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("stored", [(30, 100), (100, 30), (30, 31)])
+@pytest.mark.parametrize("stored", [(31, 100), (100, 31), (30, 31)])
 def test_crop_that_never_fits_is_the_central_one(stored):
     d = draw(50, stored=stored, crop_scale=(4.0, 5.0))
     expected = tv.RandomResizedCrop.get_params(torch.zeros(3, *stored), [4.0, 5.0], [3 / 4, 4 / 3])
@@ -229,9 +231,9 @@ def test_uniform_is_chained_splitmix64(seed, epoch, index):
 
     golden = 0x9E3779B97F4A7C15
     sample = mix(mix(mix(seed) + epoch * golden) + index * golden)
-    expected = [[mix(mix(sample + v * golden) + s * golden) / 2**64 for s in (1, 2, 3)] for v in (1, 2)]
+    expected = [[(mix(mix(sample + v * golden) + s * golden) >> 40) / 2**24 for s in (1, 2, 3)] for v in (1, 2)]
     u = augment.uniform(torch.tensor([index]), views=2, slots=3, seed=seed, epoch=epoch)
-    np.testing.assert_allclose(u[:, 0].double().numpy(), expected, rtol=0, atol=2.0**-24)
+    assert u[:, 0].tolist() == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

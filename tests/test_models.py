@@ -69,7 +69,7 @@ def test_given_arguments_win_over_the_fitting_ones():
 def test_backbone_is_untouched_and_in_training_mode():
     model = create_backbone("resnet10t", 32)
     assert all(module.training for module in model.modules())
-    assert all((module.running_mean == 0).all() for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    assert all(module.num_batches_tracked == 0 for module in model.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 @pytest.mark.parametrize(
@@ -168,3 +168,35 @@ def test_encoder_gives_representation_and_embedding():
     torch.testing.assert_close(h, backbone(images()))
     torch.testing.assert_close(z, encoder.projector(h))
     assert z.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "kwargs"),
+    [
+        ("mobilenetv3_small_050", "small", "{}"),
+        ("vit_tiny_patch16_224", "small-s2", "{}"),
+        ("resnet10t", "auto", "{act_layer: nope}"),
+        ("resnet10t", "auto", "{layers: [1, 1]}"),
+        ("resnet10t", "auto", "{global_pool: ''}"),
+    ],
+)
+def test_what_cannot_be_built_is_an_input_error_and_never_silently_something_else(name, stem, kwargs):
+    with pytest.raises(InputError, match=name):
+        create_backbone(name, 32, stem=stem, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_convnext_keeps_more_of_a_small_image(size):
+    x = torch.zeros(1, 3, size, size)
+    small, published = (
+        create_backbone("convnext_atto", size, stem=s).eval().forward_features(x) for s in ("small", "timm")
+    )
+    assert small.shape[-1] == 4 * published.shape[-1]
+
+
+def test_weights_that_do_not_match_their_description_are_an_input_error(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    about = {"backbone": "resnet10t", "image_size": 32, "stem": "small", "backbone_kwargs": "{}"}
+    save_backbone(create_backbone("resnet18", 32), path, about)
+    with pytest.raises(InputError, match="does not hold"):
+        load_backbone(path)

@@ -22,6 +22,7 @@ def test_warmup_is_linear_and_ends_at_the_peak():
 
 
 def test_decay_is_half_a_cosine_to_the_final_value():
+    assert learning_rate(35, **SCHEDULE) == pytest.approx(0.4 * (0.01 + 0.99 * (1 + 0.5**0.5) / 2))
     assert learning_rate(60, **SCHEDULE) == pytest.approx(0.4 * (0.01 + 0.99 / 2))
     assert learning_rate(110, **SCHEDULE) == learning_rate(500, **SCHEDULE) == pytest.approx(0.004)
     rates = [learning_rate(step, **SCHEDULE) for step in range(10, 111)]
@@ -78,3 +79,13 @@ def test_lars_adapts_matrices_alone():
     torch.testing.assert_close(net.bias.detach(), bias - 0.1 * net.bias.grad)
     step = (weight - net.weight.detach()).norm()
     assert float(step) == pytest.approx(0.1 * 0.001 * float(weight.norm()), rel=0.01)
+
+
+def test_lars_adapts_matrices_without_weight_decay_too():
+    weight = torch.nn.Linear(4, 4)
+    optimizer = build_optimizer(weight, "lars", lr=1.0, weight_decay=0.0)
+    before = weight.weight.detach().clone()
+    (weight(torch.ones(1, 4)).sum() * 1e6).backward()
+    optimizer.step()
+    # the step is a thousandth of the weights, however large the gradient
+    assert (weight.weight.detach() - before).norm().item() == pytest.approx(1e-3 * before.norm().item(), rel=1e-3)

@@ -161,3 +161,10 @@ def with_singular_values(values, n=30, dim=10):
 )
 def test_effective_rank_of_known_spectra(x, expected):
     assert effective_rank(x) == pytest.approx(expected, rel=1e-5)
+
+
+def test_encode_leaves_frozen_parts_frozen():
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    backbone[1].eval()
+    encode(backbone, [torch.zeros(2, 3, 2, 2)])
+    assert [m.training for m in backbone] == [True, False, True]

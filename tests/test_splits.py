@@ -83,6 +83,8 @@ def test_split_is_by_seed_alone():
     for a, b, c in zip(first, train_and_validation(y, 0.2, 0.5, seed=0), other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, c)
+    without = [train_and_validation(y, 0.0, 0.5, seed)[0] for seed in (0, 1)]
+    assert not np.array_equal(*without)
 
 
 def test_nothing_labelled_has_no_validation():

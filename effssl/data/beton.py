@@ -105,6 +105,8 @@ def _write(
         if complaints.exists():
             raise InputError(_summary(complaints.read_text().splitlines()))
         _sync(temporary)
+        temporary.chmod(0o644)
+        note.unlink(missing_ok=True)  # it speaks of the file that is replaced now
         temporary.replace(path)
         temporary.write_text(json.dumps(made_from | {"bytes": path.stat().st_size}, indent=1) + "\n")
         temporary.replace(note)
