@@ -277,7 +277,7 @@ def test_a_download_that_fails_says_where_it_looked_and_the_ways_out(tmp_path, m
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fail)
     with pytest.raises(InputError, match=r"no cifar10 images in .*no route to host.*cifar-10-batches-py.*--data-dir"):
         open_source("cifar10", tmp_path / "here", "train")
-    assert list((tmp_path / "here").iterdir()) == []
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize(

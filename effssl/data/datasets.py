@@ -124,6 +124,7 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
         f"put torchvision's files ({_TORCHVISION[name][1]}/) or class folders (train/CLASS/*, test/CLASS/*) "
         f"there, or name another folder with --data-dir"
     )
+    is_new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
@@ -144,6 +145,8 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
     finally:
         socket.setdefaulttimeout(patience_s)
         shutil.rmtree(scratch, ignore_errors=True)
+        if is_new and not any(data_dir.iterdir()):
+            data_dir.rmdir()
 
 
 def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source | None:
