@@ -7,8 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from effssl import InputError
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+    """All that moves the weights from here on, but for the position in the data: weights and buffers, the optimizer's
+    state, and torch's random numbers (dropout, drop path)."""
+    random = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(device)
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random}
+
+
+def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Put back what `capture` took, strictly. On another kind of device, its random numbers go on from its seed."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"]["cpu"])
+    if device.type == "cuda" and "cuda" in state["random"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"], device)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a run: set defaults < `--config` YAML < command-line flags.
+"""The settings of a run, as frozen dataclasses; cli.py reads them.
 
 Every field is a flag (`proj_dim` is `--proj-dim`) and a key of the flat YAML files in configs/. Settings are
 grouped only to keep `--help` readable; names are unique across groups.
@@ -6,17 +6,10 @@ grouped only to keep `--help` readable; names are unique across groups.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import io
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import tyro
-import yaml
 
 from effssl import InputError
 
@@ -28,7 +21,7 @@ class Images:
     """Where the images come from."""
 
     data: SetName = "digits"
-    """Image set. `folder`: your own images, in train/CLASS/* or loose; test/ or val/ beside it if there is one."""
+    """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may lie beside."""
     data_dir: Path = Path("data")
     """Folder of the set: torchvision's own files, or class folders train/CLASS/*; downloaded into if empty."""
     beton_dir: Path | None = None
@@ -149,7 +142,7 @@ class Probe:
     """Looking at the representation while training."""
 
     probe_every: int = 10
-    """Epochs between probes on the validation split (0: only at the end)."""
+    """Epochs between probes on the validation split (0: only before training and at the end)."""
     probe_images: int = 10_000
     """At most this many training images are encoded for a probe on the way."""
     final_images: int = 100_000
@@ -229,12 +222,6 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "folder": {},
 }
 
-# A resumed run may change where and for how long it runs, and what it reports; nothing that moves the weights.
-RESUME_MAY_CHANGE = frozenset(
-    ("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_every", "save_every_s")
-) | frozenset(("probe_every", "probe_images", "final_images", "probe_labels"))
-_NOT_SAVED = ("out", "resume")
-
 
 def flat(cfg: Config) -> dict[str, Any]:
     """All settings by field name, without groups; paths as text, tuples as lists."""
@@ -246,143 +233,12 @@ def flat(cfg: Config) -> dict[str, Any]:
 FIELDS = tuple(flat(Config()))
 
 
-def parse(argv: list[str] | None = None) -> Config:
-    """Read the command line (sys.argv when None) and the files it names.
-
-    Raises InputError for anything that is not a valid setting. `--help` prints help and exits.
-    """
-    flags = list(sys.argv[1:] if argv is None else argv)
-    flags, files = _take_option(flags, "--config")
-    flags, resumed = _take_option(flags, "--resume")
-    _check_flags(flags)
-    layers = [token for file in files for token in _yaml_to_argv(Path(file))] + flags
-    if resumed:
-        return _resumed(Path(resumed[-1]), layers)
-    asks_help = bool({"-h", "--help"} & set(flags))
-    data = _tyro([t for t in layers if t not in ("-h", "--help")]).images.data  # whose defaults lie below all else
-    defaults = _tyro(_settings_to_argv({"data": data} | SET_DEFAULTS[data]))
-    if asks_help:
-        tyro.cli(_FLAT, args=["--help"], default=defaults, prog=_PROGRAM)
-    cfg = _tyro(layers, defaults)
-    _check_values(cfg)
-    return cfg
-
-
-def parse_or_exit() -> Config:
-    """`parse` of the command line; one line on stderr and exit code 2 for bad input."""
-    try:
-        return parse()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def save(cfg: Config, path: Path) -> None:
-    """Write the resolved settings; the file is itself a valid `--config`."""
-    kept = {k: v for k, v in flat(cfg).items() if k not in _NOT_SAVED}
-    path.write_text(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=120))
-
-
-def _resumed(run: Path, layers: list[str]) -> Config:
-    saved_file = run / "config.yaml"
-    if not saved_file.is_file():
-        raise InputError(f"--resume {run}: no run there (no {saved_file})")
-    saved = _tyro(_yaml_to_argv(saved_file))
-    asked = _tyro(_yaml_to_argv(saved_file) + layers)
-    was, now = flat(saved), flat(asked)
-    changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
-    if changed:
-        difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
-        raise InputError(f"--resume {run}: the settings differ from the run's: {difference}; start a new run instead")
-    if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
-        raise InputError(f"--resume {run} goes on in that folder; leave --out away")
-    _check_values(asked)
-    return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run, resume=run))
-
-
 def flag_of(name: str) -> str:
+    """`proj_dim` -> `--proj-dim`."""
     return "--" + name.replace("_", "-")
 
 
-def _take_option(tokens: list[str], name: str) -> tuple[list[str], list[str]]:
-    """Split `name VALUE` and `name=VALUE` off the tokens."""
-    rest: list[str] = []
-    values: list[str] = []
-    remaining = iter(tokens)
-    for token in remaining:
-        if token == name:
-            value = next(remaining, None)
-            if value is None:
-                raise InputError(f"{name} needs a value")
-            values.append(value)
-        elif token.startswith(name + "="):
-            values.append(token.partition("=")[2])
-        else:
-            rest.append(token)
-    return rest, values
-
-
-def _check_flags(tokens: list[str]) -> None:
-    known = [flag_of(k) for k in FIELDS] + ["--config", "--help"]
-    for token in tokens:
-        flag = token.partition("=")[0].replace("_", "-")
-        if token.startswith("--") and flag not in known:
-            raise InputError(f"unknown flag {token.partition('=')[0]}{_meant(flag, known)}")
-
-
-def _meant(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else "; --help lists them all"
-
-
-def _yaml_to_argv(path: Path) -> list[str]:
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"--config {path}: expected `key: value` lines")
-    for key in settings:
-        if key not in FIELDS or key in _NOT_SAVED:
-            allowed = [k for k in FIELDS if k not in _NOT_SAVED]
-            raise InputError(f"--config {path}: unknown key {key}{_meant(str(key), allowed)}")
-    return _settings_to_argv(settings)
-
-
-def _settings_to_argv(settings: dict[str, Any]) -> list[str]:
-    # As arguments every value is parsed by its field's type, which also cures YAML's reading of 3e-4 as text.
-    tokens: list[str] = []
-    for key, value in settings.items():
-        values = value if isinstance(value, list) else [value]
-        tokens += [flag_of(key), *map(_token, values)]
-    return tokens
-
-
-def _token(value: Any) -> str:
-    if isinstance(value, dict):
-        return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_PROGRAM = "python -m effssl.train"
-_FLAT = tyro.conf.OmitArgPrefixes[Config]
-
-
-def _tyro(tokens: list[str], default: Config | None = None) -> Config:
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(_FLAT, args=tokens, default=default or Config(), prog=_PROGRAM)
-    except SystemExit:
-        # tyro draws a box; the lines down to its first rule are the message.
-        lines = [line.strip("│ ") for line in printed.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-        rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-        raise InputError(" ".join(" ".join(lines[:rule]).split())) from None
-
-
-def _check_values(cfg: Config) -> None:
+def check_values(cfg: Config) -> None:
     """Ranges that types cannot say. Raises InputError naming the flag."""
     at_least = {
         "views": 2,

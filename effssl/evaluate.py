@@ -19,6 +19,7 @@ from effssl.spectrum import effective_rank
 
 FEW_LABEL_DRAWS = 5
 FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable
+RANK_IMAGES = 2000  # for the effective rank
 PIXEL_SIDE = 32  # pixels are probed at no more than this
 
 
@@ -67,13 +68,12 @@ def validation_probe(features: Features, data: Data, max_images: int) -> dict[st
     labels = data.train.labels
     labelled = _labelled(data)
     if len(labelled) == 0:
-        some = data.train_positions[:: max(1, len(data.train_positions) // 2000)][:2000]
-        return {"effective_rank": effective_rank(features(data.train, some))}
+        return {"effective_rank": effective_rank(features(data.train, spread(data.train_positions, RANK_IMAGES)))}
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
     train_h, train_y = _labelled_features(features, data.train, chosen)
     val_h, val_y = _labelled_features(features, data.train, data.val_positions)
     _, linear = best_linear_probe(train_h, train_y, val_h, val_y, len(data.train.classes), grid=(1e-3,))
-    rank = effective_rank(val_h[:2000])
+    rank = effective_rank(spread(val_h, RANK_IMAGES))
     return {"linear": linear, "knn": knn_accuracy(train_h, train_y, val_h, val_y), "effective_rank": rank}
 
 
@@ -112,7 +112,7 @@ def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_la
             "few_labels_std": float(reached.std()),
             "few_labels_val": sum(val for _, val in few) / len(few),
             "knn": knn_accuracy(train_h, train_y, end_h, end_y),
-            "effective_rank": effective_rank(end_h[:2000]),
+            "effective_rank": effective_rank(spread(end_h, RANK_IMAGES)),
         }
     return {"split": "test" if on_test else "validation", "few_labels": few_labels, "rows": table}
 
@@ -129,7 +129,15 @@ def format_table(final: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def spread(rows, count: int):
+    """At most `count` rows of an array or tensor, evenly over its length: images may lie sorted by class."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+
+
 def _labelled(data: Data) -> np.ndarray:
+    """Training positions to fit probes on; none where no label could be held out to choose by."""
+    if len(data.val_positions) == 0:
+        return data.val_positions
     return data.train_positions[data.train.labels[data.train_positions] >= 0]
 
 

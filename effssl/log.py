@@ -41,8 +41,11 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = folder / "metrics.jsonl"
-        kept = [r for r in read_metrics(folder) if r["step"] <= start_step]  # of a run that is gone on with
-        self._file.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        # Of a run that is gone on with; one that starts again from step 0 says all of it again.
+        kept = [r for r in read_metrics(folder) if 0 < start_step >= r["step"]]
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        temporary.replace(self._file)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
         self._terminal = sys.stdout.isatty()
         self._start, self._total = (time.perf_counter(), start_step), total_steps
@@ -75,6 +78,10 @@ class RunLog:
         self._keep("probe", record)
         measures = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in _AXES)
         self.say(f"probe at epoch {record['epoch']:.4g}, {record['seconds']:.0f} s: {measures}")
+
+    def has_probe(self, step: int) -> bool:
+        """Whether there is a probe's record of `step` already."""
+        return any(r["kind"] == "probe" and r["step"] == step for r in read_metrics(self._file.parent))
 
     def say(self, text: str) -> None:
         if self._terminal:

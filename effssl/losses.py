@@ -1,7 +1,8 @@
 """Losses on the embeddings of K views, as pure functions of z [views, batch, dim].
 
 Notation: z_a [N, d] is view a of the batch, K the number of views, z-bar their mean over views. Statistics are over
-the batch, in float32 or better whatever autocast says. The cost is linear in K: no loop over pairs of views.
+the batch, in float32 or better whatever autocast says. There is no loop over pairs of views: the matrix products grow
+linearly with K (the diagonals of C_ab, K^2 N d multiplications without a product of matrices, stay small beside them).
 At K = 2 both losses equal the official code of their papers.
 """
 

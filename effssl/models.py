@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from effssl import InputError
 
+_VITS = ("vision_transformer", "deit", "eva")
 Stem = Literal["auto", "timm", "small", "small-s2"]
 
 
 def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}") -> nn.Module:
-    """A timm model without its classifier: images [n, 3, image_size, image_size] -> representation [n, num_features].
+    """A timm model without its classifier: images [n, 3, image_size, image_size] -> representation [n, d_h].
 
     name: any timm name. kwargs: further arguments of timm.create_model as a YAML mapping.
     stem: "small" replaces a ResNet's first convolution by 3x3 stride 1 (stride 2 for "small-s2") and drops its
@@ -35,12 +36,15 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
         raise InputError(f"--backbone {name}: timm has no such model{hint}")
     arguments = _mapping(kwargs)
     wanted = ("small" if image_size <= 64 else "timm") if stem == "auto" else stem
-    patch = _small_patch(name, image_size) if wanted == "small" else {}
+    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+    patch = _small_patch(family, image_size) if wanted == "small" else {}
+    if family in _VITS:
+        patch["img_size"] = image_size
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, **(patch | arguments))
         if wanted != "timm" and isinstance(model, ResNet):
             _shrink_stem(model, stride=1 if wanted == "small" else 2)
-        elif wanted != "timm" and stem != "auto" and not patch:
+        elif wanted != "timm" and stem != "auto" and "patch_size" not in patch:
             raise InputError(f"--stem {stem}: {name} has no place for it; use timm or auto")
         with torch.no_grad():
             shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
@@ -49,9 +53,14 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
     except Exception as error:  # timm models raise many types for arguments and sizes that do not fit
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"--backbone {name} cannot be built for images of {image_size} px: {reason}") from None
-    if shape != (1, model.num_features):
-        raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector of {model.num_features}")
+    if shape != (1, representation_dim(model)):
+        raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
     return model.train()
+
+
+def representation_dim(backbone: nn.Module) -> int:
+    """Width of h; some timm models (MobileNetV3) have a further layer behind their last features."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
 def _mapping(text: str) -> dict[str, Any]:
@@ -64,15 +73,12 @@ def _mapping(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _small_patch(name: str, image_size: int) -> dict[str, Any]:
+def _small_patch(family: str, image_size: int) -> dict[str, Any]:
     """Arguments for models that cut the image into patches: a ViT sees about 8x8 of them or more, a ConvNeXt starts
     at full resolution (its first stage halves it again where the patch is 2)."""
-    match timm.model_entrypoint(name).__module__.rpartition(".")[2]:
-        case "vision_transformer" | "deit" | "eva":
-            return {"img_size": image_size, "patch_size": max(2, min(16, image_size // 8))}
-        case "convnext":
-            return {"patch_size": 1}
-    return {}
+    if family in _VITS:
+        return {"patch_size": max(2, min(16, image_size // 8))}
+    return {"patch_size": 1} if family == "convnext" else {}
 
 
 def _shrink_stem(model: ResNet, stride: int) -> None:
@@ -104,12 +110,12 @@ class Projector(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Backbone and projector: images [n, 3, h, w] -> (representation [n, num_features], embedding [n, dim])."""
+    """Backbone and projector: images [n, 3, h, w] -> (representation [n, representation_dim], embedding [n, dim])."""
 
     def __init__(self, backbone: nn.Module, hidden_dim: int, dim: int, layers: int):
         super().__init__()
         self.backbone = backbone
-        self.projector = Projector(int(backbone.num_features), hidden_dim, dim, layers)  # type: ignore[arg-type]
+        self.projector = Projector(representation_dim(backbone), hidden_dim, dim, layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.backbone(x)

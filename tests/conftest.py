@@ -31,7 +31,7 @@ QUICK = [
 ]
 
 
-def command(arguments: list[str], cwd: Path) -> list[str]:
+def command(arguments: list) -> list[str]:
     return [sys.executable, "-m", "effssl.train", *map(str, arguments)]
 
 
@@ -39,7 +39,7 @@ def run_train(arguments: list, cwd: Path, timeout: float = 240) -> subprocess.Co
     """`python -m effssl.train ARGUMENTS` in the folder `cwd`."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        command(arguments, cwd), cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        command(arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
 
 def test_digits_survive_storing_bit_for_bit(digits_dir):
     source = open_source("digits", digits_dir, "train")
-    beton = ensure_beton(source, digits_dir / "beton" / "digits-train.beton", **STORE)
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
     order, images, positions = read_all(beton.path, len(source.images), batch_size=100)
     assert torch.equal(positions, torch.from_numpy(order))
     assert np.array_equal(images.numpy(), source.images[order])
@@ -45,7 +46,7 @@ def test_small_lossless_files_survive_bit_for_bit_for_any_workers(tmp_path, work
     write_class_folders(tmp_path / "train")
     source = open_source("folder", tmp_path, "train")
     assert source.side == 12
-    beton = ensure_beton(source, tmp_path / "x.beton", **(STORE | {"workers": workers}))
+    beton = ensure_beton(source, tmp_path, "x", **(STORE | {"workers": workers}))
     order, images, _ = read_all(beton.path, len(source.images), workers=workers)
     assert np.array_equal(images.numpy(), np.stack([source.images[i] for i in order]))
 
@@ -58,7 +59,7 @@ def test_images_of_varied_size_are_decoded_to_their_central_square(tmp_path):
     Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(folder / "square.png")
     source = open_source("folder", tmp_path, "train")
     assert source.side is None
-    beton = ensure_beton(source, tmp_path / "x.beton", **STORE)
+    beton = ensure_beton(source, tmp_path, "x", **STORE)
     order, images, _ = read_all(beton.path, 2, canvas=30)
     stored = [p.name for p in source.images.paths].index("wide.png")
     wide = images[list(order).index(stored)]
@@ -89,7 +90,7 @@ def test_an_image_that_does_not_decode_is_named_and_nothing_is_left(tmp_path):
     (root / "class-0" / "2.png").write_bytes((root / "class-0" / "2.png").read_bytes()[:60])
     source = open_source("folder", tmp_path, "train")
     with pytest.raises(InputError, match=r"class-0/2\.png does not decode.*class-1/3\.png does not decode"):
-        ensure_beton(source, tmp_path / "beton" / "x.beton", **STORE)
+        ensure_beton(source, tmp_path / "beton", "x", **STORE)
     assert [p.suffix for p in (tmp_path / "beton").iterdir()] in ([], [".lock"])
 
 
@@ -98,58 +99,56 @@ def test_an_image_of_another_size_in_a_set_of_one_size_is_named(tmp_path):
     Image.new("RGB", (31, 32)).save(tmp_path / "train" / "class-0" / "odd.png")
     source = open_source("cifar10", tmp_path, "train")
     with pytest.raises(InputError, match=r"odd\.png is 31x32, not 32x32"):
-        ensure_beton(source, tmp_path / "x.beton", **STORE)
+        ensure_beton(source, tmp_path, "x", **STORE)
 
 
-def test_a_beton_is_written_once_and_again_when_its_source_changes(tmp_path):
+def test_a_beton_is_written_once_and_a_new_one_when_its_source_changes(tmp_path):
     root = write_class_folders(tmp_path / "train")
-    path = tmp_path / "x.beton"
-    ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
-    first = path.stat().st_mtime_ns
-    ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
-    assert path.stat().st_mtime_ns == first
+    first = ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE).path
+    written = first.stat().st_mtime_ns
+    assert ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE).path == first
+    assert first.stat().st_mtime_ns == written
     Image.new("RGB", (12, 12)).save(root / "class-0" / "new.png")
-    ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
-    assert path.stat().st_mtime_ns != first
-    assert json.loads(path.with_suffix(".json").read_text())["images"] == 13
+    second = ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE).path
+    assert second != first  # a job that reads the first goes on undisturbed
+    assert first.stat().st_mtime_ns == written
+    assert json.loads(second.with_suffix(".json").read_text())["images"] == 13
 
 
 @pytest.mark.parametrize("left", [0, 100, 4000])
 def test_a_truncated_beton_is_an_error_that_names_it(tmp_path, left):
     write_class_folders(tmp_path / "train")
-    path = tmp_path / "x.beton"
-    ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
+    path = ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE).path
     with path.open("r+b") as file:
         file.truncate(left)
-    with pytest.raises(InputError, match=r"x\.beton is damaged"):
-        ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
+    with pytest.raises(InputError, match=rf"{path.name} is damaged"):
+        ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE)
 
 
 def test_a_half_written_beton_is_not_used(tmp_path):
     write_class_folders(tmp_path / "train")
-    path = tmp_path / "x.beton"
-    path.write_bytes(b"half")  # no note beside it: whoever wrote it did not finish
-    (tmp_path / ".x-killed.tmp").write_bytes(b"half")
-    ensure_beton(open_source("folder", tmp_path, "train"), path, **STORE)
+    path = ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE).path
+    path.write_bytes(b"half")
+    path.with_suffix(".json").unlink()  # no note beside it: whoever wrote it did not finish
+    (tmp_path / f".{path.stem}-killed.tmp").write_bytes(b"half")
+    ensure_beton(open_source("folder", tmp_path, "train"), tmp_path, "x", **STORE)
     assert len(read_all(path, 12)[1]) == 12
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 WRITE = """
 import sys, pathlib
-sys.path.insert(0, {tests!r})
 from effssl.data.beton import ensure_beton
 from effssl.data.datasets import open_source
 root = pathlib.Path(sys.argv[1])
-ensure_beton(open_source("folder", root, "train"), root / "x.beton", max_side=500, jpeg_quality=90, workers=1)
+ensure_beton(open_source("folder", root, "train"), root, "x", max_side=500, jpeg_quality=90, workers=1)
 """
 
 
 def test_processes_that_need_the_same_beton_write_it_once(tmp_path):
     write_class_folders(tmp_path / "train", per_class=40)
-    script = WRITE.format(tests=str(tmp_path))
     both = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = [p.communicate(timeout=120)[0] for p in both]
@@ -170,14 +169,46 @@ def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
     source = open_source("digits", tmp_path, "test")._replace(images=Deadly(), labels=np.zeros(50, np.int64))
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="died"):
-        ensure_beton(source, tmp_path / "x.beton", **STORE)
+        ensure_beton(source, tmp_path, "x", **STORE)
     assert time.monotonic() - began < 20
-    assert [p.name for p in tmp_path.iterdir()] in ([], ["x.lock"])
+    assert {p.suffix for p in tmp_path.iterdir()} <= {".lock"}
+
+
+SLOW = """
+import sys, time, pathlib, numpy as np
+from effssl.data.beton import ensure_beton
+from effssl.data.datasets import Source
+class Slow:
+    def __len__(self):
+        return 1000
+    def __getitem__(self, position):
+        time.sleep(0.02)
+        return np.zeros((400, 400, 3), np.uint8)
+source = Source(Slow(), np.zeros(1000, np.int64), [], "f", "i", 400)
+ensure_beton(source, pathlib.Path(sys.argv[1]), "x", max_side=500, jpeg_quality=90, workers=2)
+"""
+
+
+def test_a_killed_writer_leaves_no_process_and_no_beton(tmp_path):
+    writer = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{writer.pid}/task/{writer.pid}/children")
+    deadline = time.monotonic() + 60
+    while not (list(tmp_path.glob(".x-*.tmp")) and len(children.read_text().split()) >= 3):  # two, and a tracker
+        assert writer.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1)
+    workers = children.read_text().split()
+    writer.kill()
+    writer.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a process outlives its writer"
+        time.sleep(0.05)
+    assert list(tmp_path.glob("*.beton")) == []
 
 
 def test_a_failure_in_ffcvs_thread_surfaces_within_seconds(digits_dir):
     source = open_source("digits", digits_dir, "train")
-    beton = ensure_beton(source, digits_dir / "beton" / "digits-train.beton", **STORE)
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
     loader = open_loader(beton.path, 64, 1, None)
     code, outputs = loader.code
 
@@ -193,7 +224,7 @@ def test_a_failure_in_ffcvs_thread_surfaces_within_seconds(digits_dir):
 
 def test_early_stops_leave_no_thread(digits_dir):
     source = open_source("digits", digits_dir, "train")
-    beton = ensure_beton(source, digits_dir / "beton" / "digits-train.beton", **STORE)
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
     loader = open_loader(beton.path, 64, 1, None)
     before = threading.active_count()
     for _ in range(5):
@@ -212,7 +243,7 @@ def test_importing_ffcv_leaves_torchs_threads_alone(module):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loading_leaves_torchs_threads_alone(digits_dir, workers):
     source = open_source("digits", digits_dir, "train")
-    beton = ensure_beton(source, digits_dir / "beton" / "digits-train.beton", **STORE)
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     list(batches(open_loader(beton.path, 64, workers, None), np.arange(128), CPU))
@@ -294,6 +325,68 @@ def test_folders_that_cannot_be_used(tmp_path, make, message):
     make(root)
     with pytest.raises(InputError, match=message):
         open_data("folder", root, **OPEN)
+
+
+def test_loose_images_beside_a_test_folder_do_not_train_on_it(tmp_path):
+    write_class_folders(tmp_path, classes=2, per_class=5)
+    write_class_folders(tmp_path / "test", classes=2, per_class=3)
+    train, test = (open_source("folder", tmp_path, split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images)) == (10, 6)
+    assert not any("test" in str(p.relative_to(tmp_path)) for p in train.images.paths)
+
+
+def test_test_labels_are_numbered_as_train_labels_are(tmp_path):
+    write_class_folders(tmp_path / "train", classes=3)
+    write_class_folders(tmp_path / "test", classes=3)
+    for file in (tmp_path / "test" / "class-0").iterdir():
+        file.unlink()
+    assert set(open_source("folder", tmp_path, "test").labels) == {1, 2}
+    for file in (tmp_path / "train" / "class-1").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="lacks: class-1"):
+        open_source("folder", tmp_path, "test")
+
+
+def test_linked_class_folders_are_followed(tmp_path):
+    write_class_folders(tmp_path / "elsewhere", classes=3)
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    for c in range(3):
+        (tmp_path / "set" / "train" / f"class-{c}").symlink_to(tmp_path / "elsewhere" / f"class-{c}")
+    source = open_source("folder", tmp_path / "set", "train")
+    assert (len(source.images), len(source.classes)) == (18, 3)
+
+
+def test_identity_stays_when_files_are_touched_and_changes_when_they_change(tmp_path):
+    root = write_class_folders(tmp_path / "train")
+    before = open_source("folder", tmp_path, "train")
+    file = root / "class-0" / "0.png"
+    file.touch()
+    touched = open_source("folder", tmp_path, "train")
+    assert (touched.identity, touched.fingerprint != before.fingerprint) == (before.identity, True)
+    file.write_bytes(file.read_bytes() + b" ")
+    assert open_source("folder", tmp_path, "train").identity != before.identity
+
+
+def test_small_classes_are_validated_and_single_images_are_not_probed(tmp_path):
+    write_class_folders(tmp_path / "few" / "train", classes=3, per_class=4)
+    few = open_data("folder", tmp_path / "few", **(OPEN | {"val_fraction": 0.05}))
+    assert np.bincount(few.train.labels[few.val_positions]).tolist() == [1, 1, 1]
+    write_class_folders(tmp_path / "one" / "train", classes=5, per_class=1)
+    one = open_data("folder", tmp_path / "one", **OPEN)
+    assert (len(one.train_positions), len(one.val_positions)) == (5, 0)
+
+
+def test_more_workers_than_cores_that_the_process_may_use(digits_dir):
+    source = open_source("digits", digits_dir, "train")
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
+    script = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import numpy, torch;"
+        "from effssl.data.loader import batches, open_loader;"
+        "print(sum(len(x) for x, _ in batches(open_loader(sys.argv[1], 64, 8, None), numpy.arange(100), "
+        "torch.device('cpu'))))"
+    )
+    said = subprocess.run([sys.executable, "-c", script, str(beton.path)], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["100"]
 
 
 def test_a_folder_without_labels_or_test_images(tmp_path):

@@ -13,7 +13,7 @@ from effssl.evaluate import final_rows, format_table, validation_probe
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
     labels = np.concatenate([np.arange(count) % classes, np.full(unlabelled, -1)]).astype(np.int64)
-    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8)
+    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name)
 
 
 def make_data(*, test: bool = True, unlabelled: int = 0) -> Data:
@@ -74,7 +74,7 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
 
 
 def test_without_any_label_there_is_the_rank_alone():
-    train = Beton(Path("train"), np.full(100, -1), [], 8)
+    train = Beton(Path("train"), np.full(100, -1), [], 8, "train")
     data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
     assert validation_probe(separable(1.0), data, 1000).keys() == {"effective_rank"}
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from effssl import InputError
-from effssl.models import Encoder, Projector, create_backbone, load_backbone, save_backbone
+from effssl.models import Encoder, Projector, create_backbone, load_backbone, representation_dim, save_backbone
 
 
 def images(n=2, size=32):
@@ -98,8 +98,20 @@ def test_unusable_arguments_are_refused(kwargs, message):
 
 
 def test_image_size_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="32 px"):
-        create_backbone("vit_tiny_patch16_224", 32, stem="timm")
+    with pytest.raises(InputError, match="8 px"):  # an image smaller than its only patch
+        create_backbone("vit_tiny_patch16_224", 8, stem="timm")
+
+
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_a_vit_takes_any_image_size(size):
+    assert create_backbone("test_vit", size)(torch.zeros(1, 3, size, size)).shape[1] > 0
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])
+def test_a_model_with_a_layer_behind_its_features_is_as_wide_as_what_it_gives(name):
+    encoder = Encoder(create_backbone(name, 64), 8, 4, 2)
+    h, z = encoder(torch.zeros(2, 3, 64, 64))
+    assert (h.shape, z.shape) == ((2, representation_dim(encoder.backbone)), (2, 4))
 
 
 @pytest.mark.parametrize(

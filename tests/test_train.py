@@ -15,7 +15,7 @@ import torch
 from conftest import QUICK, command, run_train, write_class_folders
 from safetensors.torch import load_file
 
-from effssl import config, train
+from effssl import cli, train
 from effssl.log import read_metrics
 from effssl.models import load_backbone
 
@@ -30,7 +30,7 @@ def quick(digits_dir, out, *more) -> list[str]:
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoint.pt", weights_only=True)["encoder"]
+    return torch.load(run / "checkpoint.pt", weights_only=True)["model"]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_says(uninterrupted):
     assert result["hardware"]["cpu_cores"] == os.cpu_count()
     for row in ("trained", "untrained", "pixels", "10 labels a class", str(run / "views.png")):
         assert row in said
-    assert config.parse(["--config", str(run / "config.yaml")]).augment.views == 2
+    assert cli.parse(["--config", str(run / "config.yaml")]).augment.views == 2
 
 
 def test_the_backbone_loads_strictly_into_timm(uninterrupted):
@@ -80,13 +80,13 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_e
     digits_dir, uninterrupted, tmp_path
 ):
     run = tmp_path / "killed"
-    arguments = quick(digits_dir, run, "--epochs", 4, "--save-every-s", 0, *DROPS)
+    arguments = quick(digits_dir, run, "--epochs", 4, "--probe-every", 2, "--save-every-s", 0, *DROPS)
     rng = np.random.default_rng(time.time_ns())
     stops = sorted(rng.choice(np.arange(1, 20), 2, replace=False).tolist())
     print("killed after steps", stops)
     for stop in stops:
         process = subprocess.Popen(
-            command(arguments, digits_dir), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.DEVNULL
+            command(arguments), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 120
         while not any(r["step"] >= stop for r in read_metrics(run)):
@@ -96,18 +96,18 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_e
         process.wait()
         assert not (run / "result.json").exists()
         arguments = ["--resume", str(run)]
-    assert train.main(config.parse(arguments)) == 0
+    assert train.main(cli.parse(arguments)) == 0
     whole, _ = uninterrupted
     assert same(weights(run), weights(whole))
-    steps = [r["step"] for r in read_metrics(run) if r["kind"] == "train"]
-    assert steps == list(range(1, 21))
+    said, expected = ([(r["kind"], r["step"], r.get("loss")) for r in read_metrics(r)] for r in (run, whole))
+    assert said == expected
 
 
 def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, tmp_path):
     run = tmp_path / "stopped"
-    arguments = quick(digits_dir, run, "--epochs", 4, *DROPS)
+    arguments = quick(digits_dir, run, "--epochs", 4, "--save-every-s", 0, *DROPS)
     process = subprocess.Popen(
-        command(arguments, digits_dir), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.PIPE, text=True
+        command(arguments), env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.PIPE, text=True
     )
     while not any(r["kind"] == "train" for r in read_metrics(run)):
         assert process.poll() is None
@@ -118,24 +118,25 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert f"--resume {run}" in said
     step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
     assert 1 <= step < 20
-    assert train.main(config.parse(["--resume", str(run), "--workers", "1"])) == 0  # workers do not matter
+    assert train.main(cli.parse(["--resume", str(run), "--workers", "1"])) == 0  # workers do not matter
     assert same(weights(run), weights(uninterrupted[0]))
 
 
 def test_resuming_a_finished_run_only_says_so(uninterrupted, capsys):
     run, _ = uninterrupted
     before = (run / "checkpoint.pt").stat().st_mtime_ns
-    assert train.main(config.parse(["--resume", str(run)])) == 0
+    assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert "is finished" in capsys.readouterr().out
     assert (run / "checkpoint.pt").stat().st_mtime_ns == before
 
 
 def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir, tmp_path, capsys):
     run = tmp_path / "short"
-    assert train.main(config.parse(quick(digits_dir, run, "--epochs", 500, "--max-seconds", 0.5))) == 0
+    assert train.main(cli.parse(quick(digits_dir, run, "--epochs", 500, "--max-seconds", 0.5))) == 0
     steps = json.loads((run / "result.json").read_text())["steps"]
     assert 0 < steps < 2500
-    assert train.main(config.parse(["--resume", str(run), "--max-seconds", "1"])) == 0
+    spent = json.loads((run / "result.json").read_text())["seconds"]
+    assert train.main(cli.parse(["--resume", str(run), "--max-seconds", str(spent + 0.3)])) == 0
     assert json.loads((run / "result.json").read_text())["steps"] > steps
 
 
@@ -152,15 +153,30 @@ def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
             "{depth: 1, embed_dim: 32, num_heads: 2}",
         ],
     }.items():
-        assert train.main(config.parse(quick(digits_dir, tmp_path / name, "--epochs", 2, *flags))) == 0
+        assert train.main(cli.parse(quick(digits_dir, tmp_path / name, "--epochs", 2, *flags))) == 0
         losses = [r["loss"] for r in read_metrics(tmp_path / name) if r["kind"] == "train"]
         assert np.mean(losses[-3:]) < np.mean(losses[:3]), name
 
 
 def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):
     run = tmp_path / "diverged"
-    cfg = config.parse(quick(digits_dir, run, "--epochs", 20, "--optimizer", "sgd", "--lr", 1e30, "--warmup-epochs", 0))
-    with pytest.raises(FloatingPointError, match=rf"at step \d+; last good checkpoint: {run}/checkpoint.pt"):
+    cfg = cli.parse(
+        quick(
+            digits_dir,
+            run,
+            "--epochs",
+            20,
+            "--optimizer",
+            "sgd",
+            "--lr",
+            1e30,
+            "--warmup-epochs",
+            0,
+            "--save-every-s",
+            0,
+        )
+    )
+    with pytest.raises(FloatingPointError, match=rf"step \d+; last good checkpoint: {run}/checkpoint.pt"):
         train.main(cfg)
     assert all(torch.isfinite(v).all() for v in weights(run).values())
 
@@ -198,7 +214,7 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, t
     base = quick(digits_dir, tmp_path / "run")
     if "--out" in flags:
         base = [*QUICK, "--data-dir", str(digits_dir)]
-    assert train.main(config.parse([*base, *map(str, flags)])) == 2
+    assert train.main(cli.parse([*base, *map(str, flags)])) == 2
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.startswith("error: ")] == [said[-1]]
     assert message in said[-1]
@@ -208,20 +224,39 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, t
 def test_a_truncated_beton_is_named(tmp_path, capsys):
     folders = write_class_folders(tmp_path / "set" / "train", per_class=20).parent
     flags = [*QUICK, "--data", "folder", "--data-dir", str(folders), "--batch-size", "16", "--epochs", "1"]
-    assert train.main(config.parse([*flags, "--out", str(tmp_path / "good")])) == 0
-    with (folders / "beton" / "folder-train.beton").open("r+b") as file:
+    assert train.main(cli.parse([*flags, "--out", str(tmp_path / "good")])) == 0
+    (beton,) = (folders / "beton").glob("folder-train-*.beton")
+    with beton.open("r+b") as file:
         file.truncate(5000)
     capsys.readouterr()
-    assert train.main(config.parse([*flags, "--out", str(tmp_path / "run")])) == 2
-    assert "folder-train.beton is damaged" in capsys.readouterr().err
+    assert train.main(cli.parse([*flags, "--out", str(tmp_path / "run")])) == 2
+    assert f"{beton.name} is damaged" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(digits_dir, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    cli.save(cli.parse(quick(digits_dir, run, "--epochs", 1)), run / "config.yaml")
+    assert train.main(cli.parse(["--resume", str(run)])) == 0
+    assert json.loads((run / "result.json").read_text())["steps"] == 5
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path, capsys):
+    images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
+    run = tmp_path / "run"
+    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
+    assert train.main(cli.parse([*flags, "--out", str(run), "--max-seconds", "0.001"])) == 0
+    (images / "class-0" / "0.png").unlink()
+    assert train.main(cli.parse(["--resume", str(run), "--max-seconds", "9"])) == 2
+    assert "its images were others" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_named(digits_dir, tmp_path, capsys):
     run = tmp_path / "run"
-    config.save(config.parse(quick(digits_dir, run)), run.mkdir() or run / "config.yaml")
+    cli.save(cli.parse(quick(digits_dir, run)), run.mkdir() or run / "config.yaml")
     (run / "checkpoint.pt").write_bytes(b"PK damaged")
-    assert train.main(config.parse(["--resume", str(run)])) == 2
+    assert train.main(cli.parse(["--resume", str(run)])) == 2
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
@@ -238,6 +273,6 @@ def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
     run = tmp_path / "run"
     flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
-    assert train.main(config.parse([*flags, "--out", str(run)])) == 0
+    assert train.main(cli.parse([*flags, "--out", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
     assert all("effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")

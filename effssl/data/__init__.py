@@ -12,10 +12,13 @@ import torch
 # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later: training would run on
 # one core, and its results depend on --workers. Everything that imports FFCV lies in this package, so this is first.
 _threads = torch.get_num_threads()
+import ffcv.loader.epoch_iterator
 import ffcv.pipeline.compiler
 
 torch.set_num_threads(_threads)
 ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
+# Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the same.
+ffcv.loader.epoch_iterator.IS_CUDA = False
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
@@ -51,10 +54,8 @@ def open_data(
     stored: list[Beton | None] = []
     for split in ("train", "test"):
         source = open_source(name, data_dir, split)
-        path = (beton_dir or data_dir / "beton") / f"{name}-{split}.beton"
-        stored.append(
-            source and ensure_beton(source, path, max_side=max_side, jpeg_quality=jpeg_quality, workers=workers)
-        )
+        store = {"max_side": max_side, "jpeg_quality": jpeg_quality, "workers": workers}
+        stored.append(source and ensure_beton(source, beton_dir or data_dir / "beton", f"{name}-{split}", **store))
     train, test = stored
     assert train is not None  # open_source finds train or raises
     positions, validation = train_and_validation(train.labels, val_fraction, fraction, split_seed)

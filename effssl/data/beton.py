@@ -1,12 +1,15 @@
 """Images -> one .beton file, written once, and never used stale or half-written.
 
-Beside NAME.beton lies NAME.json: a fingerprint of what the file was made from, and its length in bytes. The .beton
-is written under a lock to a temporary name, synced, and renamed; the .json follows in the same way.
+The name ends in a fingerprint of what the file was made from, so that a file is never replaced while another process
+reads it. It is written under a lock to a temporary name, synced, and renamed; NAME.json, with its length in bytes and
+what it was made from, follows in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import hashlib
 import json
 import multiprocessing
 import os
@@ -23,8 +26,9 @@ from ffcv.fields import IntField, RGBImageField
 from filelock import FileLock
 
 from effssl import InputError
-from effssl.data.datasets import ImageSequence, Source
+from effssl.data.datasets import Source
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 FORMAT = 1  # of what we write into a .beton; raise it when that changes
 
 
@@ -35,10 +39,11 @@ class Beton(NamedTuple):
     labels: np.ndarray  # int64 [images], -1 where unlabelled
     classes: list[str]
     side: int | None  # in pixels where all images are squares of one size (stored raw), else None (stored as JPEG)
+    identity: str  # see datasets.Source
 
 
-def ensure_beton(source: Source, path: Path, *, max_side: int, jpeg_quality: int, workers: int) -> Beton:
-    """Return the stored form of `source` at `path`, writing it if it is missing or made from something else.
+def ensure_beton(source: Source, folder: Path, name: str, *, max_side: int, jpeg_quality: int, workers: int) -> Beton:
+    """Return the stored form of `source`, FOLDER/NAME-FINGERPRINT.beton, writing it if it is not there.
 
     Raises InputError for images that do not decode (named), a file shorter than it was written, and a folder that
     cannot be written.
@@ -46,6 +51,8 @@ def ensure_beton(source: Source, path: Path, *, max_side: int, jpeg_quality: int
     made_from = {"format": FORMAT, "fingerprint": source.fingerprint, "images": len(source.images), "side": source.side}
     if source.side is None:
         made_from |= {"max_side": max_side, "jpeg_quality": jpeg_quality}
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
+    path = folder / f"{name}-{digest}.beton"
     note = path.with_suffix(".json")
     if not _is_current(path, note, made_from):
         try:
@@ -58,7 +65,7 @@ def ensure_beton(source: Source, path: Path, *, max_side: int, jpeg_quality: int
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; --beton-dir names another folder"
             ) from None
-    return Beton(path, source.labels, source.classes, source.side)
+    return Beton(path, source.labels, source.classes, source.side, source.identity)
 
 
 def _is_current(path: Path, note: Path, made_from: dict) -> bool:
@@ -93,7 +100,7 @@ def _write(
         field = RGBImageField(write_mode="raw")
     try:
         writer = ffcv.writer.DatasetWriter(str(temporary), {"image": field, "label": IntField()}, num_workers=workers)
-        samples = _Samples(source.images, source.labels, source.side, complaints)
+        samples = _Samples(source, max_side, complaints)
         try:
             with _workers_watched():
                 writer.from_indexed_dataset(samples)
@@ -106,7 +113,6 @@ def _write(
             raise InputError(_summary(complaints.read_text().splitlines()))
         _sync(temporary)
         temporary.chmod(0o644)
-        note.unlink(missing_ok=True)  # it speaks of the file that is replaced now
         temporary.replace(path)
         temporary.write_text(json.dumps(made_from | {"bytes": path.stat().st_size}, indent=1) + "\n")
         temporary.replace(note)
@@ -119,26 +125,36 @@ class _Samples:
     """(image, label) for FFCV's writer. An image that fails is noted and replaced, as an exception in one of FFCV's
     worker processes would leave the writer waiting for ever."""
 
-    def __init__(self, images: ImageSequence, labels: np.ndarray, side: int | None, complaints: Path):
-        self.images, self.labels, self.side, self.complaints = images, labels, side, complaints
-        self.parent = os.getpid()
+    def __init__(self, source: Source, max_side: int, complaints: Path):
+        self.images, self.labels, self.side = source.images, source.labels, source.side
+        self.max_side, self.complaints = max_side, complaints
+        self.parent, self.process = os.getpid(), os.getpid()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        if os.getpid() != self.parent and os.getppid() != self.parent:
-            os._exit(1)  # the writer was killed; nobody waits for this work
+        if os.getpid() != self.process:  # the first image in a worker process
+            self.process = os.getpid()
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # die with the writer, or wait for it for ever
+            if os.getppid() != self.parent:
+                os._exit(1)
         try:
             image = self.images[position]
+            if self.side is None and max(image.shape[:2]) >= self.max_side * min(image.shape[:2]):
+                raise InputError(f"{self._name(position)} is too narrow to store: {image.shape[1]}x{image.shape[0]}")
             if self.side is not None and image.shape[:2] != (self.side, self.side):
-                name = getattr(self.images, "paths", [f"image {position}"] * (position + 1))[position]
-                raise InputError(f"{name} is {image.shape[1]}x{image.shape[0]}, not {self.side}x{self.side} pixels")
+                found = f"{image.shape[1]}x{image.shape[0]}"
+                raise InputError(f"{self._name(position)} is {found}, not {self.side}x{self.side} pixels")
         except InputError as error:
             with self.complaints.open("a") as file:
                 file.write(f"{error}\n")
             image = np.zeros((self.side or 8, self.side or 8, 3), np.uint8)
         return image, int(self.labels[position])
+
+    def _name(self, position: int) -> str:
+        paths = getattr(self.images, "paths", None)
+        return str(paths[position]) if paths else f"image {position}"
 
 
 def _summary(complaints: list[str]) -> str:

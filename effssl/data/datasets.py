@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import socket
 import tempfile
@@ -39,7 +40,8 @@ class Source(NamedTuple):
     images: ImageSequence
     labels: np.ndarray  # int64 [images], -1 where unlabelled
     classes: list[str]
-    fingerprint: str  # changes when any image or label does
+    fingerprint: str  # changes when any image or label does, and when a file is touched or moved
+    identity: str  # of names, sizes and labels: stays when the files are copied elsewhere
     side: int | None  # in pixels, where all images are squares of one size; else None
 
 
@@ -61,7 +63,7 @@ class ImageFiles:
                 if upright.mode.startswith("I"):  # 16-bit: Pillow would clip to 255 instead of scaling
                     upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
                 return np.asarray(upright.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # damaged files make Pillow raise nearly anything
             raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
 
 
@@ -95,7 +97,8 @@ def _digits(split: str) -> Source:
     small = [Image.fromarray(image).resize((DIGITS_SIDE, DIGITS_SIDE), Image.Resampling.BICUBIC) for image in gray]
     images = np.stack([np.asarray(image.convert("RGB")) for image in small])
     labels = digits.target[chosen].astype(np.int64)
-    return Source(images, labels, [str(i) for i in range(10)], _hash(images.tobytes() + labels.tobytes()), DIGITS_SIDE)
+    content = _hash(images.tobytes() + labels.tobytes())
+    return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
 def _torchvision(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
@@ -113,7 +116,7 @@ def _torchvision(kind: str, data_dir: Path, folder: str, side: int, split: str) 
         reason = " ".join(str(error).split())
         raise InputError(f"{data_dir / folder}: torchvision cannot read {kind} there ({reason})") from None
     files = sorted(p for p in (data_dir / folder).iterdir() if p.is_file())
-    return Source(images, labels, list(found.classes), _fingerprint(files, data_dir), side)
+    return Source(images, labels, list(found.classes), *_fingerprints(files, data_dir, labels), side)
 
 
 def _download(name: str, kind: str, data_dir: Path) -> None:
@@ -150,34 +153,48 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
 
 
 def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source | None:
-    """Class folders SPLIT/CLASS/*, or loose images (unlabelled). `side`: what the set's images must measure."""
+    """Class folders train/CLASS/*, or CLASS/* or loose (unlabelled) images in data_dir itself; test/ or val/ beside.
+    `side`: what the set's images must measure."""
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
-    has_splits = (data_dir / "train").is_dir()
-    if split == "train":
-        root = data_dir / "train" if has_splits else data_dir
-    else:
-        candidates = [data_dir / s for s in ("test", "val") if has_splits and (data_dir / s).is_dir()]
-        if not candidates:
+    held_out = [data_dir / s for s in ("test", "val") if (data_dir / s).is_dir()]
+    has_train = (data_dir / "train").is_dir()
+    train_root = data_dir / "train" if has_train else data_dir
+    paths = _image_paths(train_root, without=[] if has_train else held_out)
+    classes = sorted({_class_of(p, train_root) for p in paths} - {""})
+    root = train_root
+    if split == "test":
+        if not held_out:
             return None
-        root = candidates[0]
-    # Hidden folders and our own .beton files may lie beside the images.
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p, root))
+        root = held_out[0]
+        paths = _image_paths(root, without=[])
+        unknown = sorted({_class_of(p, root) for p in paths} - {"", *classes})
+        if unknown and classes:
+            raise InputError(f"{root} has classes that {train_root} lacks: {', '.join(unknown[:5])}")
     if not paths:
         raise InputError(f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)")
-    parents = [p.relative_to(root).parts[0] if p.parent != root else "" for p in paths]
-    classes = sorted(set(parents) - {""})
-    if split == "test" and classes and has_splits:
-        in_train = sorted(p.name for p in (data_dir / "train").iterdir() if p.is_dir() and not p.name.startswith("."))
-        if classes != in_train:
-            odd = sorted(set(classes) ^ set(in_train))[:5]
-            raise InputError(f"{root} and {data_dir / 'train'} hold different classes: {', '.join(odd)}")
-    number = {c: i for i, c in enumerate(classes)}
     # One class says nothing to a probe: such images are as unlabelled as loose ones.
-    labels = np.array([number.get(c, -1) if len(classes) > 1 else -1 for c in parents], dtype=np.int64)
+    classes = classes if len(classes) > 1 else []
+    number = {c: i for i, c in enumerate(classes)}
+    labels = np.array([number.get(_class_of(p, root), -1) for p in paths], dtype=np.int64)
     if side is None and name == "folder":
         side = _common_side(paths)
-    return Source(ImageFiles(paths), labels, classes if len(classes) > 1 else [], _fingerprint(paths, data_dir), side)
+    return Source(ImageFiles(paths), labels, classes, *_fingerprints(paths, data_dir, labels), side)
+
+
+def _image_paths(root: Path, without: Sequence[Path]) -> list[Path]:
+    """Images below `root`, sorted; links are followed, hidden folders and `without` left out."""
+    found = []
+    for folder, below, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        below[:] = [b for b in below if not b.startswith(".") and here / b not in without]
+        found += [here / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
+    return sorted(found)
+
+
+def _class_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
 def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
@@ -195,13 +212,12 @@ def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
     return common
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _fingerprint(files: Sequence[Path], root: Path) -> str:
+def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:
+    """(fingerprint, identity) of a Source."""
     stats = [(str(p.relative_to(root)), p.stat()) for p in files]
-    return _hash("\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode())
+    touched = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode()
+    copied = "\n".join(f"{name} {s.st_size}" for name, s in stats).encode()
+    return _hash(touched + labels.tobytes()), _hash(copied + labels.tobytes())
 
 
 def _hash(content: bytes) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 
+import numba
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
@@ -29,7 +29,7 @@ def open_loader(path: Path, batch_size: int, workers: int, canvas: int | None) -
         return Loader(
             str(path),
             batch_size=batch_size,
-            num_workers=min(workers, os.cpu_count() or 1),
+            num_workers=min(workers, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]  # cores we may use
             pipelines={"image": [decoder, ToTensor()], "label": None},
             drop_last=False,
         )

@@ -8,12 +8,15 @@ import numpy as np
 def class_balanced(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Sorted positions of a random part of the images, the same part of every class.
 
-    labels: int [n], -1 for unlabelled, which count as one class of their own. fraction in [0, 1]; rounding is to
-    the nearest image per class.
+    labels: int [n], -1 for unlabelled, which count as one class of their own. fraction in [0, 1]; the count per class
+    is rounded, but to no less than one where the class has two images or more and fraction is not 0.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
-    chosen = [positions[: round(fraction * len(positions))] for positions in _by_class(labels, order)]
+    chosen = []
+    for positions in _by_class(labels, order):
+        at_least = 1 if fraction > 0 and len(positions) > 1 else 0
+        chosen.append(positions[: max(at_least, round(fraction * len(positions)))])
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
 
 

@@ -1,0 +1,67 @@
+"""The process that trains: the device it uses and the signals it obeys."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import torch
+
+from effssl import InputError
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def where_it_runs(name: str, precision: str, compiled: str) -> tuple[torch.device, bool, bool]:
+    """(device, bf16 autocast, torch.compile) for `--device`, `--precision` and `--compile`; their auto means CUDA, bf16
+    and compilation where there is CUDA, else the CPU in float32. Raises InputError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such device; auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name} is not supported; auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    return (
+        device,
+        on_gpu if precision == "auto" else precision == "bf16",
+        on_gpu if compiled == "auto" else compiled == "true",
+    )
+
+
+def listen() -> list[int]:
+    """Signals that asked to stop, as they come in; a second one ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        for each in STOPPING:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in STOPPING:
+        signal.signal(number, note)
+    return received
+
+
+def stop_listening() -> None:
+    """Back to Python's own: Ctrl-C raises KeyboardInterrupt, SIGTERM ends the process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of the stopping signals back at the end."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
