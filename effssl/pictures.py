@@ -54,7 +54,7 @@ def save_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
         else:
             axis.text(0.5, 0.5, "no records", ha="center", transform=axis.transAxes)
     figure.suptitle(title, fontsize=10)
