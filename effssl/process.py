@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -57,9 +58,11 @@ def stop_listening() -> None:
 
 
 @contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Put the handlers of the stopping signals back at the end."""
+def orderly() -> Iterator[None]:
+    """Until `listen`, SIGTERM ends the process as an exception does, so that half-written files are removed; at the end
+    the handlers are what they were."""
     before = {number: signal.getsignal(number) for number in STOPPING}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:

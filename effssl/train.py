@@ -173,7 +173,7 @@ def train(cfg: Config) -> int:
 def main(cfg: Config) -> int:
     """`train` with its errors as the command line shows them: 2 for bad input, 130 for Ctrl-C before the loop."""
     try:
-        with process.handlers_kept():
+        with process.orderly():
             return train(cfg)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
