@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -180,17 +181,20 @@ from effssl.data.beton import ensure_beton
 from effssl.data.datasets import Source
 class Slow:
     def __len__(self):
-        return 1000
+        return 20_000
     def __getitem__(self, position):
         time.sleep(0.02)
         return np.zeros((400, 400, 3), np.uint8)
-source = Source(Slow(), np.zeros(1000, np.int64), [], "f", "i", 400)
+source = Source(Slow(), np.zeros(20_000, np.int64), [], "f", "i", 400)
 ensure_beton(source, pathlib.Path(sys.argv[1]), "x", max_side=500, jpeg_quality=90, workers=2)
 """
 
 
-def test_a_killed_writer_leaves_no_process_and_no_beton(tmp_path):
-    writer = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_writer_ends_and_leaves_no_process_and_no_beton(tmp_path, number):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     children = Path(f"/proc/{writer.pid}/task/{writer.pid}/children")
     deadline = time.monotonic() + 60
     while not (list(tmp_path.glob(".x-*.tmp")) and len(children.read_text().split()) >= 3):  # two, and a tracker
@@ -198,12 +202,13 @@ def test_a_killed_writer_leaves_no_process_and_no_beton(tmp_path):
         time.sleep(0.02)
     time.sleep(1)
     workers = children.read_text().split()
-    writer.kill()
-    writer.wait()
+    writer.send_signal(number)
+    assert writer.wait(timeout=20) != 0
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "a process outlives its writer"
         time.sleep(0.05)
     assert list(tmp_path.glob("*.beton")) == []
+    assert number == signal.SIGKILL or list(tmp_path.glob(".*.tmp")) == []
 
 
 def test_a_failure_in_ffcvs_thread_surfaces_within_seconds(digits_dir):

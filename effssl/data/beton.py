@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import tempfile
@@ -167,10 +168,15 @@ def _workers_watched() -> Iterator[None]:
     """Raise in the main thread when one of FFCV's writer processes dies, which it would wait for for ever; leave none
     behind on any error."""
     processes: list[multiprocessing.Process] = []
+    queues: list[multiprocessing.queues.Queue] = []
 
     def started(*args, **kwargs) -> multiprocessing.Process:
         processes.append(multiprocessing.Process(*args, **kwargs, daemon=True))
         return processes[-1]
+
+    def queue() -> multiprocessing.queues.Queue:
+        queues.append(multiprocessing.Queue())
+        return queues[-1]
 
     def look(signum, frame) -> None:
         codes = [p.exitcode for p in processes if p.pid is not None and p.exitcode]
@@ -178,17 +184,21 @@ def _workers_watched() -> Iterator[None]:
             raise RuntimeError(f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)")
 
     in_main = threading.current_thread() is threading.main_thread()  # signals are handled nowhere else
-    ffcv.writer.Process = started  # FFCV keeps no hold of them
+    ffcv.writer.Process, ffcv.writer.Queue = started, queue  # FFCV keeps no hold of them
     if in_main:
         before = signal.signal(signal.SIGALRM, look)
         signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)  # again and again: an exception in a finaliser is lost
     try:
         yield
+    except BaseException:
+        for each in queues:
+            each.cancel_join_thread()  # or Python would wait at its end for somebody to read the work that is left
+        raise
     finally:
         if in_main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        ffcv.writer.Process = multiprocessing.Process
+        ffcv.writer.Process, ffcv.writer.Queue = multiprocessing.Process, multiprocessing.Queue
         for process in processes:
             if process.is_alive():
                 process.join(timeout=1)  # FFCV has what they wrote; they are about to end
