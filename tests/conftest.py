@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 # A run of seconds: 1,295 digits, a tiny encoder.
@@ -61,3 +62,16 @@ def write_class_folders(
 def digits_dir(tmp_path_factory) -> Path:
     """A data folder whose digits are stored once for all tests."""
     return tmp_path_factory.mktemp("digits")
+
+
+STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2}
+
+
+def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
+    """(order, images, positions) of one pass in a random order."""
+    from effssl.data.loader import batches, open_loader
+
+    loader = open_loader(path, batch_size, workers, canvas)
+    order = np.random.default_rng(1).permutation(count)
+    parts = list(batches(loader, order, torch.device("cpu")))
+    return order, torch.cat([x for x, _ in parts]), torch.cat([p for _, p in parts])
