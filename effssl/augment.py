@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 _ATTEMPTS = 10  # at a random crop that fits, as in torchvision
@@ -134,13 +135,12 @@ def resized_crop(
     Resizing is separable and linear, so a crop is two small matrix products with weights that are a function of its
     corner and size; all views share the image.
     """
-    views, batch = top.shape
     rows = _resize_weights(top, height, torch.zeros_like(flip), size, images.shape[1])  # [views, batch, size, H]
     columns = _resize_weights(left, width, flip, size, images.shape[2])  # [views, batch, size, W]
-    planes = images.permute(0, 1, 3, 2).flatten(2).float() / 255  # [batch, H, 3 W]
-    x = rows.transpose(0, 1).flatten(1, 2) @ planes  # [batch, views size, 3 W]
-    x = x.view(batch, views, size * 3, -1) @ columns.permute(1, 0, 3, 2)  # [batch, views, size 3, size]
-    return x.view(batch, views, size, 3, size).permute(1, 0, 3, 2, 4).contiguous()
+    planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
+    x = rearrange(rows, "k b s h -> b (k s) h") @ planes
+    x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=size, c=3) @ rearrange(columns, "k b t w -> b k w t")
+    return rearrange(x, "b k (s c) t -> k b c s t", c=3).contiguous()
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
