@@ -17,9 +17,10 @@ from effssl import InputError
 from effssl.config import FIELDS, SET_DEFAULTS, Config, check_values, flag_of, flat
 
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves the weights.
-RESUME_MAY_CHANGE = frozenset(
-    ("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_every", "save_every_s")
-) | frozenset(("probe_every", "probe_images"))
+RESUME_MAY_CHANGE = {
+    *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
+    *("log_every", "save_every_s", "probe_every", "probe_images"),
+}
 _NOT_SAVED = ("out", "resume")
 
 

@@ -171,7 +171,7 @@ def train(cfg: Config) -> int:
 
 
 def main(cfg: Config) -> int:
-    """`train` with its errors as the command line shows them: 2 for bad input, 130 for Ctrl-C before the loop."""
+    """`train` with its errors as the command line shows them: 2 for bad input, 130 for Ctrl-C outside the loop."""
     try:
         with process.orderly():
             return train(cfg)
