@@ -146,7 +146,7 @@ class Probe:
     probe_images: int = 10_000
     """At most this many training images are encoded for a probe on the way."""
     final_images: int = 100_000
-    """At most this many training images are encoded for the probes at the end."""
+    """At most this many training images are encoded for the probes at the end (0: none, and test is not read)."""
     probe_labels: int = 10
     """Labels per class in the few-label probe at the end."""
 
@@ -253,9 +253,9 @@ def check_values(cfg: Config) -> None:
         "max_side": 8,
         "log_every": 1,
         "probe_images": 1,
-        "final_images": 1,
         "probe_labels": 1,
         "probe_every": 0,
+        "final_images": 0,
     }
     unit = ["hflip_prob", "jitter_prob", "gray_prob", "blur_prob", "solarize_prob", "final_lr"]
     not_negative = ["brightness", "contrast", "saturation", "warmup_epochs", "weight_decay", "save_every_s"]

@@ -14,12 +14,12 @@ from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.data.loader import batches, open_loader
 from effssl.data.splits import class_balanced, per_class
-from effssl.probe import accuracy, best_linear_probe, encode, knn_accuracy
-from effssl.spectrum import effective_rank
+from effssl.probe import accuracy, best_linear_probe, embed, encode, knn_accuracy
+from effssl.spectrum import effective_rank, off_diagonal_energy
 
 FEW_LABEL_DRAWS = 5
 FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable
-RANK_IMAGES = 2000  # for the effective rank
+RANK_IMAGES = 2000  # for the measures without labels
 PIXEL_SIDE = 32  # pixels are probed at no more than this
 
 
@@ -62,19 +62,28 @@ def _views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iter
         yield clean_view(images, size=size, mean=clean.mean, std=clean.std)
 
 
-def validation_probe(features: Features, data: Data, max_images: int) -> dict[str, float]:
-    """kNN and linear accuracy in [0, 1] on the validation split, from at most `max_images` training images, and the
-    effective rank of the representations. Without labels: the rank alone."""
+def validation_probe(features: Features, data: Data, max_images: int, projector: nn.Module) -> dict[str, float]:
+    """kNN and linear accuracy in [0, 1] on the validation split, from at most `max_images` training images; effective
+    rank and off-diagonal energy of the representations h and of the embeddings z = projector(h). Without labels: these
+    measures alone."""
     labels = data.train.labels
     labelled = _labelled(data)
     if len(labelled) == 0:
-        return {"effective_rank": effective_rank(features(data.train, spread(data.train_positions, RANK_IMAGES)))}
+        return _measures(features(data.train, spread(data.train_positions, RANK_IMAGES)), projector)
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
     train_h, train_y = _labelled_features(features, data.train, chosen)
     val_h, val_y = _labelled_features(features, data.train, data.val_positions)
     _, linear = best_linear_probe(train_h, train_y, val_h, val_y, len(data.train.classes), grid=(1e-3,))
-    rank = effective_rank(spread(val_h, RANK_IMAGES))
-    return {"linear": linear, "knn": knn_accuracy(train_h, train_y, val_h, val_y), "effective_rank": rank}
+    knn = knn_accuracy(train_h, train_y, val_h, val_y)
+    return {"linear": linear, "knn": knn} | _measures(spread(val_h, RANK_IMAGES), projector)
+
+
+def _measures(h: Tensor, projector: nn.Module) -> dict[str, float]:
+    measured = {}
+    for name, x in {"h": h, "z": embed(projector, h)}.items():
+        measured[f"{name}/effective_rank"] = effective_rank(x)
+        measured[f"{name}/off_diagonal"] = off_diagonal_energy(x)
+    return measured
 
 
 def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_labels: int, seed: int) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_la
     """
     labels, labelled = data.train.labels, _labelled(data)
     on_test = data.test is not None and len(data.test.labels) > 0 and bool((data.test.labels >= 0).all())
-    if len(labelled) == 0:
+    if len(labelled) == 0 or not rows:
         return {"split": None, "rows": {}}
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
     classes = len(data.train.classes)
@@ -120,7 +129,7 @@ def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_la
 def format_table(final: dict[str, Any]) -> str:
     """The final table as text."""
     if not final["rows"]:
-        return "no labels, so no probes: metrics.jsonl has the effective rank"
+        return "no final probes (no labels, or --final-images 0): metrics.jsonl has those on the way"
     few = f"linear, {final['few_labels']} labels a class"
     lines = [f"accuracy on the {final['split']} split (%)", f"{'':<12} {'linear, all labels':>20} {few:>29} {'kNN':>8}"]
     for row, a in final["rows"].items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -26,22 +27,34 @@ class LinearProbe(NamedTuple):
         return ((h - self.mean) / self.std) @ self.weight.T + self.bias
 
 
-@torch.inference_mode()
 def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Representations of clean views, float32 [n, dim]. batches: normalised [b, 3, h, w]; every module is left in
     the mode it was in. dtype: bfloat16 for autocast."""
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        parts = []
+    parts = []
+    with _evaluating(backbone):
         for x in batches:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
                 h = backbone(x.to(memory_format=torch.channels_last))
             parts.append(h.float())
-    finally:
-        for module, training in modes:
-            module.training = training
     return torch.cat(parts)
+
+
+def embed(projector: nn.Module, h: Tensor) -> Tensor:
+    """Embeddings [n, dim] of representations h [n, dim_h]; every module is left in the mode it was in."""
+    with _evaluating(projector):
+        return projector(h)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @torch.no_grad()

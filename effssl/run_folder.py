@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,29 @@ def write_result(
         "encoded_views": encoded_views,
         "views_per_s": round(encoded_views / seconds, 1),
         "hardware": _hardware(device),
-        "versions": {"effssl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "effssl": __version__,
+            "commit": _commit(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     temporary = out / "result.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(out / "result.json")
+
+
+def _commit() -> str | None:
+    """Of the checkout that this package runs from, with "-dirty" where it has changes; None where it is installed."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:

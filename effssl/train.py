@@ -33,6 +33,7 @@ from effssl.data.loader import batches, open_loader
 from effssl.data.splits import epoch_order
 from effssl.evaluate import (
     Clean,
+    Features,
     backbone_features,
     final_rows,
     format_table,
@@ -112,7 +113,7 @@ def train(cfg: Config) -> int:
         return step == total_steps or (rest == 0 and cfg.probe.probe_every > 0 and epoch % cfg.probe.probe_every == 0)
 
     def probe() -> None:
-        log.probe(where() | validation_probe(features, data, cfg.probe.probe_images))
+        log.probe(where() | validation_probe(features, data, cfg.probe.probe_images, encoder.projector))
         pictures.save_curves(out / "curves.png", read_metrics(out), out.name)
 
     with clock.paused():
@@ -273,12 +274,14 @@ def _finish(
     }
     description |= {"mean": clean.mean, "std": clean.std}
     models.save_backbone(encoder.backbone, out / "backbone.safetensors", description)
-    log.say("final probes: trained backbone, untrained backbone, pixels")
-    rows = {
-        "trained": backbone_features(encoder.backbone, clean),
-        "untrained": backbone_features(_build_encoder(cfg).backbone.to(clean.device), clean),
-        "pixels": pixel_features(clean),
-    }
+    rows: dict[str, Features] = {}
+    if cfg.probe.final_images:
+        log.say("final probes: trained backbone, untrained backbone, pixels")
+        rows = {
+            "trained": backbone_features(encoder.backbone, clean),
+            "untrained": backbone_features(_build_encoder(cfg).backbone.to(clean.device), clean),
+            "pixels": pixel_features(clean),
+        }
     few, at_most = cfg.probe.probe_labels, cfg.probe.final_images
     final = final_rows(rows, data, max_images=at_most, few_labels=few, seed=cfg.images.split_seed)
     encoded = step * cfg.optim.batch_size * cfg.augment.views

@@ -10,6 +10,9 @@ from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.evaluate import final_rows, format_table, validation_probe
 
+PROJECTOR = torch.nn.Linear(8, 4, bias=False)
+MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_diagonal"}
+
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
     labels = np.concatenate([np.arange(count) % classes, np.full(unlabelled, -1)]).astype(np.int64)
@@ -68,22 +71,39 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
     data = make_data(unlabelled=50)
     data = data._replace(train_positions=np.concatenate([data.train_positions, np.arange(150, 200)]))
     calls: list = []
-    probed = validation_probe(separable(0.1, calls), data, max_images=1000)
+    probed = validation_probe(separable(0.1, calls), data, 1000, PROJECTOR)
     assert probed["linear"] == probed["knn"] == 1.0
     assert calls == [("train", 120), ("train", 30)]
 
 
-def test_without_any_label_there_is_the_rank_alone():
+def test_without_any_label_there_are_the_measures_alone():
     train = Beton(Path("train"), np.full(100, -1), [], 8, "train")
     data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
-    assert validation_probe(separable(1.0), data, 1000).keys() == {"effective_rank"}
+    assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
     assert final["rows"] == {}
     assert "no labels" in format_table(final)
 
 
+def test_h_and_z_are_measured_apart():
+    doubled = torch.nn.Linear(8, 4, bias=False)
+    with torch.no_grad():
+        doubled.weight.copy_(torch.eye(8)[[0, 0, 1, 1]])  # z: two dimensions, each twice
+    probed = validation_probe(separable(1.0), make_data(), 1000, doubled)
+    assert probed.keys() == {"linear", "knn"} | MEASURES
+    assert probed["z/effective_rank"] <= 2
+    assert probed["z/off_diagonal"] > 0.25
+    assert probed["h/effective_rank"] > 6
+    assert abs(probed["h/off_diagonal"]) < 0.05
+
+
+def test_without_rows_nothing_is_read():
+    final = final_rows({}, make_data(), max_images=0, few_labels=5, seed=0)
+    assert final == {"split": None, "rows": {}}
+
+
 @pytest.mark.parametrize("max_images", [30, 60])
 def test_probes_on_the_way_use_a_class_balanced_part(max_images):
     calls: list = []
-    validation_probe(separable(0.1, calls), make_data(), max_images=max_images)
+    validation_probe(separable(0.1, calls), make_data(), max_images, PROJECTOR)
     assert calls[0] == ("train", max_images)

@@ -6,7 +6,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl.probe import accuracy, best_linear_probe, encode, fit_linear_probe, knn_accuracy
-from effssl.spectrum import effective_rank
 
 
 def clusters(n, classes=4, dim=6, spread=1.5, seed=0):
@@ -139,28 +138,6 @@ def test_encoded_representations_can_be_probed():
     h = encode(net, [x + 2 * y[:, None, None, None]])
     probe = fit_linear_probe(h, y, 2, 1e-3)
     assert accuracy(probe, h, y) == 1
-
-
-def with_singular_values(values, n=30, dim=10):
-    generator = torch.Generator().manual_seed(0)
-    left = torch.linalg.qr(torch.randn(n, len(values), dtype=torch.float64, generator=generator))[0]
-    right = torch.linalg.qr(torch.randn(dim, len(values), dtype=torch.float64, generator=generator))[0]
-    return left * torch.tensor(values, dtype=torch.float64) @ right.T
-
-
-@pytest.mark.parametrize(
-    ("x", "expected"),
-    [
-        (torch.eye(12), 12),
-        (torch.eye(5, 9) * 1e-3, 5),
-        (torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 6)), 1),
-        (with_singular_values([3.0, 3.0, 3.0]), 3),
-        (with_singular_values([6.0, 3.0, 1.0]), 10 / (6**0.6 * 3**0.3)),
-        (torch.zeros(4, 3), 1),
-    ],
-)
-def test_effective_rank_of_known_spectra(x, expected):
-    assert effective_rank(x) == pytest.approx(expected, rel=1e-5)
 
 
 def test_encode_leaves_frozen_parts_frozen():

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_it_says(uninterrupted):
     records = read_metrics(run)
     assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 21))
     assert [r["epoch"] for r in records if r["kind"] == "probe"] == [0, 2, 4]
-    assert all(0 <= r["linear"] <= 1 and 1 <= r["effective_rank"] <= 16 for r in records if r["kind"] == "probe")
+    assert all(0 <= r["linear"] <= 1 and 1 <= r["h/effective_rank"] <= 16 for r in records if r["kind"] == "probe")
     result = json.loads((run / "result.json").read_text())
     assert result["encoded_views"] == 20 * 256 * 2
     assert set(result["final"]["rows"]) == {"trained", "untrained", "pixels"}
@@ -275,4 +275,4 @@ def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
     assert train.main(cli.parse([*flags, "--out", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
-    assert all("effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
+    assert all("z/effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
