@@ -1,17 +1,24 @@
 """Losses on the embeddings of K views, as pure functions of z [views, batch, dim].
 
-Notation: z_a [N, d] is view a of the batch, K the number of views, z-bar their mean over views. Statistics are over
-the batch, in float32 or better whatever autocast says. There is no loop over pairs of views: the matrix products grow
-linearly with K (the diagonals of C_ab, K^2 N d multiplications without a product of matrices, stay small beside them).
-At K = 2 both losses equal the official code of their papers.
+Notation, as in the papers: z_a [N, d] is view a of the batch, K the number of views, z-bar their mean over views. The
+batch is the global one: in a process group each process passes its own images and gets the loss of all of them (see
+distributed.py for what backward() then leaves). Everything is computed in float32 or better whatever autocast says.
+VICReg and Barlow Twins multiply no matrices pair by pair, and at K = 2 equal the official code of their papers.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from effssl.distributed import all_rows, all_sum, batch_sizes, first_row
 
 
 class VICReg(NamedTuple):
@@ -29,72 +36,163 @@ class BarlowTwins(NamedTuple):
     loss: Tensor
     invariance: Tensor
     redundancy: Tensor
+    variance: Tensor
+
+
+class SimCLR(NamedTuple):
+    """Scalars. alignment: mean cosine of two views of an image."""
+
+    loss: Tensor
+    alignment: Tensor
+
+
+class EntropyReconstruction(NamedTuple):
+    """Scalars, in nats; loss = -(entropy + reconstruction)."""
+
+    loss: Tensor
+    entropy: Tensor
+    reconstruction: Tensor
 
 
 def vicreg(z: Tensor, *, inv_weight: float = 25.0, var_weight: float = 25.0, cov_weight: float = 1.0) -> VICReg:
     """VICReg (arXiv 2105.04906, eq. 6) for K views.
 
-    z: [views, batch, dim], views >= 2, batch >= 2.
+    z: [views, batch, dim], views >= 2, batch >= 2 over all processes.
 
         invariance  mean over pairs a < b of mean((z_a - z_b)^2)
         variance    mean over dimensions and views of max(0, 1 - sqrt(Var(z_ai) + 1e-4)), unbiased variance
         covariance  2 / K sum_a sum_{i != j} Cov(z_a)_ij^2 / d, unbiased covariance
+        loss        inv_weight * invariance + var_weight * variance + cov_weight * covariance
 
-    The pairs are summed through sum_{a<b} |z_a - z_b|^2 = K sum_a |z_a - z-bar|^2. As in the official code the variance
-    term is the mean over views (lightly sums the two views) and the covariance term their sum at K = 2.
-    Raises ValueError for other shapes.
+    As in the official code the variance term is the mean over views (lightly sums the two views, so its weight of 25 is
+    50 here) and the covariance term their sum at K = 2. Raises ValueError for other shapes.
     """
-    views, batch, dim = _check(z)
-    with torch.autocast(z.device.type, enabled=False):
+    views, sizes, dim = _check(z)
+    batch = sum(sizes)
+    with _no_autocast(z):
         z = _at_least_float32(z)
-        # K sum_a |z_a - z-bar|^2 over K (K - 1) / 2 pairs
-        invariance = (z - z.mean(0)).square().sum() * (2 / ((views - 1) * batch * dim))
-        centred = z - z.mean(1, keepdim=True)
-        var = centred.square().sum(1) / (batch - 1)  # [views, dim]
-        variance = torch.relu(1 - torch.sqrt(var + 1e-4)).mean()
-        energy = _gram_energy(centred) / (batch - 1) ** 2  # [views]: sum_ij Cov(z_a)_ij^2
-        covariance = (energy - var.square().sum(1)).sum() * (2 / (views * dim))
+        if batch <= dim:
+            to_mean, squares, energy = _CentredSums.apply(z, sizes)
+        else:
+            x = z - all_sum(z.sum(1, keepdim=True)) / batch
+            to_mean = all_sum((z - z.mean(0)).square().sum())
+            squares = all_sum(x.square().sum(1))  # [views, dim]
+            energy = all_sum(x.mT @ x).square().sum()  # sum_a |x_a' x_a|_F^2
+        # sum_{a<b} |z_a - z_b|^2 = K sum_a |z_a - z-bar|^2, over K (K - 1) / 2 pairs
+        invariance = to_mean * (2 / ((views - 1) * batch * dim))
+        var = squares / (batch - 1)
+        variance = _hinge(var)
+        off_diagonal = energy / (batch - 1) ** 2 - var.square().sum()  # sum_a sum_{i != j} Cov(z_a)_ij^2
+        covariance = off_diagonal * (2 / (views * dim))
     loss = inv_weight * invariance + var_weight * variance + cov_weight * covariance
     return VICReg(loss, invariance, variance, covariance)
 
 
 def barlow_twins(
-    z: Tensor, *, redundancy_weight: float, pairing: Literal["all", "pooled"] = "all", eps: float = 1e-5
+    z: Tensor,
+    *,
+    redundancy_weight: float,
+    pairing: Literal["all", "pooled"] = "all",
+    var_weight: float = 0.0,
+    eps: float = 1e-5,
 ) -> BarlowTwins:
     """Barlow Twins (arXiv 2103.03230, eq. 1) for K views.
 
-    z: [views, batch, dim], views >= 2, batch >= 2. Each view is standardised per dimension with the biased variance
-    plus eps, as the official code's BatchNorm does; then C_ab = z_a' z_b / N and
+    z: [views, batch, dim], views >= 2, batch >= 2 over all processes. Each view is standardised per dimension with the
+    biased variance plus eps, as the official code's BatchNorm does; then C_ab = z_a' z_b / N and
 
         invariance  sum_i (1 - C_ii)^2
         redundancy  sum_{i != j} C_ij^2
-        loss        invariance + redundancy_weight * redundancy
+        variance    VICReg's variance term of z as it came, an add-on
+        loss        invariance + redundancy_weight * redundancy + var_weight * variance
 
-    pairing "all":    both terms are means over the pairs a < b.
+    pairing "all":    invariance and redundancy are means over the pairs a < b.
     pairing "pooled": both are taken of C = mean of C_ab over ordered pairs a != b, the unbiased estimate of the
                       population's cross-correlation, whose sampling noise falls with K (arXiv 2312.10725, sec. 3.2,
                       less the self-pairs that it leaves in).
 
     No factor before the loss (solo-learn has 0.025). Raises ValueError for other shapes.
     """
-    views, batch, _ = _check(z)
-    with torch.autocast(z.device.type, enabled=False):
+    _, sizes, _ = _check(z)
+    with _no_autocast(z):
         z = _at_least_float32(z)
-        centred = z - z.mean(1, keepdim=True)
-        z = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps)
         match pairing:
             case "all":
-                invariance, redundancy = _all_pairs(z)
+                squares, diagonal, energy = _all_pairs(z, sizes, eps)
             case "pooled":
-                side_by_side = z.flatten(0, 1)  # sum_a z_a' z_a = side_by_side' side_by_side
-                total = z.sum(0)  # K z-bar
-                c = (total.T @ total - side_by_side.T @ side_by_side) / (views * (views - 1) * batch)
-                diagonal = c.diagonal()
-                invariance = (1 - diagonal).square().sum()
-                redundancy = c.square().sum() - diagonal.square().sum()
+                squares, diagonal, energy = _pooled(z, sizes, eps)
             case _:
                 raise ValueError(f"pairing is 'all' or 'pooled', not {pairing!r}")
-    return BarlowTwins(invariance + redundancy_weight * redundancy, invariance, redundancy)
+        invariance = (1 - diagonal).square().sum(1).mean()  # diagonal of every C_ab, or of the one mean C
+        redundancy = energy - diagonal.square().sum(1).mean()
+        variance = _hinge(squares / (sum(sizes) - 1))
+    loss = invariance + redundancy_weight * redundancy + var_weight * variance
+    return BarlowTwins(loss, invariance, redundancy, variance)
+
+
+def simclr(z: Tensor, *, temperature: float = 0.2) -> SimCLR:
+    """SimCLR (arXiv 2002.05709, eq. 1) for K views: NT-Xent with K - 1 positives (as arXiv 2004.11362, eq. 2).
+
+    z: [views, batch, dim], views >= 2, batch >= 2 over all processes. With u the K N embeddings at unit length,
+
+        loss  mean over u_i, and over the K - 1 other views u_p of its image, of
+              -log( exp(u_i u_p / temperature) / sum_{j != i} exp(u_i u_j / temperature) )
+
+    At K = 2 the official loss. Its cost grows with K^2: every view is compared with every other. Raises ValueError for
+    other shapes.
+    """
+    views, sizes, _ = _check(z)
+    batch = sum(sizes)
+    with _no_autocast(z):
+        u = F.normalize(_at_least_float32(z), dim=-1)
+        cosines = torch.einsum("and,bmd->anbm", u, all_rows(u, sizes))  # [views, n, views, N]
+        own = torch.arange(u.shape[1], device=z.device)
+        of_image = cosines[:, own, :, own + first_row(sizes)]  # [n, views, views]
+        # Each view is its own neighbour at cosine 1: not a positive, and out of the sum.
+        itself = torch.eye(views, dtype=torch.bool, device=z.device)
+        positives = of_image.masked_fill(itself, 0).sum(-1).T / (views - 1)  # [views, n]
+        self_pairs = torch.zeros_like(cosines, dtype=torch.bool)
+        self_pairs[:, own, :, own + first_row(sizes)] = itself
+        others = (cosines / temperature).masked_fill(self_pairs, -math.inf).flatten(2).logsumexp(-1)  # [views, n]
+        alignment = all_sum(positives.sum()) / (views * batch)
+        loss = all_sum((others - positives / temperature).sum()) / (views * batch)
+    return SimCLR(loss, alignment)
+
+
+def entropy_reconstruction(z: Tensor, *, concentration: float = 10.0) -> EntropyReconstruction:
+    """The entropy-reconstruction bound on the mutual information of two views (arXiv 2307.10907, eq. 3), for K views.
+
+    z: [views, batch, dim], views >= 2, batch >= 2 over all processes. With u_a at unit length and von Mises-Fisher
+    densities of this concentration, both for a view given another and as the kernel of the density estimate:
+
+        reconstruction  mean over images and ordered pairs a != b of concentration * u_a u_b
+        entropy         minus the mean over images n and views of log mean_m exp(concentration * u_an u_am)
+        loss            -(entropy + reconstruction)
+
+    The entropy is the paper's average (Joe's) estimator, the mean over views; the normaliser of the density cancels
+    between the terms and is left out of both. Raises ValueError for other shapes.
+    """
+    views, sizes, _ = _check(z)
+    batch = sum(sizes)
+    with _no_autocast(z):
+        u = F.normalize(_at_least_float32(z), dim=-1)
+        # sum_{a != b} u_a u_b = |sum_a u_a|^2 - sum_a |u_a|^2
+        between = all_sum(u.sum(0).square().sum() - u.square().sum()) / (views * (views - 1) * batch)
+        reconstruction = concentration * between
+        log_density = (concentration * (u @ all_rows(u, sizes).mT)).logsumexp(-1) - math.log(batch)  # [views, n]
+        entropy = -all_sum(log_density.sum()) / (views * batch)
+    return EntropyReconstruction(-(entropy + reconstruction), entropy, reconstruction)
+
+
+def weight_orthogonality(weight: Tensor) -> Tensor:
+    """The soft penalty |W W' - I|_F^2 of a layer's weight [out, in], of W' W where out > in, in float32.
+
+    The two differ by |out - in| only, so their gradients are the same.
+    """
+    with _no_autocast(weight):
+        w = _at_least_float32(weight)
+        gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+        return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().sum()
 
 
 def redundancy_weight(dim: int) -> float:
@@ -103,34 +201,168 @@ def redundancy_weight(dim: int) -> float:
     return 3.4 / dim
 
 
-def _all_pairs(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over pairs a < b of sum_i (1 - C_ab,ii)^2 and sum_{i != j} C_ab,ij^2, for standardised z [K, N, d].
+def _hinge(var: Tensor) -> Tensor:
+    return torch.relu(1 - torch.sqrt(var + 1e-4)).mean()
 
-    The energy of all pairs at once: sum_ab |z_a' z_b|_F^2 = |sum_a z_a z_a'|_F^2, one Gram matrix of the views laid
-    side by side; the pairs a = b are subtracted.
+
+def _all_pairs(z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_n (z - mean)^2 [views, dim]; diagonals of C_ab, a < b [pairs, dim]; mean of |C_ab|_F^2 over these pairs."""
+    views, _, dim = z.shape
+    batch = sum(sizes)
+    a, b = torch.triu_indices(views, views, 1)
+    if batch <= views * dim:
+        squares, diagonals, energy = _StandardisedSums.apply(z, sizes, eps)
+        return squares, diagonals / batch, energy / (batch**2 * views * (views - 1))
+    x, squares = _standardise(z, sizes, eps)  # fewer multiplications: all C_ab side by side, [K d, K d]
+    side_by_side = x.transpose(0, 1).flatten(1)  # [n, K d]
+    c = all_sum(side_by_side.T @ side_by_side).unflatten(0, (views, dim)).unflatten(2, (views, dim)) / batch
+    between = c.transpose(1, 2)[a, b]  # [pairs, d, d]
+    return squares, between.diagonal(dim1=1, dim2=2), between.square().sum((1, 2)).mean()
+
+
+def _pooled(z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_n (z - mean)^2 [views, dim]; the diagonal [1, dim] and |C|_F^2 of C, the mean of C_ab over pairs a != b."""
+    views, _, dim = z.shape
+    pairs = views * (views - 1) * sum(sizes)
+    x, squares = _standardise(z, sizes, eps)
+    if views**2 * sum(sizes) >= (views + 1) * dim:
+        rows, total = x.flatten(0, 1), x.sum(0)  # K z-bar
+        c = all_sum(total.T @ total - rows.T @ rows) / pairs  # rows' rows = sum_a x_a' x_a
+        return squares, c.diagonal()[None], c.square().sum()
+    # Fewer multiplications through the Gram matrix g of all views, [K N, K N]: |x' M x|_F^2 = tr(M g M g), where M over
+    # views is 1 - I.
+    g = torch.einsum("and,bmd->anbm", x, all_rows(x, sizes))
+    energy = all_sum(((g.sum(0, keepdim=True) - g) * (g.sum(2, keepdim=True) - g)).sum()) / pairs**2
+    diagonal = all_sum((x.sum(0).square() - x.square().sum(0)).sum(0)) / pairs
+    return squares, diagonal[None], energy
+
+
+def _standardise(z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor]:
+    centred = z - all_sum(z.sum(1, keepdim=True)) / sum(sizes)
+    squares = all_sum(centred.square().sum(1))  # [views, dim]
+    return centred * torch.rsqrt(squares / sum(sizes) + eps)[:, None], squares
+
+
+# The next two are the bulk of both losses where the batch is not much larger than the projector is wide. Their backward
+# passes are written out so that nothing of z's size is kept but z, one product of matrices is saved, and blocks of
+# dimensions small enough for the cache go through all steps at once. In a process group they too leave the gradient of
+# the sum of the processes' equal losses: hence the factor of their number.
+
+
+class _CentredSums(torch.autograd.Function):
+    """With x = z - mean, z [K, n, d]: sum_a |z_a - z-bar|_F^2; sum_n x^2 [K, d]; sum_a |x_a' x_a|_F^2.
+
+    The last as |x_a x_a'|_F^2, whose gradient in x_a is 4 (x_a x_a') x_a.
     """
-    views, batch, dim = z.shape
-    side_by_side = z.transpose(0, 1).reshape(batch, views * dim)  # [N, K d]
-    energy = (_gram_energy(side_by_side) - _gram_energy(z).sum()) / batch**2  # ordered pairs a != b
-    diagonals = torch.einsum("and,bnd->abd", z, z) / batch  # C_ab,ii, [K, K, d]
-    off = ~torch.eye(views, dtype=torch.bool, device=z.device)
-    between = diagonals[off]  # [K (K - 1), d]
-    pairs = views * (views - 1)
-    return (1 - between).square().sum() / pairs, (energy - between.square().sum()) / pairs
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        mean = all_sum(z.sum(1, keepdim=True)) / sum(sizes)  # [K, 1, d]
+        to_mean, squares, grams = z.new_zeros(()), [], _zero_grams(z, sizes)
+        for z_block, mean_block in _blocks(sizes, z, mean):
+            x = z_block - mean_block
+            to_mean += (z_block - z_block.mean(0)).square().sum()
+            squares.append(x.square().sum(1))
+            grams.baddbmm_(x, all_rows(x, sizes).mT)
+        ctx.save_for_backward(z, mean, grams)
+        ctx.sizes = sizes
+        return all_sum(to_mean), all_sum(torch.cat(squares, 1)), all_sum(grams.square().sum())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_to_mean: Tensor, by_squares: Tensor, by_energy: Tensor) -> tuple[Tensor, None]:
+        z, mean, grams = ctx.saved_tensors
+        sizes, out = ctx.sizes, torch.empty_like(z)
+        by_to_mean, by_squares, by_energy = (len(sizes) * by for by in (by_to_mean, by_squares, by_energy))
+        with _no_autocast(z):
+            scaled = grams * (4 * by_energy)
+            for z_block, mean_block, square, out_block in _blocks(sizes, z, mean, by_squares[:, None], out):
+                x = z_block - mean_block
+                g = scaled @ all_rows(x, sizes)
+                g -= all_sum(g.sum(1, keepdim=True)) / sum(sizes)  # through the mean
+                g += 2 * square * x  # nothing through the mean: sum_n x = 0
+                g += (2 * by_to_mean) * (z_block - z_block.mean(0))  # nor through z-bar: sum_a (z_a - z-bar) = 0
+                out_block.copy_(g)
+        return out, None
 
 
-def _gram_energy(x: Tensor) -> Tensor:
-    """|x' x|_F^2 = |x x'|_F^2 of x [..., N, d], through whichever Gram matrix is smaller."""
-    gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
-    return gram.square().sum((-2, -1))
+class _StandardisedSums(torch.autograd.Function):
+    """With x = (z - mean) / sqrt(var + eps), z [K, n, d], biased variance: sum_n (z - mean)^2 [K, d]; sum_n x_a x_b for
+    the pairs a < b [K (K - 1) / 2, d]; sum_{a != b} |x_a' x_b|_F^2.
+
+    With G_a = x_a x_a' [N, N] the last is |sum_a G_a|_F^2 - sum_a |G_a|_F^2, for all pairs as many multiplications as
+    for the views alone; its gradient in x_a is 4 (sum_{b != a} G_b) x_a.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        batch = sum(sizes)
+        mean = all_sum(z.sum(1, keepdim=True)) / batch  # [K, 1, d]
+        squares = torch.cat([(zb - mb).square().sum(1, keepdim=True) for zb, mb in _blocks(sizes, z, mean)], -1)
+        squares = all_sum(squares)
+        scale = torch.rsqrt(squares / batch + eps)
+        diagonals, grams = [], _zero_grams(z, sizes)
+        for z_block, mean_block, scale_block in _blocks(sizes, z, mean, scale):
+            x = (z_block - mean_block) * scale_block
+            diagonals.append(torch.cat([(x[a] * x[a + 1 :]).sum(1) for a in range(len(x) - 1)]))
+            grams.baddbmm_(x, all_rows(x, sizes).mT)
+        others = grams.sum(0) - grams  # sum_{b != a} G_b
+        ctx.save_for_backward(z, mean, scale, others)
+        ctx.sizes = sizes
+        return squares[:, 0], all_sum(torch.cat(diagonals, 1)), all_sum((others * grams).sum())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_squares: Tensor, by_diagonals: Tensor, by_energy: Tensor) -> tuple[Tensor, None, None]:
+        z, mean, scale, others = ctx.saved_tensors
+        sizes, out = ctx.sizes, torch.empty_like(z)
+        by_squares, by_diagonals, by_energy = (len(sizes) * by for by in (by_squares, by_diagonals, by_energy))
+        with _no_autocast(z):
+            scaled = others * (4 * by_energy)
+            blocks = _blocks(sizes, z, mean, scale, by_squares[:, None], by_diagonals, out)
+            for z_block, mean_block, scale_block, square, diagonal, out_block in blocks:
+                centred = z_block - mean_block
+                x = centred * scale_block
+                g = scaled @ all_rows(x, sizes)
+                for (a, b), by_pair in zip(itertools.combinations(range(len(x)), 2), diagonal, strict=True):
+                    g[a].addcmul_(x[b], by_pair)
+                    g[b].addcmul_(x[a], by_pair)
+                # As through a BatchNorm: of g, what the mean and the variance would take back is taken off.
+                sums = all_sum(torch.stack([g.sum(1, keepdim=True), (g * x).sum(1, keepdim=True)])) / sum(sizes)
+                g -= sums[0] + sums[1] * x
+                g *= scale_block
+                g += 2 * square * centred
+                out_block.copy_(g)
+        return out, None, None
+
+
+def _blocks(sizes: list[int], z: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same blocks of dimensions of z [K, n, d] and others [..., d]: z's of at most 2 MiB on a CPU, 256 MiB elsewhere.
+
+    The same ones in every process, however many rows it has.
+    """
+    elements = 2**19 if z.device.type == "cpu" else 2**26
+    width = max(16, elements // (z.shape[0] * max(sizes)))
+    return zip(*(x.split(width, -1) for x in (z, *others)), strict=True)
+
+
+def _zero_grams(z: Tensor, sizes: list[int]) -> Tensor:
+    """For the rows of x_a x_a' that are this process's, [K, n, N]."""
+    return z.new_zeros(z.shape[0], z.shape[1], sum(sizes))
+
+
+def _no_autocast(z: Tensor) -> torch.autocast:
+    return torch.autocast(z.device.type, enabled=False)
 
 
 def _at_least_float32(z: Tensor) -> Tensor:
     return z if z.dtype == torch.float64 else z.float()
 
 
-def _check(z: Tensor) -> tuple[int, int, int]:
-    if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 2:
-        raise ValueError(f"z must be [views >= 2, batch >= 2, dim], not {list(z.shape)}")
-    views, batch, dim = z.shape
-    return views, batch, dim
+def _check(z: Tensor) -> tuple[int, list[int], int]:
+    """views, batch of every process, dim."""
+    if z.ndim == 3 and z.shape[0] >= 2:
+        sizes = batch_sizes(z.shape[1])
+        if sum(sizes) >= 2:
+            return z.shape[0], sizes, z.shape[2]
+    raise ValueError(f"z must be [views >= 2, batch >= 2, dim], not {list(z.shape)}")

@@ -106,7 +106,7 @@ def test_losses_of_k_views_are_the_loops_over_pairs(views, batch, dim):
     ]
     for actual, expected in compared:
         assert_same(actual.loss, expected[0], z)
-        torch.testing.assert_close(tuple(actual), tuple(expected), rtol=1e-9, atol=0)
+        torch.testing.assert_close(tuple(actual)[: len(expected)], tuple(expected), rtol=1e-9, atol=0)
 
 
 def test_pooled_noise_falls_with_the_number_of_pairs():

@@ -1,0 +1,70 @@
+"""Sums and gathers over processes that autograd differentiates; without a process group they change nothing.
+
+Every process computes the same loss of the global batch, and backward() differentiates the sum of their W equal losses:
+each process is left with W times the gradient through its own images. DistributedDataParallel takes the mean over
+processes, so what it leaves is the gradient of one process on the whole batch.
+
+(Autograd does not see a plain dist.all_reduce inside a loss: gradients come out 1 / W as large, and what flows through
+the statistics to other processes' images is lost.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.distributed.nn.functional import all_reduce
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum of x over processes, in each of them. Backward sums the gradients over processes."""
+    return all_reduce(x) if _is_distributed() else x
+
+
+def batch_sizes(batch: int) -> list[int]:
+    """The batch of every process, by rank; they may differ. Exchanged on the CPU where the group can (gloo), so that no
+    GPU is waited for."""
+    if not _is_distributed():
+        return [batch]
+    on_cpu = "gloo" in str(dist.get_backend_config())
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device="cpu" if on_cpu else "cuda")
+    sizes[dist.get_rank()] = batch
+    dist.all_reduce(sizes)
+    return sizes.tolist()
+
+
+def all_rows(x: Tensor, sizes: list[int]) -> Tensor:
+    """x [..., n, dim] of every process -> [..., N, dim] by rank; sizes: `batch_sizes`, N = sum(sizes). Backward sums
+    the gradients over processes."""
+    return _AllRows.apply(x, sizes) if len(sizes) > 1 else x
+
+
+def first_row(sizes: list[int]) -> int:
+    """Where the rows of this process begin among `all_rows`."""
+    return sum(sizes[: dist.get_rank()]) if len(sizes) > 1 else 0
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _AllRows(torch.autograd.Function):
+    # torch's own differentiable all_gather needs equal shapes, and a backward that not every backend has.
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes  # type: ignore[attr-defined]
+        longest = max(sizes)
+        padded = torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[-2])).contiguous()
+        everyone = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(everyone, padded)
+        return torch.cat([rows[..., :n, :] for rows, n in zip(everyone, sizes, strict=True)], -2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        sizes = ctx.sizes  # type: ignore[attr-defined]
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.narrow(-2, first_row(sizes), sizes[dist.get_rank()]), None
