@@ -34,7 +34,8 @@ def complete(
     missing = [name for name, flags in runs.items() if not _is_finished(folder / name, flags)]
     gpus = torch.cuda.device_count()
     parallel = parallel or gpus or os.cpu_count() or 1
-    began, running, queue = time.monotonic(), {}, list(missing)
+    began, queue = time.monotonic(), list(missing)
+    running: dict[str, tuple[subprocess.Popen, int]] = {}
     free = list(range(min(parallel, len(missing))))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tqdm(total=len(runs), initial=len(runs) - len(missing), unit="run", disable=not missing) as bar:
@@ -85,9 +86,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def provenance(finished: list[dict[str, Any]]) -> str:
-    """One line: hardware, versions, commits and dates of `read` runs."""
-    results = [run["result"] for run in finished]
+def provenance(results: list[dict[str, Any]]) -> str:
+    """One line: hardware, versions, commits and dates of result.json of runs, or of run_folder.machine."""
     hardware = {f"{r['hardware']['gpu'] or r['hardware']['cpu']}, {r['hardware']['cpu_cores']} cores" for r in results}
     versions = {f"torch {r['versions']['torch']}" for r in results}
     commits = {str(r["versions"]["commit"]) for r in results}

@@ -78,7 +78,7 @@ def report(finished: dict[str, dict], out: Path) -> None:
     rows.sort(key=lambda r: (r["method"], r["dim"], r["product"], r["seed"]))
     runs.write_csv(out / "runs.csv", rows)
     table = runs.markdown(_summary(rows))
-    text = f"{runs.provenance(list(finished.values()))}\n\n{table}"
+    text = f"{runs.provenance([run['result'] for run in finished.values()])}\n\n{table}"
     (out / "summary.md").write_text(text)
     _picture(rows, out / "weight_rule.png")
     print(f"{text}\n{out / 'runs.csv'}\n{out / 'weight_rule.png'}")

@@ -91,28 +91,39 @@ class Model:
     64 px and below, where the model has a place for it. On ViTs and ConvNeXts, small means a smaller patch."""
     proj_dim: int = 256
     """Width d of the embedding z."""
+    projector: Literal["authors", "official"] = "authors"
+    """authors: two linear layers, as in arXiv 2312.10725. official: three, as in VICReg and Barlow Twins (there with
+    --proj-dim 8192). The next three flags change either."""
     proj_hidden_dim: int | None = None
     """Width of the projector's hidden layers (None: proj_dim)."""
-    proj_layers: int = 2
-    """Linear layers in the projector; 2 as in arXiv 2312.10725, 3 as in the official VICReg and Barlow Twins."""
+    proj_layers: int | None = None
+    """Linear layers in the projector (None: 2 or 3, by `projector`)."""
+    proj_norm: Literal["batch", "layer", "none"] = "batch"
+    """Normalisation after each hidden linear layer."""
 
 
 @dataclass(frozen=True)
 class Loss:
     """What is minimised."""
 
-    method: Literal["vicreg", "barlow_twins"] = "barlow_twins"
+    method: Literal["vicreg", "barlow_twins", "simclr", "entropy_reconstruction"] = "barlow_twins"
     """Loss on the K embeddings of every image."""
     inv_weight: float = 25.0
     """VICReg: weight of the invariance term."""
-    var_weight: float = 25.0
-    """VICReg: weight of the variance term."""
-    cov_weight: float = 1.0
-    """VICReg: weight of the covariance term."""
+    var_weight: float | Literal["auto"] = "auto"
+    """Weight of the variance term; auto is 25 for VICReg and 0 for Barlow Twins, to which it is an add-on."""
+    cov_weight: float | Literal["auto"] = "auto"
+    """VICReg: weight of the covariance term; auto is 10 inv_weight / proj_dim."""
     redundancy_weight: float | Literal["auto"] = "auto"
     """Barlow Twins: weight of the off-diagonal energy; auto is 3.4 / proj_dim."""
     pairing: Literal["all", "pooled"] = "all"
     """Barlow Twins: mean loss over all pairs of views, or the loss of the mean cross-correlation."""
+    temperature: float = 0.2
+    """SimCLR: temperature of the softmax over cosines."""
+    concentration: float = 10.0
+    """Entropy-reconstruction: concentration of the von Mises-Fisher densities."""
+    weight_ortho: float = 0.0
+    """Weight of the penalty |W W' - I|^2 on the projector's last layer."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Config:
-    """Pretrain a timm backbone with K-view VICReg or Barlow Twins.
+    """Pretrain a timm backbone with a K-view loss: VICReg, Barlow Twins and baselines beside them.
 
     `--config FILE.yaml` reads settings from a file; flags override it. The defaults shown are those of `--data`, digits
     where none is named: `--data cifar10 --help` shows CIFAR-10's.
@@ -243,7 +254,6 @@ def check_values(cfg: Config) -> None:
     at_least = {
         "views": 2,
         "proj_dim": 1,
-        "proj_layers": 1,
         "batch_size": 2,
         "epochs": 1,
         "image_size": 8,
@@ -259,6 +269,7 @@ def check_values(cfg: Config) -> None:
     }
     unit = ["hflip_prob", "jitter_prob", "gray_prob", "blur_prob", "solarize_prob", "final_lr"]
     not_negative = ["brightness", "contrast", "saturation", "warmup_epochs", "weight_decay", "save_every_s"]
+    not_negative += ["inv_weight", "weight_ortho"]
     settings = flat(cfg)
     for name, low in at_least.items():
         if settings[name] < low:
@@ -285,8 +296,15 @@ def check_values(cfg: Config) -> None:
         raise InputError(f"--lr must be positive, not {cfg.optim.lr}")
     if cfg.optim.max_seconds is not None and not cfg.optim.max_seconds > 0:
         raise InputError(f"--max-seconds must be positive, not {cfg.optim.max_seconds}")
-    if cfg.model.proj_hidden_dim is not None and cfg.model.proj_hidden_dim < 1:
-        raise InputError(f"--proj-hidden-dim must be at least 1, not {cfg.model.proj_hidden_dim}")
+    for name in ("proj_hidden_dim", "proj_layers"):
+        if settings[name] is not None and settings[name] < 1:
+            raise InputError(f"{flag_of(name)} must be at least 1, not {settings[name]}")
+    for name in ("var_weight", "cov_weight", "redundancy_weight"):
+        if settings[name] != "auto" and not settings[name] >= 0:
+            raise InputError(f"{flag_of(name)} must be auto or not negative, not {settings[name]}")
+    for name in ("temperature", "concentration"):
+        if not 0 < settings[name] < float("inf"):
+            raise InputError(f"{flag_of(name)} must be positive, not {settings[name]}")
     if not 1 <= cfg.images.jpeg_quality <= 100:
         raise InputError(f"--jpeg-quality must lie in [1, 100], not {cfg.images.jpeg_quality}")
     if not 0 <= cfg.run.seed < 2**63:

@@ -19,6 +19,7 @@ from effssl import InputError
 
 _VITS = ("vision_transformer", "deit", "eva")
 Stem = Literal["auto", "timm", "small", "small-s2"]
+Norm = Literal["batch", "layer", "none"]
 
 
 def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}") -> nn.Module:
@@ -94,17 +95,18 @@ def _shrink_stem(model: ResNet, stride: int) -> None:
 
 
 class Projector(nn.Sequential):
-    """MLP from representation to embedding: (Linear, BatchNorm, ReLU) x (layers - 1), Linear; [n, in_dim] -> [n, dim].
+    """MLP from representation to embedding: (Linear, norm, ReLU) x (layers - 1), Linear; [n, in_dim] -> [n, dim].
 
-    layers = 2 with hidden_dim = dim is the projector of arXiv 2312.10725; 3 layers of 8192 that of the official
-    VICReg and Barlow Twins.
+    With norm "batch", 2 layers and hidden_dim = dim it is the projector of arXiv 2312.10725, with 3 layers of 8192 that
+    of the official VICReg and Barlow Twins.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, dim: int, layers: int):
+    def __init__(self, in_dim: int, hidden_dim: int, dim: int, layers: int, norm: Norm = "batch"):
+        norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
         steps: list[nn.Module] = []
         width = in_dim
         for _ in range(layers - 1):
-            steps += [nn.Linear(width, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True)]
+            steps += [nn.Linear(width, hidden_dim, bias=norm == "none"), norms[norm](hidden_dim), nn.ReLU(inplace=True)]
             width = hidden_dim
         super().__init__(*steps, nn.Linear(width, dim, bias=False))
 
@@ -112,10 +114,10 @@ class Projector(nn.Sequential):
 class Encoder(nn.Module):
     """Backbone and projector: images [n, 3, h, w] -> (representation [n, representation_dim], embedding [n, dim])."""
 
-    def __init__(self, backbone: nn.Module, hidden_dim: int, dim: int, layers: int):
+    def __init__(self, backbone: nn.Module, hidden_dim: int, dim: int, layers: int, norm: Norm = "batch"):
         super().__init__()
         self.backbone = backbone
-        self.projector = Projector(representation_dim(backbone), hidden_dim, dim, layers)
+        self.projector = Projector(representation_dim(backbone), hidden_dim, dim, layers, norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.backbone(x)

@@ -53,14 +53,7 @@ def write_result(
         "seconds": round(seconds, 3),
         "encoded_views": encoded_views,
         "views_per_s": round(encoded_views / seconds, 1),
-        "hardware": _hardware(device),
-        "versions": {
-            "effssl": __version__,
-            "commit": _commit(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+        **machine(device),
     }
     temporary = out / "result.tmp"
     temporary.write_text(json.dumps(result, indent=1) + "\n")
@@ -79,9 +72,22 @@ def _commit() -> str | None:
         return None
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a measurement was made on and with, and when: hardware, versions, finished."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    cpu = names[0] if names else platform.processor()
-    return {"cpu": cpu, "cpu_cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {
+        "hardware": {
+            "cpu": names[0] if names else platform.processor(),
+            "cpu_cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        },
+        "versions": {
+            "effssl": __version__,
+            "commit": _commit(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+    }

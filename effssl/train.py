@@ -1,4 +1,4 @@
-"""Pretrain a timm backbone with K-view VICReg or Barlow Twins.
+"""Pretrain a timm backbone with a K-view loss: VICReg, Barlow Twins and baselines beside them.
 
 python -m effssl.train --views 4 --proj-dim 256                       # scikit-learn's digits
 python -m effssl.train --config configs/cifar10.yaml --data-dir DIR   # CIFAR-10
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effssl import augment, checkpoint, losses, models, optim, pictures, process, run_folder
+from effssl import augment, checkpoint, models, objective, optim, pictures, process, run_folder
 from effssl.config import Config
 from effssl.data import Data, open_data
 from effssl.data.loader import batches, open_loader
@@ -68,7 +68,7 @@ def train(cfg: Config) -> int:
     )  # fmt: skip
     side = data.train.side or clean.canvas  # of the images that reach the device
     draw = functools.partial(augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **_strengths(cfg))
-    loss_of = _loss(cfg)
+    loss_of = objective.build(cfg, encoder)
     features = backbone_features(encoder.backbone, clean)
     steps_per_epoch = len(data.train_positions) // batch
     total_steps = cfg.optim.epochs * steps_per_epoch
@@ -136,14 +136,15 @@ def train(cfg: Config) -> int:
             to_log = (step + 1) % cfg.run.log_every == 0
             to_save = time.monotonic() - saved_s > cfg.run.save_every_s
             if to_log or to_save or device.type == "cpu":  # on a GPU, looking at the loss waits for it
-                _check_finite(terms.loss, step, out)
-            terms.loss.backward()
+                _check_finite(terms["loss"], step, out)
+            terms["loss"].backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             if to_log:
                 rate = (step - marked_step) * batch * views / (clock.seconds - marked_s)
-                log.train(where() | {"views_per_s": rate, "lr": schedule(step - 1)} | _named(terms))
+                values = {name: term.item() for name, term in terms.items()}
+                log.train(where() | {"views_per_s": rate, "lr": schedule(step - 1)} | values)
                 marked_step, marked_s = step, clock.seconds
             if to_save:
                 with clock.paused():
@@ -210,30 +211,14 @@ def _build_encoder(cfg: Config) -> models.Encoder:
     torch.manual_seed(cfg.run.seed)
     m = cfg.model
     backbone = models.create_backbone(m.backbone, cfg.images.image_size, stem=m.stem, kwargs=m.backbone_kwargs)
-    encoder = models.Encoder(backbone, m.proj_hidden_dim or m.proj_dim, m.proj_dim, m.proj_layers)
+    layers = m.proj_layers or {"authors": 2, "official": 3}[m.projector]
+    encoder = models.Encoder(backbone, m.proj_hidden_dim or m.proj_dim, m.proj_dim, layers, m.proj_norm)
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _loss(cfg: Config) -> functools.partial:
-    settings = cfg.loss
-    if settings.method == "vicreg":
-        weights = {k: getattr(settings, k) for k in ("inv_weight", "var_weight", "cov_weight")}
-        return functools.partial(losses.vicreg, **weights)
-    weight = settings.redundancy_weight
-    return functools.partial(
-        losses.barlow_twins,
-        redundancy_weight=losses.redundancy_weight(cfg.model.proj_dim) if weight == "auto" else weight,
-        pairing=settings.pairing,
-    )
 
 
 def _strengths(cfg: Config) -> dict[str, Any]:
     settings = dataclasses.asdict(cfg.augment)
     return {k: v for k, v in settings.items() if k not in ("views", "mean", "std")}
-
-
-def _named(terms: losses.VICReg | losses.BarlowTwins) -> dict[str, float]:
-    return {k if k == "loss" else f"loss/{k}": v.item() for k, v in terms._asdict().items()}
 
 
 def _check_finite(loss: torch.Tensor, step: int, out: Path) -> None:

@@ -172,6 +172,17 @@ def test_projector_shapes(layers, widths):
     assert projector(torch.randn(5, 6)).shape == (5, 4)
 
 
+@pytest.mark.parametrize(
+    ("norm", "module", "bias"),
+    [("batch", nn.BatchNorm1d, False), ("layer", nn.LayerNorm, False), ("none", nn.Identity, True)],
+)
+def test_projector_normalisation(norm, module, bias):
+    projector = Projector(6, 8, 4, 2, norm)
+    assert [type(m) for m in projector] == [nn.Linear, module, nn.ReLU, nn.Linear]
+    assert (projector[0].bias is not None, projector[-1].bias is not None) == (bias, False)
+    assert projector(torch.randn(5, 6)).shape == (5, 4)
+
+
 def test_encoder_gives_representation_and_embedding():
     backbone = create_backbone("resnet10t", 32)
     encoder = Encoder(backbone, hidden_dim=8, dim=4, layers=2).eval()
