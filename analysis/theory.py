@@ -5,8 +5,8 @@ python analysis/theory.py            # under two minutes on two CPU cores
 A table F [V, d] of one free vector per view (a linear model on one-hot views) is trained with each loss on sampled
 batches. Three things are shown, each beside what is predicted:
 
-1. The span of the learned F approaches that of the top eigenfunctions of the augmentation kernel (arXiv 2312.10725,
-   sec. 3): the mean squared sine of the principal angles between them, predicted 0 for Barlow Twins and VICReg.
+1. The span of the learned F approaches that of the top eigenfunctions of the augmentation kernel (arXiv 2312.10725):
+   the mean squared sine of the principal angles between them, predicted 0 for Barlow Twins and VICReg.
 2. How the error of the K-view estimate of the kernel moves with K. The estimate, in the basis of the first
    eigenfunctions, is Barlow Twins' pooled C; its mean squared error is computed exactly. At equal images it falls; at
    equal encoded views there is a best K, the larger the more eigenfunctions are estimated.
@@ -28,10 +28,10 @@ import matplotlib as mpl
 import matplotlib.ticker
 
 mpl.use("Agg")
+import experiments
 import matplotlib.pyplot as plt
 import numpy as np
 import ring
-import runs
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -94,10 +94,12 @@ def span_rows(q: Tensor) -> list[dict[str, Any]]:
     """Of every loss, K and seed: the distance of the learned span from the top eigenfunctions, while training."""
     waves, _ = ring.eigenfunctions(q, SPAN_DIM)
     weight = SPAN_PRODUCT / SPAN_DIM
-    barlow = {"redundancy_weight": weight}
     trained: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {
-        **{("Barlow Twins, all pairs", k): lambda z: losses.barlow_twins(z, **barlow).loss for k in (2, 4, 8)},
-        ("Barlow Twins, pooled", 4): lambda z: losses.barlow_twins(z, pairing="pooled", **barlow).loss,
+        **{
+            ("Barlow Twins, all pairs", k): lambda z: losses.barlow_twins(z, redundancy_weight=weight).loss
+            for k in (2, 4, 8)
+        },
+        ("Barlow Twins, pooled", 4): lambda z: losses.barlow_twins(z, redundancy_weight=weight, pairing="pooled").loss,
         ("VICReg", 4): lambda z: losses.vicreg(z, cov_weight=25 * weight).loss,
         ("SimCLR", 4): lambda z: losses.simclr(z).loss,
         ("entropy-reconstruction", 4): lambda z: losses.entropy_reconstruction(z).loss,
@@ -171,15 +173,15 @@ def summary(spans: list[dict], estimates: list[dict], ranks: list[dict]) -> str:
     wide = []
     for name in dict.fromkeys(r["loss"] for r in ranks):
         for product in PRODUCTS:
-            own = {r["d"]: r for r in ranks if (r["loss"], r["w d"]) == (name, product)}
-            shown = {f"d = {d}": f"{r['predicted']:.2f} / {r['learned']:.2f}" for d, r in own.items()}
+            of_d = {r["d"]: r for r in ranks if (r["loss"], r["w d"]) == (name, product)}
+            shown = {f"d = {d}": f"{r['predicted']:.2f} / {r['learned']:.2f}" for d, r in of_d.items()}
             wide.append({"loss": name, "w d": product, **shown})
     return (
         f"1. Mean squared sine of the principal angles between the learned span and the top {SPAN_DIM} eigenfunctions "
-        f"(predicted: 0; mean and standard deviation of {SEEDS} seeds)\n\n{runs.markdown(ends)}\n"
+        f"(predicted: 0; mean and standard deviation of {SEEDS} seeds)\n\n{experiments.markdown(ends)}\n"
         f"2. Squared error of the K-view estimate of the kernel over its square (mean of {ESTIMATE_DRAWS} draws and "
-        f"standard error)\n\n{runs.markdown(errors)}\n"
-        f"3. Effective rank of z, predicted / learned\n\n{runs.markdown(wide)}"
+        f"standard error)\n\n{experiments.markdown(errors)}\n"
+        f"3. Effective rank of z, predicted / learned\n\n{experiments.markdown(wide)}"
     )
 
 
@@ -218,7 +220,9 @@ def picture(q: Tensor, spans: list[dict], estimates: list[dict], ranks: list[dic
     for axis in (left, right, *others[0]):
         axis.grid(alpha=0.3)
         axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2 + (axis in others[0]), frameon=False)
+        axis.legend(
+            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2 + (axis in others[0]), frameon=False
+        )
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -240,8 +244,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     for name, rows in (("spans", spans), ("estimates", estimates), ("ranks", ranks)):
-        runs.write_csv(args.out / f"{name}.csv", rows)
-    text = f"{runs.provenance([machine(torch.device('cpu'))])}; {time.monotonic() - began:.0f} s\n\n"
+        experiments.write_csv(args.out / f"{name}.csv", rows)
+    text = f"{experiments.provenance([machine(torch.device('cpu'))])}; {time.monotonic() - began:.0f} s\n\n"
     text += summary(spans, estimates, ranks)
     (args.out / "summary.md").write_text(text)
     picture(q, spans, estimates, ranks, args.out / "theory.png")

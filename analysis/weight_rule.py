@@ -1,13 +1,13 @@
 """How the best decorrelation weight depends on the projector's width d.
 
-python analysis/weight_rule.py --data-dir DIR                   # CIFAR-10, two CPU cores, 40 short runs
+python analysis/weight_rule.py --data-dir DIR                   # CIFAR-10, two CPU cores, 44 short runs
 python analysis/weight_rule.py --data-dir DIR --preset gpu
 
-Trains VICReg and Barlow Twins at d in 64, 256, 1024, 4096 by w * d in 1/4, 1, 4, 16, 64, where w is the decorrelation
-weight against the invariance term: redundancy_weight for Barlow Twins, cov_weight / inv_weight for VICReg (inv_weight =
-var_weight = 25). If the best w falls as 1/d (arXiv 2312.10725), the curves of all widths lie on one another against
-w * d. All accuracies are of the validation split; the test split is not read. Runs that exist are read, those stopped
-go on.
+Trains VICReg and Barlow Twins at d in 64, 256, 1024, 4096 by w * d in 1/4, 1, 4, 16, 64 (VICReg: 256 too), where w is
+the decorrelation weight against the invariance term: redundancy_weight for Barlow Twins, cov_weight / inv_weight for
+VICReg (inv_weight = var_weight = 25). If the best w falls as 1/d (arXiv 2312.10725), the curves of all widths lie on
+one another against w * d. All accuracies are of the validation split; the test split is not read. Runs that exist are
+read, those stopped go on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("Agg")
+import experiments
 import matplotlib.pyplot as plt
-import runs
 
 from effssl import InputError
 
 WIDTHS = (64, 256, 1024, 4096)
-PRODUCTS = (0.25, 1.0, 4.0, 16.0, 64.0)
+PRODUCTS = {"barlow_twins": (0.25, 1.0, 4.0, 16.0, 64.0), "vicreg": (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)}
 METHODS = {"barlow_twins": "Barlow Twins", "vicreg": "VICReg"}
 INV_WEIGHT = 25.0
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/weight_rule"), help="where the runs are kept")
     parser.add_argument("--out", type=Path, default=Path("runs/weight_rule/summary"), help="where table and picture go")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="D")
-    parser.add_argument("--products", type=float, nargs="+", default=PRODUCTS, metavar="WD", help="values of w * d")
+    parser.add_argument(
+        "--products", type=float, nargs="+", metavar="WD", help="values of w * d (default: 1/4 to 64, 256)"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--parallel", type=int, help="runs at once (default: one per GPU, else one per core)")
@@ -54,12 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     wanted = {
         f"{method}_d{dim}_wd{product:g}_s{seed}": [*common, *_flags(method, dim, product), "--seed", str(seed)]
         for seed in range(args.seeds)
-        for product in sorted(args.products, key=lambda p: abs(p - 4))  # the likely ones first
         for dim in args.widths
         for method in args.methods
+        for product in args.products or PRODUCTS[method]
     }
     try:
-        finished = runs.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
+        finished = experiments.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
     except (InputError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,17 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print(f"{len(finished)} of {len(wanted)} runs are finished")
     if finished:
-        report({name: runs.read(args.runs / name) for name in finished}, args.out)
+        report({name: experiments.read(args.runs / name) for name in finished}, args.out)
     return 0
 
 
 def report(finished: dict[str, dict], out: Path) -> None:
-    """Write runs.csv, summary.md and weight_rule.png of runs as runs.read gives them, and print the table."""
+    """Write runs.csv, summary.md and weight_rule.png of runs as experiments.read gives them, and print the table."""
     rows = [_row(run) for run in finished.values()]
     rows.sort(key=lambda r: (r["method"], r["dim"], r["product"], r["seed"]))
-    runs.write_csv(out / "runs.csv", rows)
-    table = runs.markdown(_summary(rows))
-    text = f"{runs.provenance([run['result'] for run in finished.values()])}\n\n{table}"
+    experiments.write_csv(out / "runs.csv", rows)
+    table = experiments.markdown(_summary(rows))
+    text = f"{experiments.provenance([run['result'] for run in finished.values()])}\n\n{table}"
     (out / "summary.md").write_text(text)
     _picture(rows, out / "weight_rule.png")
     print(f"{text}\n{out / 'runs.csv'}\n{out / 'weight_rule.png'}")

@@ -4,6 +4,7 @@ Notation, as in the papers: z_a [N, d] is view a of the batch, K the number of v
 batch is the global one: in a process group each process passes its own images and gets the loss of all of them (see
 distributed.py for what backward() then leaves). Everything is computed in float32 or better whatever autocast says.
 VICReg and Barlow Twins multiply no matrices pair by pair, and at K = 2 equal the official code of their papers.
+As always in PyTorch, backward() belongs outside autocast.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def barlow_twins(
 
     pairing "all":    invariance and redundancy are means over the pairs a < b.
     pairing "pooled": both are taken of C = mean of C_ab over ordered pairs a != b, the unbiased estimate of the
-                      population's cross-correlation, whose sampling noise falls with K (arXiv 2312.10725, sec. 3.2,
+                      population's cross-correlation, whose sampling noise falls with K (arXiv 2312.10725,
                       less the self-pairs that it leaves in).
 
     No factor before the loss (solo-learn has 0.025). Raises ValueError for other shapes.

@@ -2,8 +2,8 @@
 
 This is the bulk of both losses. The backward passes are written out so that nothing of z's size is kept but z, one
 product of matrices is saved, and blocks of dimensions small enough for the cache go through all steps at once. In a
-process group they leave the gradient of the sum of the processes' equal losses (see distributed.py): hence the factor of
-their number.
+process group they leave the gradient of the sum of the processes' equal losses (see distributed.py): hence the factor
+of their number.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import torch
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 sys.path.insert(0, str(ANALYSIS))
 
+import experiments  # noqa: E402
 import ring  # noqa: E402
-import runs  # noqa: E402
 import theory  # noqa: E402
 import weight_rule  # noqa: E402
 
@@ -154,22 +154,22 @@ def test_the_weight_rule_trains_what_is_missing_and_reads_what_is_there(digits_d
 def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir, tmp_path):
     flags = [*TINY, "--data-dir", str(digits_dir)]
     (tmp_path / "one").mkdir()
-    runs.cli.save(runs.cli.parse([*flags, "--lr", "0.5"]), tmp_path / "one" / "config.yaml")
+    experiments.cli.save(experiments.cli.parse([*flags, "--lr", "0.5"]), tmp_path / "one" / "config.yaml")
     with pytest.raises(InputError, match=r"one holds a run with other settings.*lr 0.5 -> "):
-        runs.complete({"one": flags}, tmp_path)
+        experiments.complete({"one": flags}, tmp_path)
 
 
 def test_a_failing_run_is_named_with_its_last_words(tmp_path):
     with pytest.raises(RuntimeError, match=r"bad failed.*no image"):
         (tmp_path / "images").mkdir()
-        runs.complete({"bad": ["--data", "folder", "--data-dir", str(tmp_path / "images")]}, tmp_path)
+        experiments.complete({"bad": ["--data", "folder", "--data-dir", str(tmp_path / "images")]}, tmp_path)
 
 
 def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path):
     flags = {"long": [*TINY, "--data-dir", str(digits_dir), "--epochs", "4000", "--final-images", "0"]}
-    assert runs.complete(flags, tmp_path, seconds=4) == []
+    assert experiments.complete(flags, tmp_path, seconds=4) == []
     first = (tmp_path / "long.log").read_text()
-    assert runs.complete(flags, tmp_path, seconds=15) == []
+    assert experiments.complete(flags, tmp_path, seconds=15) == []
     then = (tmp_path / "long.log").read_text()
     assert then.startswith(first)
     assert "Traceback" not in then
