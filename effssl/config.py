@@ -113,7 +113,7 @@ class Loss:
     var_weight: float | Literal["auto"] = "auto"
     """Weight of the variance term; auto is 25 for VICReg and 0 for Barlow Twins, to which it is an add-on."""
     cov_weight: float | Literal["auto"] = "auto"
-    """VICReg: weight of the covariance term; auto is 10 inv_weight / proj_dim."""
+    """VICReg: weight of the covariance term; auto is 40 inv_weight / proj_dim."""
     redundancy_weight: float | Literal["auto"] = "auto"
     """Barlow Twins: weight of the off-diagonal energy; auto is 3.4 / proj_dim."""
     pairing: Literal["all", "pooled"] = "all"
