@@ -197,8 +197,8 @@ def weight_orthogonality(weight: Tensor) -> Tensor:
 def cov_weight(dim: int, inv_weight: float) -> float:
     """The rule `auto` for VICReg: 40 inv_weight / dim.
 
-    Measured for 4 views and dim 64 to 1024 on CIFAR-10 (analysis/results/weight_rule); those that arXiv 2312.10725 found
-    best for 2 views are 3 to 41 inv_weight / dim.
+    Measured for 4 views and dim 64 to 1024 on CIFAR-10 (analysis/results/weight_rule); those that arXiv 2312.10725
+    found best for 2 views are 3 to 41 inv_weight / dim.
     """
     return 40 * inv_weight / dim
 
@@ -206,8 +206,8 @@ def cov_weight(dim: int, inv_weight: float) -> float:
 def redundancy_weight(dim: int) -> float:
     """The rule `auto` for Barlow Twins: 3.4 / dim.
 
-    Fitted to the weights that arXiv 2312.10725 found best for 2 views and dim 64 to 8192 on CIFAR-10, and measured again
-    for 4 views and dim 64 to 4096: the best lay at 2.7 to 3.6 / dim (analysis/results/weight_rule).
+    Fitted to the weights that arXiv 2312.10725 found best for 2 views and dim 64 to 8192 on CIFAR-10, and measured
+    again for 4 views and dim 64 to 4096: the best lay at 2.7 to 3.6 / dim (analysis/results/weight_rule).
     """
     return 3.4 / dim
 
