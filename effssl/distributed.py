@@ -14,12 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.distributed.nn.functional import all_reduce
 
 
 def all_sum(x: Tensor) -> Tensor:
     """Sum of x over processes, in each of them. Backward sums the gradients over processes."""
-    return all_reduce(x) if _is_distributed() else x
+    return _AllSum.apply(x) if _is_distributed() else x
 
 
 def batch_sizes(batch: int) -> list[int]:
@@ -49,6 +48,23 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def _summed(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
 class _AllRows(torch.autograd.Function):
     # torch's own differentiable all_gather needs equal shapes, and a backward that not every backend has.
 
@@ -65,6 +81,4 @@ class _AllRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         sizes = ctx.sizes  # type: ignore[attr-defined]
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient.narrow(-2, first_row(sizes), sizes[dist.get_rank()]), None
+        return _summed(gradient).narrow(-2, first_row(sizes), sizes[dist.get_rank()]), None

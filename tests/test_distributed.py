@@ -67,7 +67,7 @@ def in_one_process(rank, count, folder):
     dist.destroy_process_group()
 
 
-def in_processes(count, folder, within_s=60):
+def in_processes(count, folder, within_s=150):
     """What each of `count` processes found, by rank. None of them is left behind."""
     deadline = time.monotonic() + within_s
     started = mp.spawn(in_one_process, (count, folder), nprocs=count, join=False, daemon=True)
