@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from effssl import InputError
 
-SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "folder"]
+SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder"]
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,7 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar100": _CIFAR,
     "stl10": {"image_size": 96, "solarize_prob": 0.0},
     "imagenet": {},
+    "imagenet100": {},
     "folder": {},
 }
 

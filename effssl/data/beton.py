@@ -30,7 +30,7 @@ from effssl import InputError
 from effssl.data.datasets import Source
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-FORMAT = 1  # of what we write into a .beton; raise it when that changes
+FORMAT = 2  # of what we write into a .beton; raise it when that changes
 
 
 class Beton(NamedTuple):

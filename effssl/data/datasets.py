@@ -12,17 +12,27 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from effssl import InputError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 DIGITS_SIDE = 16
+IMAGENET100_CLASSES = Path(__file__).parents[2] / "configs" / "imagenet100_classes.txt"
 # torchvision: set -> (class, folder that it makes under data_dir, side)
 _TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py", 32),
     "cifar100": ("CIFAR100", "cifar-100-python", 32),
     "stl10": ("STL10", "stl10_binary", 96),
+}
+_TURNS = {  # EXIF's orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -59,12 +69,23 @@ class ImageFiles:
         path = self.paths[position]
         try:
             with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I"):  # 16-bit: Pillow would clip to 255 instead of scaling
-                    upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-                return np.asarray(upright.convert("RGB"))
+                return np.asarray(_upright_rgb(image))
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
+    image.load()  # PNG and TIFF know their orientation only now
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot express.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
+        upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        colours = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return upright.convert("RGB")
 
 
 def open_source(name: str, data_dir: Path, split: str) -> Source | None:
@@ -83,7 +104,25 @@ def open_source(name: str, data_dir: Path, split: str) -> Source | None:
             return _folder(name, data_dir, split, side)
         _download(name, kind, data_dir)
         return _torchvision(kind, data_dir, folder, side, split)
-    return _folder(name, data_dir, split, None)
+    return _folder(name, data_dir, split, None, only=_listed(IMAGENET100_CLASSES) if name == "imagenet100" else None)
+
+
+def stl10_folds(data_dir: Path) -> np.ndarray:
+    """STL-10's ten predefined folds of its labelled images, for the protocol of its authors: train a probe on each.
+
+    Returns int64 [10, n] (n = 1,000 in the set itself): positions in the labelled images, which are also the first of
+    train's .beton. Raises InputError where data_dir/stl10_binary/fold_indices.txt is missing or not ten such folds.
+    """
+    file = data_dir / _TORCHVISION["stl10"][1] / "fold_indices.txt"
+    try:
+        folds = np.array([[int(i) for i in line.split()] for line in file.read_text().splitlines() if line.strip()])
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    except ValueError:  # not numbers, or lines of different lengths
+        folds = np.zeros((0, 0), dtype=np.int64)
+    if len(folds) != 10 or folds.min() < 0 or any(len(np.unique(fold)) != len(fold) for fold in folds):
+        raise InputError(f"{file} is not ten lines of as many positions each, none twice in a line")
+    return folds
 
 
 def _digits(split: str) -> Source:
@@ -152,25 +191,40 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
             data_dir.rmdir()
 
 
-def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source | None:
+def _listed(file: Path) -> frozenset[str]:
+    """The class names in a file, one a line."""
+    try:
+        return frozenset(file.read_text().split())
+    except OSError as error:
+        raise InputError(f"{file}, the list of classes, is part of the source tree: {error.strerror}") from None
+
+
+def _folder(
+    name: str, data_dir: Path, split: str, side: int | None, *, only: frozenset[str] | None = None
+) -> Source | None:
     """Class folders train/CLASS/*, or CLASS/* or loose (unlabelled) images in data_dir itself; test/ or val/ beside.
-    `side`: what the set's images must measure."""
+    `side`: what the set's images must measure; `only`: the classes to take, all of which must be there."""
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
     held_out = [data_dir / s for s in ("test", "val") if (data_dir / s).is_dir()]
     has_train = (data_dir / "train").is_dir()
     train_root = data_dir / "train" if has_train else data_dir
-    paths = _image_paths(train_root, without=[] if has_train else held_out)
+    paths = _image_paths(train_root, without=[] if has_train else held_out, only=only)
     classes = sorted({_class_of(p, train_root) for p in paths} - {""})
+    absent = sorted((only or frozenset()).difference(classes))
+    if only and absent:
+        raise InputError(
+            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: {_some(absent)}"
+        )
     root = train_root
     if split == "test":
         if not held_out:
             return None
         root = held_out[0]
-        paths = _image_paths(root, without=[])
+        paths = _image_paths(root, without=[], only=only)
         unknown = sorted({_class_of(p, root) for p in paths} - {"", *classes})
         if unknown and classes:
-            raise InputError(f"{root} has classes that {train_root} lacks: {', '.join(unknown[:5])}")
+            raise InputError(f"{root} has classes that {train_root} lacks: {_some(unknown)}")
     if not paths:
         raise InputError(f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)")
     # One class says nothing to a probe: such images are as unlabelled as loose ones.
@@ -182,12 +236,21 @@ def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source |
     return Source(ImageFiles(paths), labels, classes, *_fingerprints(paths, data_dir, labels), side)
 
 
-def _image_paths(root: Path, without: Sequence[Path]) -> list[Path]:
-    """Images below `root`, sorted; links are followed, hidden folders and `without` left out."""
+def _some(names: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _image_paths(root: Path, without: Sequence[Path], only: frozenset[str] | None) -> list[Path]:
+    """Images below `root`, sorted; links are followed, hidden folders and `without` left out. With `only`, just those
+    in root's folders of these names."""
     found = []
     for folder, below, files in os.walk(root, followlinks=True):
         here = Path(folder)
         below[:] = [b for b in below if not b.startswith(".") and here / b not in without]
+        if only is not None and here == root:
+            below[:] = [b for b in below if b in only]
+            continue
         found += [here / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
     return sorted(found)
 
@@ -198,14 +261,14 @@ def _class_of(path: Path, root: Path) -> str:
 
 
 def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
-    """The side of the images if all are squares of one small size; only headers are read."""
+    """The side of the images if all are squares of one small size; only headers are read, damaged ones say nothing."""
     common = None
     for path in paths:
         try:
             with Image.open(path) as image:
                 width, height = image.size
-        except (OSError, UnidentifiedImageError):
-            return None  # named when it is decoded
+        except Exception:  # it is named when it is decoded
+            continue
         if width != height or width > largest or common not in (None, width):
             return None
         common = width
@@ -214,10 +277,17 @@ def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:
     """(fingerprint, identity) of a Source."""
-    stats = [(str(p.relative_to(root)), p.stat()) for p in files]
+    stats = [(str(p.relative_to(root)), _stat(p)) for p in files]
     touched = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode()
     copied = "\n".join(f"{name} {s.st_size}" for name, s in stats).encode()
     return _hash(touched + labels.tobytes()), _hash(copied + labels.tobytes())
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError:  # a link to nowhere: an image that does not decode, and is named as one
+        return path.lstat()
 
 
 def _hash(content: bytes) -> str:
