@@ -78,7 +78,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
     image.load()  # PNG and TIFF know their orientation only now
     # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot express.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
         upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
