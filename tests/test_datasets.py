@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import pickle
 import struct
 import zlib
@@ -188,24 +190,48 @@ def test_torchvisions_own_stl10_files(tmp_path):
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    pixels = {"train": 10, "test": 10, "unlabeled": 5}
-    for split, count in pixels.items():
-        data = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        data.tofile(folder / f"{split}_X.bin")
+    counts = {"train": 10, "test": 10, "unlabeled": 5}
+    stored = {split: rng.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for split, n in counts.items()}
+    for split, count in counts.items():
+        stored[split].tofile(folder / f"{split}_X.bin")
         if split != "unlabeled":
             np.arange(1, count + 1, dtype=np.uint8).tofile(folder / f"{split}_y.bin")
-        if split == "train":
-            first = data[0]
     (folder / "class_names.txt").write_text("\n".join(f"c{i}" for i in range(10)))
+    train, test = (open_source("stl10", tmp_path, split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images), train.side, train.classes[1]) == (15, 10, 96, "c1")
+    assert train.labels.tolist() == [*range(10), -1, -1, -1, -1, -1]
+    # an image is stored column by column
+    assert np.array_equal(train.images[0], stored["train"][0].transpose(2, 1, 0))
+    assert np.array_equal(train.images[9], stored["train"][9].transpose(2, 1, 0))
+    assert np.array_equal(train.images[10], stored["unlabeled"][0].transpose(2, 1, 0))
+    assert np.array_equal(train.images[14], stored["unlabeled"][4].transpose(2, 1, 0))
+    assert np.array_equal(test.images[9], stored["test"][9].transpose(2, 1, 0))
+    with (folder / "test_X.bin").open("r+b") as file:
+        file.truncate(9 * 3 * 96 * 96)
+    with pytest.raises(InputError, match=r"test_X\.bin and test_y\.bin do not fit"):
+        open_source("stl10", tmp_path, "test")
+    with (folder / "unlabeled_X.bin").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(InputError, match="STL10 cannot be read there"):
+        open_source("stl10", tmp_path, "train")
+
+
+def test_what_a_killed_download_left_is_removed_and_a_living_one_is_not(tmp_path, monkeypatch):
     import torchvision
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision.datasets.STL10, "_check_integrity", lambda self: True)
-        train, test = (open_source("stl10", tmp_path, split) for split in ("train", "test"))
-    assert (len(train.images), len(test.images), train.side) == (15, 10, 96)
-    assert sorted(train.labels) == [-1] * 5 + list(range(10))
-    # an image is stored column by column
-    assert np.array_equal(train.images[0], first.transpose(2, 1, 0))
+    def download(root, download):
+        assert {p.name for p in tmp_path.iterdir()} == {".download-living", root.name}
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", download)
+    for name in ("living", "killed"):
+        (tmp_path / f".download-{name}" / "x").mkdir(parents=True)
+    handle = os.open(tmp_path / ".download-living", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="no route to host"):
+        open_source("cifar10", tmp_path, "train")
+    os.close(handle)
+    assert [p.name for p in tmp_path.iterdir()] == [".download-living"]
 
 
 def test_a_download_that_fails_says_where_it_looked_and_the_ways_out(tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -74,6 +76,23 @@ class ImageFiles:
             raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
 
 
+class Stl10Images:
+    """Images of STL-10's .bin files, one file after the other, mapped: all of them would take 3 GB of memory."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.parts = [np.memmap(file, np.uint8, "r").reshape(-1, 3, 96, 96) for file in files]
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        """uint8 [96, 96, 3]."""
+        part = int(np.searchsorted(self.ends, position, side="right"))
+        columns = self.parts[part][position - self.ends[part]]  # from that part's end: negative; [3, column, row]
+        return np.ascontiguousarray(columns.transpose(2, 1, 0))
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
     image.load()  # PNG and TIFF know their orientation only now
@@ -98,12 +117,13 @@ def open_source(name: str, data_dir: Path, split: str) -> Source | None:
         return _digits(split)
     if name in _TORCHVISION:
         kind, folder, side = _TORCHVISION[name]
+        read = _stl10 if name == "stl10" else _pickled_cifar
         if (data_dir / folder).is_dir():
-            return _torchvision(kind, data_dir, folder, side, split)
+            return read(kind, data_dir, folder, side, split)
         if (data_dir / "train").is_dir():
             return _folder(name, data_dir, split, side)
         _download(name, kind, data_dir)
-        return _torchvision(kind, data_dir, folder, side, split)
+        return read(kind, data_dir, folder, side, split)
     return _folder(name, data_dir, split, None, only=_listed(IMAGENET100_CLASSES) if name == "imagenet100" else None)
 
 
@@ -140,22 +160,59 @@ def _digits(split: str) -> Source:
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
-def _torchvision(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
+def _pickled_cifar(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
     import torchvision
 
     try:
-        if kind == "STL10":
-            found = torchvision.datasets.STL10(data_dir, split="train+unlabeled" if split == "train" else "test")
-            images = np.ascontiguousarray(found.data.transpose(0, 2, 3, 1))
-            labels = np.asarray(found.labels, dtype=np.int64)
-        else:
-            found = getattr(torchvision.datasets, kind)(data_dir, train=split == "train")
-            images, labels = found.data, np.asarray(found.targets, dtype=np.int64)
+        found = getattr(torchvision.datasets, kind)(data_dir, train=split == "train")
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{data_dir / folder}: torchvision cannot read {kind} there ({reason})") from None
+    labels = np.asarray(found.targets, dtype=np.int64)
     files = sorted(p for p in (data_dir / folder).iterdir() if p.is_file())
-    return Source(images, labels, list(found.classes), *_fingerprints(files, data_dir, labels), side)
+    return Source(found.data, labels, list(found.classes), *_fingerprints(files, data_dir, labels), side)
+
+
+def _stl10(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
+    """Not by torchvision, which reads and sums 3 GB at every start."""
+    root = data_dir / folder
+    try:
+        labels = np.fromfile(root / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
+        labelled = Stl10Images([root / f"{split}_X.bin"])
+        images = Stl10Images([root / "train_X.bin", root / "unlabeled_X.bin"]) if split == "train" else labelled
+        classes = (root / "class_names.txt").read_text().split()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{root}: {kind} cannot be read there ({error})") from None
+    if len(labelled) != len(labels) or not np.isin(labels, np.arange(len(classes))).all():
+        raise InputError(f"{root}: {kind} cannot be read there ({split}_X.bin and {split}_y.bin do not fit)")
+    labels = np.concatenate([labels, np.full(len(images) - len(labels), -1)])
+    files = sorted(p for p in root.iterdir() if p.is_file())
+    return Source(images, labels, classes, *_fingerprints(files, data_dir, labels), side)
+
+
+@contextlib.contextmanager
+def _scratch_in(data_dir: Path) -> Iterator[Path]:
+    """A temporary folder, locked. Those of killed processes are removed; a living one's is known by its lock."""
+    for left_over in data_dir.glob(".download-*"):
+        with contextlib.suppress(OSError), _locked(left_over):
+            shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
+    try:
+        with _locked(scratch):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process has locked it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _download(name: str, kind: str, data_dir: Path) -> None:
@@ -169,7 +226,6 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
     is_new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
     except OSError as error:
         raise InputError(
             f"no {name} images in {data_dir}, which cannot be written: {error.strerror}; {ways_out}"
@@ -177,16 +233,16 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
     patience_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30.0)  # torchvision itself would wait for ever on a silent server
     try:
-        getattr(torchvision.datasets, kind)(scratch, download=True)
-        for found in scratch.iterdir():
-            if found.is_dir():
-                found.rename(data_dir / found.name)
+        with _scratch_in(data_dir) as scratch:
+            getattr(torchvision.datasets, kind)(scratch, download=True)
+            for found in scratch.iterdir():
+                if found.is_dir():
+                    found.rename(data_dir / found.name)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}") from None
     finally:
         socket.setdefaulttimeout(patience_s)
-        shutil.rmtree(scratch, ignore_errors=True)
         if is_new and not any(data_dir.iterdir()):
             data_dir.rmdir()
 
