@@ -276,7 +276,7 @@ def _workers_watched() -> Iterator[None]:
 
     def started(target: Callable, args: tuple) -> multiprocessing.Process:
         work = (os.getpid(), target, args)
-        processes.append(multiprocessing.Process(target=_work_for, args=work, daemon=True))
+        processes.append(_Worker(target=_work_for, args=work, daemon=True))
         return processes[-1]
 
     def queue() -> multiprocessing.queues.Queue:
@@ -314,14 +314,23 @@ def _workers_watched() -> Iterator[None]:
                 process.kill()
 
 
+class _Worker(multiprocessing.Process):
+    """A terminal sends Ctrl-C to all processes, but the writer ends its workers: they inherit a mask that blocks it."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work_for(parent: int, target: Callable, args: tuple[Any, ...]) -> None:
-    """In a worker process: do FFCV's work, die with the writer (or wait for it for ever) and leave signals to it. The
-    exit code tells of a disk that is full."""
+    """In a worker process: do FFCV's work, and die with the writer (or wait for it for ever). The exit code tells of a
+    disk that is full."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     try:
         target(*args)
     except OSError as error:
