@@ -7,14 +7,17 @@ import dataclasses
 import difflib
 import io
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 import yaml
 
 from effssl import InputError
-from effssl.config import FIELDS, SET_DEFAULTS, Config, check_values, flag_of, flat
+from effssl.config import FIELDS, SET_DEFAULTS, SWITCHES, Config, Images, Storage, check_values, flag_of, flat
+
+T = TypeVar("T")
 
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves the weights.
 RESUME_MAY_CHANGE = {
@@ -32,7 +35,7 @@ def parse(argv: list[str] | None = None) -> Config:
     flags = list(sys.argv[1:] if argv is None else argv)
     flags, files = _take_option(flags, "--config")
     flags, resumed = _take_option(flags, "--resume")
-    _check_flags(flags)
+    _check_flags(flags, FIELDS, ["--config", "--help"])
     layers = [token for file in files for token in _yaml_to_argv(Path(file))] + flags
     if resumed:
         return _resumed(Path(resumed[-1]), layers)
@@ -46,8 +49,19 @@ def parse(argv: list[str] | None = None) -> Config:
     return cfg
 
 
-def parse_or_exit() -> Config:
-    """`parse` of the command line; one line on stderr and exit code 2 for bad input."""
+def parse_storage(argv: list[str] | None = None) -> Storage:
+    """Read the command line of effssl.prepare; otherwise as `parse`, but without files."""
+    flags = list(sys.argv[1:] if argv is None else argv)
+    _check_flags(flags, [field.name for field in dataclasses.fields(Storage)], ["--help"])
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(Storage, args=["--help"], prog=_PREPARE)
+    storage = _one_line(lambda: tyro.cli(Storage, args=flags, prog=_PREPARE))
+    check_values(Config(images=Images(**vars(storage))))
+    return storage
+
+
+def parse_or_exit(parse: Callable[[], T]) -> T:
+    """What `parse` makes of the command line; one line on stderr and exit code 2 for bad input."""
     try:
         return parse()
     except InputError as error:
@@ -98,8 +112,8 @@ def _take_option(tokens: list[str], name: str) -> tuple[list[str], list[str]]:
     return rest, values
 
 
-def _check_flags(tokens: list[str]) -> None:
-    known = [flag_of(k) for k in FIELDS] + ["--config", "--help"]
+def _check_flags(tokens: list[str], fields: Iterable[str], others: list[str]) -> None:
+    known = [flag_of(k) for k in fields] + [_off(k) for k in SWITCHES] + others
     for token in tokens:
         flag = token.partition("=")[0].replace("_", "-")
         if token.startswith("--") and flag not in known:
@@ -132,8 +146,15 @@ def _settings_to_argv(settings: dict[str, Any]) -> list[str]:
     tokens: list[str] = []
     for key, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        tokens += [flag_of(key), *map(_token, values)]
+        if key in SWITCHES and isinstance(value, bool):
+            tokens.append(flag_of(key) if value else _off(key))
+        else:
+            tokens += [flag_of(key), *map(_token, values)]
     return tokens
+
+
+def _off(switch: str) -> str:
+    return flag_of(f"no_{switch}")
 
 
 def _token(value: Any) -> str:
@@ -142,17 +163,27 @@ def _token(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_PROGRAM = "python -m effssl.train"
+_PROGRAM, _PREPARE = "python -m effssl.train", "python -m effssl.prepare"
 _FLAT = tyro.conf.OmitArgPrefixes[Config]
 
 
 def _tyro(tokens: list[str], default: Config | None = None) -> Config:
+    return _one_line(lambda: tyro.cli(_FLAT, args=tokens, default=default or Config(), prog=_PROGRAM))
+
+
+def _one_line(read: Callable[[], T]) -> T:
+    """What tyro reads; its complaint becomes an InputError of one line."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(_FLAT, args=tokens, default=default or Config(), prog=_PROGRAM)
+            return read()
     except SystemExit:
-        # tyro draws a box; the lines down to its first rule are the message.
-        lines = [line.strip("│ ") for line in printed.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
-        rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-        raise InputError(" ".join(" ".join(lines[:rule]).split())) from None
+        # tyro prints title, message and hint, parted by rules; the title is in the first rule unless that is ASCII.
+        parts = [""]
+        for line in printed.getvalue().splitlines():
+            bare = line.strip("│ ")
+            if line.startswith("╭") or (bare and not bare.strip("─-")):
+                parts.append("")
+            else:
+                parts[-1] += f" {bare}"
+        raise InputError(" ".join(parts[:2][-1].split())) from None

@@ -13,12 +13,15 @@ from typing import Any, Literal
 
 from effssl import InputError
 
-SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "folder"]
+SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder"]
 
 
 @dataclass(frozen=True)
-class Images:
-    """Where the images come from."""
+class Storage:
+    """Store every split of an image set as .beton files, which `python -m effssl.train` with these settings then reads.
+
+    The defaults shown are train's too.
+    """
 
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may lie beside."""
@@ -26,6 +29,20 @@ class Images:
     """Folder of the set: torchvision's own files, or class folders train/CLASS/*; downloaded into if empty."""
     beton_dir: Path | None = None
     """Where the .beton files go (None: DATA_DIR/beton)."""
+    max_side: int = 500
+    """Images of varied size are stored with their longer side at most this, in pixels."""
+    jpeg_quality: int = 90
+    """Quality at which images of varied size are stored; small images of one size are stored raw."""
+    workers: int = 2
+    """Threads that load, and processes that write the .beton; results do not depend on it."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be stored, mostly damaged files, instead of stopping; the .json names them."""
+
+
+@dataclass(frozen=True)
+class Images(Storage):
+    """Where the images come from."""
+
     fraction: float = 1.0
     """Part of the training images to use, class-balanced and seeded, in (0, 1]."""
     val_fraction: float = 0.1
@@ -34,12 +51,6 @@ class Images:
     """Seed of the validation split, of `fraction` and of the 10-label draws; kept apart from `seed`."""
     image_size: int = 224
     """Side of a view in pixels."""
-    max_side: int = 500
-    """Images of varied size are stored with their longer side at most this, in pixels."""
-    jpeg_quality: int = 90
-    """Quality at which images of varied size are stored; small images of one size are stored raw."""
-    workers: int = 2
-    """Threads that load, and processes that write the .beton; results do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +241,7 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar100": _CIFAR,
     "stl10": {"image_size": 96, "solarize_prob": 0.0},
     "imagenet": {},
+    "imagenet100": {},
     "folder": {},
 }
 
@@ -242,6 +254,7 @@ def flat(cfg: Config) -> dict[str, Any]:
 
 
 FIELDS = tuple(flat(Config()))
+SWITCHES = frozenset(name for name, value in flat(Config()).items() if isinstance(value, bool))
 
 
 def flag_of(name: str) -> str:

@@ -14,7 +14,7 @@ from effssl import InputError, cli
 
 if __name__ == "__main__":
     # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit()
+    COMMAND_LINE = cli.parse_or_exit(cli.parse)
 
 import dataclasses
 import functools
@@ -197,6 +197,7 @@ def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple
         max_side=images.max_side,
         jpeg_quality=images.jpeg_quality,
         workers=images.workers,
+        skip_corrupt=images.skip_corrupt,
     )
     count = len(data.train_positions)
     if cfg.optim.batch_size > count:

@@ -64,7 +64,7 @@ def digits_dir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("digits")
 
 
-STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2}
+STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
 
 
 def read_all(path, count, *, workers=2, batch_size=5, canvas=None):

@@ -1,32 +1,166 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import pickle
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import STORE, write_class_folders
-from PIL import Image
+from PIL import ExifTags, Image
 
 from effssl import InputError
 from effssl.data import open_data
-from effssl.data.datasets import ImageFiles, open_source
+from effssl.data.datasets import IMAGENET100_CLASSES, ImageFiles, open_source, stl10_folds
 
 OPEN = {"beton_dir": None, "val_fraction": 0.2, "fraction": 1.0, "split_seed": 0, **STORE}
 
 
-def test_odd_images_come_out_as_upright_rgb(tmp_path):
-    base = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5)
-    variants = {"gray.png": base.convert("L"), "palette.gif": base.convert("P"), "cmyk.jpg": base.convert("CMYK")}
-    variants["deep.png"] = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
-    for name, image in variants.items():
-        image.save(tmp_path / name)
+RED = (250, 20, 40)
+
+
+def decoded(path: Path) -> np.ndarray:
+    return ImageFiles([path])[0]
+
+
+def transparent_palette() -> Image.Image:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([9, 9, 9, *RED])
+    image.paste(0, (0, 0, 4, 8))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "options", "left", "right"),
+    [
+        ("gray.png", Image.new("L", (8, 8), 77), {}, (77,) * 3, (77,) * 3),
+        ("gray.jpg", Image.new("L", (8, 8), 77), {}, (77,) * 3, (77,) * 3),
+        ("gray-alpha.png", Image.new("LA", (8, 8), (100, 255)), {}, (100,) * 3, (100,) * 3),
+        ("gray-half.png", Image.new("LA", (8, 8), (100, 51)), {}, (224,) * 3, (224,) * 3),  # 0.2 * 100 + 0.8 * 255
+        ("alpha.png", Image.new("RGBA", (8, 8), (*RED, 255)), {}, RED, RED),
+        ("clear.webp", Image.new("RGBA", (8, 8), (0, 0, 0, 0)), {"lossless": True}, (255,) * 3, (255,) * 3),
+        ("palette.gif", transparent_palette(), {}, (9, 9, 9), RED),
+        ("palette-clear.gif", transparent_palette(), {"transparency": 0}, (255,) * 3, RED),
+        ("palette-clear.png", transparent_palette(), {"transparency": bytes([0, 255])}, (255,) * 3, RED),
+        ("keyed.png", Image.new("RGB", (8, 8), RED), {"transparency": RED}, (255,) * 3, (255,) * 3),
+        ("cmyk.tif", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), {}, (255, 0, 0), (255, 0, 0)),
+        ("one-bit.png", Image.new("1", (8, 8), 1), {}, (255,) * 3, (255,) * 3),
+        ("one-bit.tif", Image.new("1", (8, 8), 0), {}, (0,) * 3, (0,) * 3),
+        ("deep.png", Image.fromarray(np.full((8, 8), 40_000, np.uint16)), {}, (156,) * 3, (156,) * 3),
+        ("deep.tif", Image.fromarray(np.full((8, 8), 65_535, np.uint16)), {}, (255,) * 3, (255,) * 3),
+        ("deep.pgm", Image.fromarray(np.full((8, 8), 40_000, np.uint16)), {}, (156,) * 3, (156,) * 3),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_images_of_every_kind_come_out_as_rgb(tmp_path, name, image, options, left, right):
+    image.save(tmp_path / name, **options)
+    pixels = decoded(tmp_path / name)
+    assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8)
+    tolerance = 3 if name.endswith(".jpg") else 0
+    assert np.abs(pixels[4, 0].astype(int) - left).max() <= tolerance
+    assert np.abs(pixels[4, 7].astype(int) - right).max() <= tolerance
+
+
+def test_jpegs_of_adobe_store_cmyk_inverted_which_is_undone(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    assert np.abs(decoded(tmp_path / "a.jpg")[4, 4].astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(0, "gray"), (2, "rgb"), (4, "gray and alpha"), (6, "rgb and alpha")])
+def test_png_of_16_bits(tmp_path, kind, bits):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    values = [40_000, 10_000, 65_535, 65_535] if channels > 2 else [40_000, 65_535]
+    row = b"\0" + struct.pack(f">{channels}H", *values[:channels]) * 8  # Pillow itself writes only gray
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">2I5B", 8, 8, 16, kind, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    expected = [40_000, 10_000, 65_535] if channels > 2 else [40_000] * 3
+    assert np.abs(decoded(tmp_path / "x.png")[3, 3].astype(int) - np.array(expected) / 257).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_images_upright(tmp_path, suffix, orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24], upright[:16, 24:], upright[16:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    # EXIF says which side of the scene the stored row 0 and column 0 are: 6 is (right, top), 8 is (left, bottom).
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright[:, ::-1].transpose(1, 0, 2),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: upright[::-1].transpose(1, 0, 2),
+    }[orientation]
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned
-    tall = Image.fromarray(np.zeros((8, 4, 3), np.uint8))
-    tall.save(tmp_path / "turned.jpg", exif=exif)
-    images = ImageFiles([*(tmp_path / name for name in variants), tmp_path / "turned.jpg"])
-    assert [images[i].shape for i in range(5)] == [(4, 4, 3)] * 4 + [(4, 8, 3)]
-    assert abs(int(images[3][0, 0, 0]) - 40_000 // 256) <= 1
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"x.{suffix}", exif=exif)
+    found = decoded(tmp_path / f"x.{suffix}")
+    assert found.shape == upright.shape
+    for row, column in [(4, 4), (4, 44), (28, 4), (28, 44)]:
+        assert np.abs(found[row, column].astype(int) - upright[row, column]).max() <= 12
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"x.{suffix}")
+    whole = (tmp_path / f"x.{suffix}").read_bytes()
+    for part in (0, 0.3, 0.7):
+        (tmp_path / f"x.{suffix}").write_bytes(whole[: int(part * len(whole))])
+        with pytest.raises(InputError, match=rf"x\.{suffix} does not decode: "):
+            decoded(tmp_path / f"x.{suffix}")
+
+
+def test_damaged_images_and_links_to_nowhere_do_not_hide_the_size_that_is_common(tmp_path):
+    root = write_class_folders(tmp_path / "train")
+    (root / "class-0" / "0.png").write_bytes(b"")
+    (root / "class-1" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    source = open_source("folder", tmp_path, "train")
+    assert (source.side, len(source.images)) == (12, 13)
+
+
+def test_imagenet100_takes_its_100_classes_from_all_of_imagenet(tmp_path):
+    listed = IMAGENET100_CLASSES.read_text().split()
+    assert (len(listed), listed) == (100, sorted(set(listed)))
+    for name in [*listed, "n99999999", "n00000000"]:
+        for split in ("train", "val"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 8)).save(tmp_path / split / name / "0.png")
+    train, test = (open_source("imagenet100", tmp_path, split) for split in ("train", "test"))
+    assert train.classes == test.classes == listed
+    assert train.labels.tolist() == test.labels.tolist() == list(range(100))
+    assert len(open_source("imagenet", tmp_path, "train").images) == 102
+    (tmp_path / "train" / listed[7] / "0.png").unlink()
+    with pytest.raises(InputError, match=rf"no images of 1 of the 100 classes of imagenet100: {listed[7]}"):
+        open_source("imagenet100", tmp_path, "train")
+
+
+def test_stl10s_own_folds(tmp_path):
+    (tmp_path / "stl10_binary").mkdir()
+    expected = np.stack([np.random.default_rng(i).permutation(50)[:10] for i in range(10)])
+    file = tmp_path / "stl10_binary" / "fold_indices.txt"
+    file.write_text("".join(" ".join(map(str, fold)) + " \n" for fold in expected))
+    folds = stl10_folds(tmp_path)
+    assert folds.dtype == np.int64
+    assert np.array_equal(folds, expected)
+    for broken in ["", "1 2\n" * 9, "1 1\n" * 10, "1 2\n" * 9 + "1\n", "1 x\n" * 10, "1 -2\n" * 10]:
+        file.write_text(broken)
+        with pytest.raises(InputError, match="ten lines"):
+            stl10_folds(tmp_path)
+    file.unlink()
+    with pytest.raises(InputError, match=r"fold_indices\.txt: No such file"):
+        stl10_folds(tmp_path)
 
 
 def test_torchvisions_own_cifar_files(tmp_path):
@@ -56,24 +190,48 @@ def test_torchvisions_own_stl10_files(tmp_path):
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    pixels = {"train": 10, "test": 10, "unlabeled": 5}
-    for split, count in pixels.items():
-        data = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        data.tofile(folder / f"{split}_X.bin")
+    counts = {"train": 10, "test": 10, "unlabeled": 5}
+    stored = {split: rng.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for split, n in counts.items()}
+    for split, count in counts.items():
+        stored[split].tofile(folder / f"{split}_X.bin")
         if split != "unlabeled":
             np.arange(1, count + 1, dtype=np.uint8).tofile(folder / f"{split}_y.bin")
-        if split == "train":
-            first = data[0]
     (folder / "class_names.txt").write_text("\n".join(f"c{i}" for i in range(10)))
+    train, test = (open_source("stl10", tmp_path, split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images), train.side, train.classes[1]) == (15, 10, 96, "c1")
+    assert train.labels.tolist() == [*range(10), -1, -1, -1, -1, -1]
+    # an image is stored column by column
+    assert np.array_equal(train.images[0], stored["train"][0].transpose(2, 1, 0))
+    assert np.array_equal(train.images[9], stored["train"][9].transpose(2, 1, 0))
+    assert np.array_equal(train.images[10], stored["unlabeled"][0].transpose(2, 1, 0))
+    assert np.array_equal(train.images[14], stored["unlabeled"][4].transpose(2, 1, 0))
+    assert np.array_equal(test.images[9], stored["test"][9].transpose(2, 1, 0))
+    with (folder / "test_X.bin").open("r+b") as file:
+        file.truncate(9 * 3 * 96 * 96)
+    with pytest.raises(InputError, match=r"test_X\.bin and test_y\.bin do not fit"):
+        open_source("stl10", tmp_path, "test")
+    with (folder / "unlabeled_X.bin").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(InputError, match="STL10 cannot be read there"):
+        open_source("stl10", tmp_path, "train")
+
+
+def test_what_a_killed_download_left_is_removed_and_a_living_one_is_not(tmp_path, monkeypatch):
     import torchvision
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision.datasets.STL10, "_check_integrity", lambda self: True)
-        train, test = (open_source("stl10", tmp_path, split) for split in ("train", "test"))
-    assert (len(train.images), len(test.images), train.side) == (15, 10, 96)
-    assert sorted(train.labels) == [-1] * 5 + list(range(10))
-    # an image is stored column by column
-    assert np.array_equal(train.images[0], first.transpose(2, 1, 0))
+    def download(root, download):
+        assert {p.name for p in tmp_path.iterdir()} == {".download-living", root.name}
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", download)
+    for name in ("living", "killed"):
+        (tmp_path / f".download-{name}" / "x").mkdir(parents=True)
+    handle = os.open(tmp_path / ".download-living", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="no route to host"):
+        open_source("cifar10", tmp_path, "train")
+    os.close(handle)
+    assert [p.name for p in tmp_path.iterdir()] == [".download-living"]
 
 
 def test_a_download_that_fails_says_where_it_looked_and_the_ways_out(tmp_path, monkeypatch):

@@ -21,9 +21,12 @@ ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: 
 ffcv.loader.epoch_iterator.IS_CUDA = False
 
 from effssl import InputError
+from effssl.config import SetName, Storage
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.datasets import open_source
+from effssl.data.datasets import Source, open_source
 from effssl.data.splits import train_and_validation
+
+SPLITS = ("train", "test")
 
 
 class Data(NamedTuple):
@@ -35,8 +38,27 @@ class Data(NamedTuple):
     val_positions: np.ndarray
 
 
+def open_split(storage: Storage, split: str) -> tuple[Source, Beton] | None:
+    """Find one of the set's SPLITS, and store it if it is not stored yet; None when the set has no such split.
+
+    Raises InputError for anything about the images that the user has to mend.
+    """
+    source = open_source(storage.data, storage.data_dir, split)
+    if source is None:
+        return None
+    return source, ensure_beton(
+        source,
+        storage.beton_dir or storage.data_dir / "beton",
+        f"{storage.data}-{split}",
+        max_side=storage.max_side,
+        jpeg_quality=storage.jpeg_quality,
+        workers=storage.workers,
+        skip_corrupt=storage.skip_corrupt,
+    )
+
+
 def open_data(
-    name: str,
+    name: SetName,
     data_dir: Path,
     *,
     beton_dir: Path | None,
@@ -46,17 +68,14 @@ def open_data(
     max_side: int,
     jpeg_quality: int,
     workers: int,
+    skip_corrupt: bool = False,
 ) -> Data:
     """Find the set, store what is not stored yet, and cut the validation split from train.
 
     Raises InputError for anything about the images that the user has to mend.
     """
-    stored: list[Beton | None] = []
-    for split in ("train", "test"):
-        source = open_source(name, data_dir, split)
-        store = {"max_side": max_side, "jpeg_quality": jpeg_quality, "workers": workers}
-        stored.append(source and ensure_beton(source, beton_dir or data_dir / "beton", f"{name}-{split}", **store))
-    train, test = stored
+    storage = Storage(name, data_dir, beton_dir, max_side, jpeg_quality, workers, skip_corrupt)
+    train, test = (found and found[1] for found in (open_split(storage, split) for split in SPLITS))
     assert train is not None  # open_source finds train or raises
     positions, validation = train_and_validation(train.labels, val_fraction, fraction, split_seed)
     if len(positions) == 0:

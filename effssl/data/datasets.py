@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from effssl import InputError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 DIGITS_SIDE = 16
+IMAGENET100_CLASSES = Path(__file__).parents[2] / "configs" / "imagenet100_classes.txt"
 # torchvision: set -> (class, folder that it makes under data_dir, side)
 _TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py", 32),
     "cifar100": ("CIFAR100", "cifar-100-python", 32),
     "stl10": ("STL10", "stl10_binary", 96),
+}
+_TURNS = {  # EXIF's orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -59,12 +71,40 @@ class ImageFiles:
         path = self.paths[position]
         try:
             with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I"):  # 16-bit: Pillow would clip to 255 instead of scaling
-                    upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-                return np.asarray(upright.convert("RGB"))
+                return np.asarray(_upright_rgb(image))
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
+
+
+class Stl10Images:
+    """Images of STL-10's .bin files, one file after the other, mapped: all of them would take 3 GB of memory."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.parts = [np.memmap(file, np.uint8, "r").reshape(-1, 3, 96, 96) for file in files]
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        """uint8 [96, 96, 3]."""
+        part = int(np.searchsorted(self.ends, position, side="right"))
+        columns = self.parts[part][position - self.ends[part]]  # from that part's end: negative; [3, column, row]
+        return np.ascontiguousarray(columns.transpose(2, 1, 0))
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
+    image.load()  # PNG and TIFF know their orientation only now
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot express.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
+        upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        colours = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return upright.convert("RGB")
 
 
 def open_source(name: str, data_dir: Path, split: str) -> Source | None:
@@ -77,13 +117,32 @@ def open_source(name: str, data_dir: Path, split: str) -> Source | None:
         return _digits(split)
     if name in _TORCHVISION:
         kind, folder, side = _TORCHVISION[name]
+        read = _stl10 if name == "stl10" else _pickled_cifar
         if (data_dir / folder).is_dir():
-            return _torchvision(kind, data_dir, folder, side, split)
+            return read(kind, data_dir, folder, side, split)
         if (data_dir / "train").is_dir():
             return _folder(name, data_dir, split, side)
         _download(name, kind, data_dir)
-        return _torchvision(kind, data_dir, folder, side, split)
-    return _folder(name, data_dir, split, None)
+        return read(kind, data_dir, folder, side, split)
+    return _folder(name, data_dir, split, None, only=_listed(IMAGENET100_CLASSES) if name == "imagenet100" else None)
+
+
+def stl10_folds(data_dir: Path) -> np.ndarray:
+    """STL-10's ten predefined folds of its labelled images, for the protocol of its authors: train a probe on each.
+
+    Returns int64 [10, n] (n = 1,000 in the set itself): positions in the labelled images, which are also the first of
+    train's .beton. Raises InputError where data_dir/stl10_binary/fold_indices.txt is missing or not ten such folds.
+    """
+    file = data_dir / _TORCHVISION["stl10"][1] / "fold_indices.txt"
+    try:
+        folds = np.array([[int(i) for i in line.split()] for line in file.read_text().splitlines() if line.strip()])
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    except ValueError:  # not numbers, or lines of different lengths
+        folds = np.zeros((0, 0), dtype=np.int64)
+    if len(folds) != 10 or folds.min() < 0 or any(len(np.unique(fold)) != len(fold) for fold in folds):
+        raise InputError(f"{file} is not ten lines of as many positions each, none twice in a line")
+    return folds
 
 
 def _digits(split: str) -> Source:
@@ -101,22 +160,59 @@ def _digits(split: str) -> Source:
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
-def _torchvision(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
+def _pickled_cifar(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
     import torchvision
 
     try:
-        if kind == "STL10":
-            found = torchvision.datasets.STL10(data_dir, split="train+unlabeled" if split == "train" else "test")
-            images = np.ascontiguousarray(found.data.transpose(0, 2, 3, 1))
-            labels = np.asarray(found.labels, dtype=np.int64)
-        else:
-            found = getattr(torchvision.datasets, kind)(data_dir, train=split == "train")
-            images, labels = found.data, np.asarray(found.targets, dtype=np.int64)
+        found = getattr(torchvision.datasets, kind)(data_dir, train=split == "train")
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{data_dir / folder}: torchvision cannot read {kind} there ({reason})") from None
+    labels = np.asarray(found.targets, dtype=np.int64)
     files = sorted(p for p in (data_dir / folder).iterdir() if p.is_file())
-    return Source(images, labels, list(found.classes), *_fingerprints(files, data_dir, labels), side)
+    return Source(found.data, labels, list(found.classes), *_fingerprints(files, data_dir, labels), side)
+
+
+def _stl10(kind: str, data_dir: Path, folder: str, side: int, split: str) -> Source:
+    """Not by torchvision, which reads and sums 3 GB at every start."""
+    root = data_dir / folder
+    try:
+        labels = np.fromfile(root / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
+        labelled = Stl10Images([root / f"{split}_X.bin"])
+        images = Stl10Images([root / "train_X.bin", root / "unlabeled_X.bin"]) if split == "train" else labelled
+        classes = (root / "class_names.txt").read_text().split()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{root}: {kind} cannot be read there ({error})") from None
+    if len(labelled) != len(labels) or not np.isin(labels, np.arange(len(classes))).all():
+        raise InputError(f"{root}: {kind} cannot be read there ({split}_X.bin and {split}_y.bin do not fit)")
+    labels = np.concatenate([labels, np.full(len(images) - len(labels), -1)])
+    files = sorted(p for p in root.iterdir() if p.is_file())
+    return Source(images, labels, classes, *_fingerprints(files, data_dir, labels), side)
+
+
+@contextlib.contextmanager
+def _scratch_in(data_dir: Path) -> Iterator[Path]:
+    """A temporary folder, locked. Those of killed processes are removed; a living one's is known by its lock."""
+    for left_over in data_dir.glob(".download-*"):
+        with contextlib.suppress(OSError), _locked(left_over):
+            shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
+    try:
+        with _locked(scratch):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process has locked it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _download(name: str, kind: str, data_dir: Path) -> None:
@@ -130,7 +226,6 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
     is_new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=data_dir))
     except OSError as error:
         raise InputError(
             f"no {name} images in {data_dir}, which cannot be written: {error.strerror}; {ways_out}"
@@ -138,39 +233,54 @@ def _download(name: str, kind: str, data_dir: Path) -> None:
     patience_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30.0)  # torchvision itself would wait for ever on a silent server
     try:
-        getattr(torchvision.datasets, kind)(scratch, download=True)
-        for found in scratch.iterdir():
-            if found.is_dir():
-                found.rename(data_dir / found.name)
+        with _scratch_in(data_dir) as scratch:
+            getattr(torchvision.datasets, kind)(scratch, download=True)
+            for found in scratch.iterdir():
+                if found.is_dir():
+                    found.rename(data_dir / found.name)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}") from None
     finally:
         socket.setdefaulttimeout(patience_s)
-        shutil.rmtree(scratch, ignore_errors=True)
         if is_new and not any(data_dir.iterdir()):
             data_dir.rmdir()
 
 
-def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source | None:
+def _listed(file: Path) -> frozenset[str]:
+    """The class names in a file, one a line."""
+    try:
+        return frozenset(file.read_text().split())
+    except OSError as error:
+        raise InputError(f"{file}, the list of classes, is part of the source tree: {error.strerror}") from None
+
+
+def _folder(
+    name: str, data_dir: Path, split: str, side: int | None, *, only: frozenset[str] | None = None
+) -> Source | None:
     """Class folders train/CLASS/*, or CLASS/* or loose (unlabelled) images in data_dir itself; test/ or val/ beside.
-    `side`: what the set's images must measure."""
+    `side`: what the set's images must measure; `only`: the classes to take, all of which must be there."""
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
     held_out = [data_dir / s for s in ("test", "val") if (data_dir / s).is_dir()]
     has_train = (data_dir / "train").is_dir()
     train_root = data_dir / "train" if has_train else data_dir
-    paths = _image_paths(train_root, without=[] if has_train else held_out)
+    paths = _image_paths(train_root, without=[] if has_train else held_out, only=only)
     classes = sorted({_class_of(p, train_root) for p in paths} - {""})
+    absent = sorted((only or frozenset()).difference(classes))
+    if only and absent:
+        raise InputError(
+            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: {_some(absent)}"
+        )
     root = train_root
     if split == "test":
         if not held_out:
             return None
         root = held_out[0]
-        paths = _image_paths(root, without=[])
+        paths = _image_paths(root, without=[], only=only)
         unknown = sorted({_class_of(p, root) for p in paths} - {"", *classes})
         if unknown and classes:
-            raise InputError(f"{root} has classes that {train_root} lacks: {', '.join(unknown[:5])}")
+            raise InputError(f"{root} has classes that {train_root} lacks: {_some(unknown)}")
     if not paths:
         raise InputError(f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)")
     # One class says nothing to a probe: such images are as unlabelled as loose ones.
@@ -182,12 +292,21 @@ def _folder(name: str, data_dir: Path, split: str, side: int | None) -> Source |
     return Source(ImageFiles(paths), labels, classes, *_fingerprints(paths, data_dir, labels), side)
 
 
-def _image_paths(root: Path, without: Sequence[Path]) -> list[Path]:
-    """Images below `root`, sorted; links are followed, hidden folders and `without` left out."""
+def _some(names: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _image_paths(root: Path, without: Sequence[Path], only: frozenset[str] | None) -> list[Path]:
+    """Images below `root`, sorted; links are followed, hidden folders and `without` left out. With `only`, just those
+    in root's folders of these names."""
     found = []
     for folder, below, files in os.walk(root, followlinks=True):
         here = Path(folder)
         below[:] = [b for b in below if not b.startswith(".") and here / b not in without]
+        if only is not None and here == root:
+            below[:] = [b for b in below if b in only]
+            continue
         found += [here / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
     return sorted(found)
 
@@ -198,14 +317,14 @@ def _class_of(path: Path, root: Path) -> str:
 
 
 def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
-    """The side of the images if all are squares of one small size; only headers are read."""
+    """The side of the images if all are squares of one small size; only headers are read, damaged ones say nothing."""
     common = None
     for path in paths:
         try:
             with Image.open(path) as image:
                 width, height = image.size
-        except (OSError, UnidentifiedImageError):
-            return None  # named when it is decoded
+        except Exception:  # it is named when it is decoded
+            continue
         if width != height or width > largest or common not in (None, width):
             return None
         common = width
@@ -214,10 +333,17 @@ def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:
     """(fingerprint, identity) of a Source."""
-    stats = [(str(p.relative_to(root)), p.stat()) for p in files]
+    stats = [(str(p.relative_to(root)), _stat(p)) for p in files]
     touched = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats).encode()
     copied = "\n".join(f"{name} {s.st_size}" for name, s in stats).encode()
     return _hash(touched + labels.tobytes()), _hash(copied + labels.tobytes())
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError:  # a link to nowhere: an image that does not decode, and is named as one
+        return path.lstat()
 
 
 def _hash(content: bytes) -> str:

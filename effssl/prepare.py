@@ -1,0 +1,68 @@
+"""Store every split of an image set as .beton files, which `python -m effssl.train` with these settings then reads.
+
+python -m effssl.prepare --data imagenet --data-dir DIR --workers 16
+python -m effssl.prepare --data folder --data-dir MY_IMAGES --skip-corrupt
+"""
+
+from __future__ import annotations
+
+import sys
+
+from effssl import InputError, cli
+
+if __name__ == "__main__":
+    # Before the imports below, which take seconds: --help and a typo should not.
+    COMMAND_LINE = cli.parse_or_exit(cli.parse_storage)
+
+import time
+
+from effssl import process
+from effssl.config import Storage
+from effssl.data import SPLITS, open_split
+from effssl.data.beton import Beton, check_beton
+
+
+def prepare(storage: Storage) -> None:
+    """Store the splits that are not stored yet, read some of every one back and say what is there.
+
+    Stopped at any moment it leaves no bad file, and can be called again. Raises InputError for anything that the user
+    has to mend.
+    """
+    lines, any_new = [], False
+    for split in SPLITS:
+        began = time.monotonic()
+        found = open_split(storage, split)
+        if found is not None:
+            source, beton = found
+            checked = check_beton(beton, source)
+            lines.append(_summary(split, beton, checked, time.monotonic() - began))
+            any_new |= beton.is_new
+    if not any_new:
+        lines.append("all was there; nothing was written")
+    print(*lines, sep="\n")
+
+
+def _summary(split: str, beton: Beton, checked: int, seconds: float) -> str:
+    classes = f"{len(beton.classes)} classes" if beton.classes else "no labels"
+    return (
+        f"{split}: {len(beton.labels)} images, {classes}, {beton.path.stat().st_size:,} bytes, {seconds:.1f} s, "
+        f"{checked} read back: {beton.path}"
+    )
+
+
+def main(storage: Storage) -> int:
+    """`prepare`; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
+    try:
+        with process.orderly():
+            prepare(storage)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(COMMAND_LINE))
