@@ -1,4 +1,5 @@
-"""K views of every image, made on the device in one vectorised pass.
+"""K views of every image, made on the device in one vectorised pass; of images of varied size the crops come from
+data/multiview.py, and the rest is made here.
 
 Every image and view has its own parameters, a function of (seed, epoch, sample index, view) alone: they do not depend
 on the device, the batch or the number of workers. Each operation is torchvision's, for a batch with a parameter per
@@ -90,10 +91,14 @@ def draw(
 def make_views(images: Tensor, draws: Draws, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Apply drawn parameters.
 
-    images: uint8 [batch, height, width, 3] -> float32 [views, batch, 3, size, size], normalised.
+    images: uint8 [batch, height, width, 3], or [batch, views, size, size, 3] where they are crops already
+    -> float32 [views, batch, 3, size, size], normalised.
     """
     shape = draws.top.shape
-    x = resized_crop(images, draws.top, draws.left, draws.height, draws.width, draws.flip, size).flatten(0, 1)
+    if images.ndim == 5:
+        x = flipped(images, draws.flip).flatten(0, 1)
+    else:
+        x = resized_crop(images, draws.top, draws.left, draws.height, draws.width, draws.flip, size).flatten(0, 1)
     each = Draws._make(None if p is None else p.flatten() for p in draws)  # [views * batch]
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
@@ -141,6 +146,13 @@ def resized_crop(
     x = rearrange(rows, "k b s h -> b (k s) h") @ planes
     x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=size, c=3) @ rearrange(columns, "k b t w -> b k w t")
     return rearrange(x, "b k (s c) t -> k b c s t", c=3).contiguous()
+
+
+def flipped(crops: Tensor, flip: Tensor) -> Tensor:
+    """uint8 [batch, views, size, size, 3], mirrored where `flip` [views, batch]
+    -> float32 [views, batch, 3, size, size] in [0, 1]."""
+    x = rearrange(crops, "b k h w c -> k b c h w").float() / 255
+    return torch.where(flip[..., None, None, None], x.flip(-1), x)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:

@@ -41,19 +41,21 @@ Features = Callable[[Beton, np.ndarray], Tensor]
 
 def backbone_features(backbone: nn.Module, clean: Clean) -> Features:
     """Representations of clean single views."""
-    return lambda beton, positions: encode(backbone, _views(beton, positions, clean, clean.size), dtype=clean.dtype)
+    size, dtype = clean.size, clean.dtype
+    return lambda beton, positions: encode(backbone, clean_views(beton, positions, clean, size), dtype=dtype)
 
 
 def pixel_features(clean: Clean) -> Features:
     """The pixels themselves, at most PIXEL_SIDE a side."""
     side = min(PIXEL_SIDE, clean.size)
-    return lambda beton, positions: torch.cat([x.flatten(1) for x in _views(beton, positions, clean, side)])
+    return lambda beton, positions: torch.cat([x.flatten(1) for x in clean_views(beton, positions, clean, side)])
 
 
 _loaders: dict[tuple, Any] = {}  # compiling one takes seconds, and every probe reads the same two files
 
 
-def _views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:
+def clean_views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:
+    """Clean views [batch, 3, size, size], normalised, on the device, of the images at `positions`, in that order."""
     canvas = None if beton.side else clean.canvas
     key = (beton.path, clean.workers, canvas)
     if key not in _loaders:

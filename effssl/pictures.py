@@ -7,22 +7,21 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from torch import Tensor
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def save_views(path: Path, images: Tensor, views: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """A row per image: as stored, then its views. images uint8 [n, H, W, 3]; views normalised [views, n, 3, h, w]."""
-    shown = (
-        views.float().cpu() * views.new_tensor(std).cpu()[:, None, None] + views.new_tensor(mean).cpu()[:, None, None]
-    )
-    rows, columns = len(images), 1 + len(views)
+def save_views(path: Path, whole: Tensor, views: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """A row per image: the clean view [n, 3, h, w], then the others [views, n, 3, h, w]; all normalised."""
+    shown = torch.cat([whole[None], views]).float().cpu()
+    shown = shown * shown.new_tensor(std)[:, None, None] + shown.new_tensor(mean)[:, None, None]
+    rows, columns = len(whole), len(shown)
     figure, axes = plt.subplots(rows, columns, figsize=(1.1 * columns, 1.1 * rows + 0.3), squeeze=False)
     for i, row in enumerate(axes):
-        row[0].imshow(images[i].cpu().numpy())
-        for k, axis in enumerate(row[1:]):
+        for k, axis in enumerate(row):
             axis.imshow(shown[k, i].clamp(0, 1).permute(1, 2, 0).numpy())
         if i == 0:
             for k, axis in enumerate(row):

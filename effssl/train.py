@@ -29,12 +29,14 @@ from torch import nn
 from effssl import augment, checkpoint, models, objective, optim, pictures, process, run_folder
 from effssl.config import Config
 from effssl.data import Data, open_data
-from effssl.data.loader import batches, open_loader
+from effssl.data.loader import Loader, batches, open_loader
+from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import epoch_order
 from effssl.evaluate import (
     Clean,
     Features,
     backbone_features,
+    clean_views,
     final_rows,
     format_table,
     pixel_features,
@@ -57,7 +59,7 @@ def train(cfg: Config) -> int:
     batch, views = cfg.optim.batch_size, cfg.augment.views
     encoder = _build_encoder(cfg).to(device)
     data, clean = _open_images(cfg, device, torch.bfloat16 if autocast else torch.float32)
-    loader = open_loader(data.train.path, batch, cfg.images.workers, None if data.train.side else clean.canvas)
+    loader = _open_loader(cfg, data)
     optimizer = optim.build_optimizer(
         encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
     )
@@ -66,7 +68,7 @@ def train(cfg: Config) -> int:
         torch.compile(augment.make_views) if compiled else augment.make_views,
         size=clean.size, mean=clean.mean, std=clean.std,
     )  # fmt: skip
-    side = data.train.side or clean.canvas  # of the images that reach the device
+    side = data.train.side or clean.size  # of the images or crops that reach the device
     draw = functools.partial(augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **_strengths(cfg))
     loss_of = objective.build(cfg, encoder)
     features = backbone_features(encoder.backbone, clean)
@@ -126,7 +128,7 @@ def train(cfg: Config) -> int:
 
     for epoch in range(step // steps_per_epoch, 0 if out_of_time else cfg.optim.epochs):
         order = epoch_order(data.train_positions, cfg.run.seed, epoch)[: steps_per_epoch * batch]
-        for images, positions in batches(loader, order[step % steps_per_epoch * batch :], device):
+        for images, positions in batches(loader, order[step % steps_per_epoch * batch :], device, epoch=epoch):
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step)
             x = make_views(images, draw(indices=positions, epoch=epoch))  # [views, batch, 3, size, size]
@@ -202,9 +204,18 @@ def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple
     count = len(data.train_positions)
     if cfg.optim.batch_size > count:
         raise InputError(f"--batch-size {cfg.optim.batch_size} is larger than the set: {count} training images")
-    # Images of varied size reach the device as squares somewhat larger than a view, of which the crops are cut.
+    # Clean views of images of varied size are made from squares somewhat larger than a view.
     canvas = round(1.5 * images.image_size)
     return data, Clean(images.image_size, cfg.augment.mean, cfg.augment.std, canvas, images.workers, device, dtype)
+
+
+def _open_loader(cfg: Config, data: Data) -> Loader:
+    """Of whole images where they are of one size, to be cropped on the device; else of K crops of each."""
+    crops = None
+    if data.train.side is None:
+        how = {"crop_scale": cfg.augment.crop_scale, "crop_ratio": cfg.augment.crop_ratio}
+        crops = MultiViewDecoder(views=cfg.augment.views, size=cfg.images.image_size, seed=cfg.run.seed, **how)
+    return open_loader(data.train.path, cfg.optim.batch_size, cfg.images.workers, None, crops)
 
 
 def _build_encoder(cfg: Config) -> models.Encoder:
@@ -234,7 +245,8 @@ def _picture_of_views(out: Path, data: Data, loader, draw, clean: Clean) -> None
     images, positions = next(batches(loader, some, clean.device))
     # Not the compiled function of the loop: another batch size would make it compile for sizes that vary.
     x = augment.make_views(images, draw(indices=positions, epoch=0), size=clean.size, mean=clean.mean, std=clean.std)
-    pictures.save_views(out / "views.png", images, x, clean.mean, clean.std)
+    whole = next(clean_views(data.train, some, clean, clean.size))
+    pictures.save_views(out / "views.png", whole, x, clean.mean, clean.std)
 
 
 def _introduction(cfg: Config, data: Data, model: nn.Module, device, out: Path, step: int, total_steps: int) -> str:

@@ -99,6 +99,20 @@ def test_make_views_is_the_operations_in_order(size, kernel_size):
         assert_near(actual[a, b], F.normalize(x, MEAN, STD), atol=1e-4)
 
 
+def test_crops_already_made_get_the_same_as_whole_images():
+    images = random_images(8, 40, 56)
+    draws = draw(8, stored=(40, 56), views=3)
+    crops = augment.resized_crop(images, *draws[:4], torch.zeros_like(draws.flip), 32)
+    crops = (crops * 255).round().byte().permute(1, 0, 3, 4, 2)  # [batch, views, size, size, 3]
+    actual = augment.make_views(crops, draws, size=32, mean=MEAN, std=STD)
+    geometry = {"top": 0, "left": 0, "height": 32, "width": 32}
+    for a, b in np.ndindex(3, 8):
+        alone = augment.Draws(*(None if p is None else p[a, b][None, None] for p in draws))
+        alone = alone._replace(**{k: torch.full((1, 1), float(v)) for k, v in geometry.items()})
+        expected = augment.make_views(crops[b, a][None], alone, size=32, mean=MEAN, std=STD)
+        assert_near(actual[a, b], expected[0, 0], atol=1e-4)
+
+
 @pytest.mark.parametrize("stored", [(32, 32), (48, 64), (32, 16)])
 def test_clean_view_is_resize_and_normalize(stored):
     images = random_images(3, *stored)

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from conftest import QUICK, command, run_train, write_class_folders
+from PIL import Image
 from safetensors.torch import load_file
 
 from effssl import cli, train
@@ -277,3 +278,17 @@ def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     assert train.main(cli.parse([*flags, "--out", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
     assert all("z/effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
+
+
+def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
+    images = write_class_folders(tmp_path / "set", per_class=20, side=20)
+    for i, path in enumerate(sorted(images.rglob("*.png"))):
+        Image.open(path).resize((20 + i % 7, 24)).save(path)
+    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "16", "--epochs", "3"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
+    assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0
+    assert train.main(cli.parse(["--resume", str(halves), "--max-seconds", "1000"])) == 0
+    ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
+    assert ends[0] == ends[1]
+    assert (whole / "views.png").is_file()

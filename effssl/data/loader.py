@@ -15,16 +15,25 @@ from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.transforms import ToTensor
 
 from effssl import InputError
+from effssl.data.multiview import MultiViewDecoder
 
 
-def open_loader(path: Path, batch_size: int, workers: int, canvas: int | None) -> Loader:
+def open_loader(
+    path: Path, batch_size: int, workers: int, canvas: int | None, crops: MultiViewDecoder | None = None
+) -> Loader:
     """Compile the reading of a .beton; one loader serves any number of passes, one at a time.
 
     canvas: None for images of one size, which are read as they are; else images are decoded once each and their
     central square is resized to this side.
+    crops: for images of varied size, in place of `canvas`: random crops are cut of each; made for this loader alone.
     Raises InputError for a file that FFCV cannot read.
     """
-    decoder = SimpleRGBImageDecoder() if canvas is None else CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
+    if crops is not None:
+        decoder: SimpleRGBImageDecoder = crops
+    elif canvas is not None:
+        decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
+    else:
+        decoder = SimpleRGBImageDecoder()
     try:
         return Loader(
             str(path),
@@ -37,14 +46,20 @@ def open_loader(path: Path, batch_size: int, workers: int, canvas: int | None) -
         raise InputError(f"{path} is not a .beton that can be read: {' '.join(str(error).split())}") from None
 
 
-def batches(loader: Loader, order: np.ndarray, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the images at the positions `order`, in that order.
+def batches(
+    loader: Loader, order: np.ndarray, device: torch.device, *, epoch: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the images at the positions `order`, in that order; `epoch` is that of random crops.
 
-    Yields (images uint8 [batch, height, width, 3], positions int64 [batch]) on the device; the last batch may be
-    smaller. Closing the generator ends FFCV's thread. An error in that thread is raised here.
+    Yields (images uint8 [batch, height, width, 3], or [batch, views, size, size, 3] of random crops, positions int64
+    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread. An error in that
+    thread is raised here.
     """
     if len(order) == 0:
         return
+    decoder = loader.pipeline_specs["image"].decoder
+    if isinstance(decoder, MultiViewDecoder):
+        decoder.epoch = epoch
     source = _WatchedIterator(loader, order.astype(np.uint64))
     try:
         start = 0
