@@ -16,7 +16,7 @@ MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_dia
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
     labels = np.concatenate([np.arange(count) % classes, np.full(unlabelled, -1)]).astype(np.int64)
-    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name)
+    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name, np.arange(len(labels)), False)
 
 
 def make_data(*, test: bool = True, unlabelled: int = 0) -> Data:

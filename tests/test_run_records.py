@@ -81,12 +81,12 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path, capsys):
 
 
 def test_pictures_show_what_they_are_given(tmp_path):
-    images = torch.zeros(3, 6, 6, 3, dtype=torch.uint8)
-    images[..., 0] = 255  # red as stored; views are green, normalised
     mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
-    green = torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand(3, 6, 6)
-    views = ((green - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]).expand(2, 3, 3, 6, 6)
-    pictures.save_views(tmp_path / "views.png", images, views, mean, std)
+    red, green = (
+        ((torch.tensor(rgb) - torch.tensor(mean)) / torch.tensor(std))[:, None, None].expand(3, 6, 6)
+        for rgb in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    )
+    pictures.save_views(tmp_path / "views.png", red.expand(3, 3, 6, 6), green.expand(2, 3, 3, 6, 6), mean, std)
     pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
     assert {(255, 0, 0), (0, 255, 0)} <= colours
