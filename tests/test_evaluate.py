@@ -77,7 +77,7 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
 
 
 def test_without_any_label_there_are_the_measures_alone():
-    train = Beton(Path("train"), np.full(100, -1), [], 8, "train")
+    train = Beton(Path("train"), np.full(100, -1), [], 8, "train", np.arange(100), False)
     data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
     assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
