@@ -34,7 +34,7 @@ class Storage:
     jpeg_quality: int = 90
     """Quality at which images of varied size are stored; small images of one size are stored raw."""
     workers: int = 2
-    """Threads that load, and processes that write the .beton; results do not depend on it."""
+    """Threads that load, in each process; processes that write the .beton. Results do not depend on it."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files, instead of stopping; the .json names them."""
 
@@ -152,7 +152,7 @@ class Optim:
     final_lr: float = 0.0
     """Learning rate at the end of the cosine, as a part of the peak."""
     batch_size: int = 256
-    """Images per step, before views."""
+    """Images per step over all devices, before views."""
     epochs: int = 100
     """Passes over the training images."""
     max_seconds: float | None = None

@@ -10,10 +10,41 @@ the statistics to other processes' images is lost.)
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Of this process; the first is 0."""
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def from_first(value: T) -> T:
+    """`value` of the first process, in all of them."""
+    values = [value]
+    if _is_distributed():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def in_any(*flags: bool) -> tuple[bool, ...]:
+    """Each flag, true where it is in any process: what is then decided by it is decided alike in all of them."""
+    if not _is_distributed():
+        return flags
+    each = torch.tensor(flags, dtype=torch.int32, device=_device_of_counts())
+    dist.all_reduce(each, dist.ReduceOp.MAX)
+    return tuple(map(bool, each.tolist()))
 
 
 def all_sum(x: Tensor) -> Tensor:
@@ -22,12 +53,10 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def batch_sizes(batch: int) -> list[int]:
-    """The batch of every process, by rank; they may differ. Exchanged on the CPU where the group can (gloo), so that no
-    GPU is waited for."""
+    """The batch of every process, by rank; they may differ."""
     if not _is_distributed():
         return [batch]
-    on_cpu = "gloo" in str(dist.get_backend_config())
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device="cpu" if on_cpu else "cuda")
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=_device_of_counts())
     sizes[dist.get_rank()] = batch
     dist.all_reduce(sizes)
     return sizes.tolist()
@@ -42,6 +71,11 @@ def all_rows(x: Tensor, sizes: list[int]) -> Tensor:
 def first_row(sizes: list[int]) -> int:
     """Where the rows of this process begin among `all_rows`."""
     return sum(sizes[: dist.get_rank()]) if len(sizes) > 1 else 0
+
+
+def _device_of_counts() -> str:
+    """The CPU where the group can exchange there (gloo), so that no GPU is waited for."""
+    return "cpu" if "gloo" in str(dist.get_backend_config()) else "cuda"
 
 
 def _is_distributed() -> bool:

@@ -1,13 +1,16 @@
-"""The process that trains: the device it uses and the signals it obeys."""
+"""The process that trains: the device it uses, the processes beside it, and the signals it obeys."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 import signal
 import sys
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 
 from effssl import InputError
 
@@ -16,7 +19,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 def where_it_runs(name: str, precision: str, compiled: str) -> tuple[torch.device, bool, bool]:
     """(device, bf16 autocast, torch.compile) for `--device`, `--precision` and `--compile`; their auto means CUDA, bf16
-    and compilation where there is CUDA, else the CPU in float32. Raises InputError for a device that is not there."""
+    and compilation where there is CUDA, else the CPU in float32. Under torchrun each process has a GPU of its own.
+    Raises InputError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -25,6 +29,8 @@ def where_it_runs(name: str, precision: str, compiled: str) -> tuple[torch.devic
         raise InputError(f"--device {name}: no such device; auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name} is not supported; auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
     on_gpu = device.type == "cuda"
@@ -35,6 +41,19 @@ def where_it_runs(name: str, precision: str, compiled: str) -> tuple[torch.devic
         on_gpu if precision == "auto" else precision == "bf16",
         on_gpu if compiled == "auto" else compiled == "true",
     )
+
+
+@contextlib.contextmanager
+def group() -> Iterator[None]:
+    """Under torchrun, all its processes as torch's default group; else nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # All wait for the first one's probes, which may take long on a large set; when one dies torchrun ends the others.
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
+    yield
+    dist.destroy_process_group()  # not after an error: others may be waiting for this one
 
 
 def listen() -> list[int]:

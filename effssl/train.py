@@ -4,6 +4,7 @@ python -m effssl.train --views 4 --proj-dim 256                       # scikit-l
 python -m effssl.train --config configs/cifar10.yaml --data-dir DIR   # CIFAR-10
 python -m effssl.train --data folder --data-dir MY_IMAGES             # your own
 python -m effssl.train --resume RUN
+torchrun --nproc-per-node 4 -m effssl.train ...                       # any of these on four GPUs
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, checkpoint, models, objective, optim, pictures, process, run_folder
+from effssl import augment, checkpoint, distributed, models, objective, optim, pictures, process, run_folder
 from effssl.config import Config
 from effssl.data import Data, open_data
 from effssl.data.loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
-from effssl.data.splits import epoch_order
+from effssl.data.splits import epoch_order, own_part
 from effssl.evaluate import (
     Clean,
     Features,
@@ -49,12 +54,14 @@ from effssl.log import Clock, RunLog, read_metrics
 def train(cfg: Config) -> int:
     """Run `cfg` to its end, or until it is told to stop; returns the exit code.
 
+    In a process group each process trains on its part of every batch, and the first one does all the rest.
     Leaves in the run folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt, backbone.safetensors,
     result.json, views.png, curves.png. Raises InputError before anything is written there, FloatingPointError on a
     non-finite loss, RuntimeError when loading fails.
     """
     label = f"{cfg.images.data}_{cfg.loss.method}_k{cfg.augment.views}_d{cfg.model.proj_dim}"
-    out = cfg.run.resume or run_folder.choose(cfg.run.out, label)
+    out = distributed.from_first(cfg.run.resume or run_folder.choose(cfg.run.out, label))
+    rank, world_size = distributed.rank(), distributed.world_size()
     device, autocast, compiled = process.where_it_runs(cfg.run.device, cfg.run.precision, cfg.run.compile)
     batch, views = cfg.optim.batch_size, cfg.augment.views
     encoder = _build_encoder(cfg).to(device)
@@ -63,7 +70,8 @@ def train(cfg: Config) -> int:
     optimizer = optim.build_optimizer(
         encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
     )
-    forward = torch.compile(encoder) if compiled else encoder
+    forward = _in_parallel(encoder, device) if world_size > 1 else encoder
+    forward = torch.compile(forward) if compiled else forward  # type: ignore[assignment]
     make_views = functools.partial(
         torch.compile(augment.make_views) if compiled else augment.make_views,
         size=clean.size, mean=clean.mean, std=clean.std,
@@ -87,18 +95,25 @@ def train(cfg: Config) -> int:
             raise InputError(f"--resume {out}: its images were others ({state['images']}; here {which_images})")
         checkpoint.restore(state, encoder, optimizer, device)
         step, seconds = state["step"], state["seconds"]
+    if rank:  # not the dropout of the first
+        torch.manual_seed(cfg.run.seed + rank + world_size * (step + 1))
     out_of_time = cfg.optim.max_seconds is not None and seconds >= cfg.optim.max_seconds
     if (out / "result.json").is_file() and (step == total_steps or out_of_time):
-        print(f"{out} is finished\n{format_table(json.loads((out / 'result.json').read_text())['final'])}")
+        if rank == 0:
+            print(f"{out} is finished\n{format_table(json.loads((out / 'result.json').read_text())['final'])}")
         return 0
-    run_lock = run_folder.claim(out)
-    cli.save(cfg, out / "config.yaml")
-    log = RunLog(out, start_step=step, total_steps=total_steps)
-    log.say(_introduction(cfg, data, encoder, device, out, step, total_steps))
+    log = None  # in the first process there is one
+    if rank == 0:
+        run_lock = run_folder.claim(out)
+        cli.save(cfg, out / "config.yaml")
+        log = RunLog(out, start_step=step, total_steps=total_steps)
+        log.say(_introduction(cfg, data, encoder, device, out, step, total_steps))
     clock = Clock(seconds, functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None)
     stops = process.listen()
 
     def save() -> None:
+        if rank:
+            return
         if not all(bool(p.isfinite().all()) for p in encoder.parameters()):
             raise FloatingPointError(
                 f"weights are not finite after step {step}; last good checkpoint: {out / 'checkpoint.pt'}"
@@ -115,26 +130,30 @@ def train(cfg: Config) -> int:
         return step == total_steps or (rest == 0 and cfg.probe.probe_every > 0 and epoch % cfg.probe.probe_every == 0)
 
     def probe() -> None:
+        if log is None:
+            return
         log.probe(where() | validation_probe(features, data, cfg.probe.probe_images, encoder.projector))
         pictures.save_curves(out / "curves.png", read_metrics(out), out.name)
 
     with clock.paused():
-        if step == 0:
+        if step == 0 and rank == 0:
             save()
             _picture_of_views(out, data, loader, draw, clean)
-        if step == 0 or (probe_is_due() and not log.has_probe(step)):  # it may have been stopped before this one
+        if step == 0 or (probe_is_due() and log and not log.has_probe(step)):  # stopped before this one
             probe()
     saved_s, marked_step, marked_s = time.monotonic(), step, clock.seconds
+    stop, out_of_time = distributed.in_any(bool(stops), out_of_time)
 
     for epoch in range(step // steps_per_epoch, 0 if out_of_time else cfg.optim.epochs):
-        order = epoch_order(data.train_positions, cfg.run.seed, epoch)[: steps_per_epoch * batch]
-        for images, positions in batches(loader, order[step % steps_per_epoch * batch :], device, epoch=epoch):
+        order = epoch_order(data.train_positions, cfg.run.seed, epoch)
+        own = own_part(order, batch, step % steps_per_epoch, rank, world_size)
+        for images, positions in batches(loader, own, device, epoch=epoch):
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step)
             x = make_views(images, draw(indices=positions, epoch=epoch))  # [views, batch, 3, size, size]
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 _, z = forward(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-            terms = loss_of(z.unflatten(0, (views, batch)))  # of z [views, batch, dim]
+            terms = loss_of(z.unflatten(0, (views, len(positions))))  # of z [views, batch, dim], in all processes
             to_log = (step + 1) % cfg.run.log_every == 0
             to_save = time.monotonic() - saved_s > cfg.run.save_every_s
             if to_log or to_save or device.type == "cpu":  # on a GPU, looking at the loss waits for it
@@ -143,7 +162,7 @@ def train(cfg: Config) -> int:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            if to_log:
+            if to_log and log:
                 rate = (step - marked_step) * batch * views / (clock.seconds - marked_s)
                 values = {name: term.item() for name, term in terms.items()}
                 log.train(where() | {"views_per_s": rate, "lr": schedule(step - 1)} | values)
@@ -153,34 +172,40 @@ def train(cfg: Config) -> int:
                     save()
                 saved_s = time.monotonic()
             out_of_time = cfg.optim.max_seconds is not None and clock.seconds >= cfg.optim.max_seconds
-            if stops or out_of_time:
+            stop, out_of_time = distributed.in_any(bool(stops), out_of_time)
+            if stop or out_of_time:
                 break
-        if not stops and (probe_is_due() or out_of_time):
+        if not stop and (probe_is_due() or out_of_time):
             with clock.paused():
                 save()
                 probe()
             saved_s, marked_step, marked_s = time.monotonic(), step, clock.seconds
-        if stops or out_of_time:
+            stop, out_of_time = distributed.in_any(bool(stops), out_of_time)
+        if stop or out_of_time:
             break
 
-    if stops:
+    if stop:
         save()
+        if log is None:
+            return 128 + signal.SIGTERM
         log.say(f"stopped at step {step} of {total_steps}; go on with: python -m effssl.train --resume {out}")
         log.close()
-        return 128 + stops[0]
+        return 128 + (stops[0] if stops else signal.SIGTERM)
     process.stop_listening()  # all is saved: now a signal may end it at once
-    _finish(cfg, out, data, clean, encoder, step, clock.seconds, log)
-    run_lock.release()
+    if log:
+        _finish(cfg, out, data, clean, encoder, step, clock.seconds, log)
+        run_lock.release()
     return 0
 
 
 def main(cfg: Config) -> int:
     """`train` with its errors as the command line shows them: 2 for bad input, 130 for Ctrl-C outside the loop."""
     try:
-        with process.orderly():
+        with process.orderly(), process.group():
             return train(cfg)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; --resume goes on if training had begun", file=sys.stderr)
@@ -201,7 +226,9 @@ def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple
         workers=images.workers,
         skip_corrupt=images.skip_corrupt,
     )
-    count = len(data.train_positions)
+    count, world_size = len(data.train_positions), distributed.world_size()
+    if cfg.optim.batch_size % world_size:
+        raise InputError(f"--batch-size {cfg.optim.batch_size} does not divide among {world_size} processes")
     if cfg.optim.batch_size > count:
         raise InputError(f"--batch-size {cfg.optim.batch_size} is larger than the set: {count} training images")
     # Clean views of images of varied size are made from squares somewhat larger than a view.
@@ -215,7 +242,8 @@ def _open_loader(cfg: Config, data: Data) -> Loader:
     if data.train.side is None:
         how = {"crop_scale": cfg.augment.crop_scale, "crop_ratio": cfg.augment.crop_ratio}
         crops = MultiViewDecoder(views=cfg.augment.views, size=cfg.images.image_size, seed=cfg.run.seed, **how)
-    return open_loader(data.train.path, cfg.optim.batch_size, cfg.images.workers, None, crops)
+    own_batch = cfg.optim.batch_size // distributed.world_size()
+    return open_loader(data.train.path, own_batch, cfg.images.workers, None, crops)
 
 
 def _build_encoder(cfg: Config) -> models.Encoder:
@@ -226,6 +254,15 @@ def _build_encoder(cfg: Config) -> models.Encoder:
     layers = m.proj_layers or {"authors": 2, "official": 3}[m.projector]
     encoder = models.Encoder(backbone, m.proj_hidden_dim or m.proj_dim, m.proj_dim, layers, m.proj_norm)
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _in_parallel(encoder: models.Encoder, device: torch.device) -> nn.Module:
+    """Gradients become means over processes, as the losses expect; on GPUs BatchNorm takes its statistics from the
+    whole batch, as in one process. On CPUs torch has no such BatchNorm: each process normalises by its own images."""
+    if device.type == "cuda":
+        timm.layers.convert_sync_batchnorm(encoder)
+        return DistributedDataParallel(encoder, [device])
+    return DistributedDataParallel(encoder)
 
 
 def _strengths(cfg: Config) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from effssl.data.splits import class_balanced, epoch_order, per_class, train_and_validation
+from effssl.data.splits import class_balanced, epoch_order, own_part, per_class, train_and_validation
 
 SIZES = {0: 100, 1: 40, 2: 7}
 
@@ -103,3 +103,14 @@ def test_epoch_order_is_a_permutation_by_seed_and_epoch():
         np.testing.assert_array_equal(np.sort(order), positions)
         np.testing.assert_array_equal(epoch_order(positions, *key), order)
     np.testing.assert_array_equal(positions, np.arange(100, 400, 3))
+
+
+@pytest.mark.parametrize("first_step", [0, 2])
+def test_processes_see_disjoint_parts_of_every_batch(first_step):
+    order = epoch_order(np.arange(100, 147), seed=0, epoch=3)
+    parts = [own_part(order, 12, first_step, rank, 4).reshape(-1, 3) for rank in range(4)]
+    for step in range(3 - first_step):
+        batch = order[12 * (first_step + step) :][:12]
+        assert sorted(np.concatenate([part[step] for part in parts])) == sorted(batch)
+    assert all(len(part) == 3 - first_step for part in parts)  # the last 11 make no whole batch
+    assert own_part(order, 12, 1, 0, 1).tolist() == order[12:36].tolist()

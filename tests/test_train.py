@@ -123,6 +123,45 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert same(weights(run), weights(uninterrupted[0]))
 
 
+def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
+    """Without BatchNorm, whose statistics are each process's own on CPUs; SGD, as Adam makes much of rounding."""
+    small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
+    flags = ["--backbone", "vit_tiny_patch16_224", "--image-size", 16, "--backbone-kwargs", small_vit]
+    flags += ["--proj-norm", "none", "--optimizer", "sgd", "--lr", 0.05, "--epochs", 4, "--precision", "fp32"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train.main(cli.parse(quick(digits_dir, one, *flags))) == 0
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+    def start(arguments):
+        python, *rest = command(arguments)
+        return subprocess.Popen([python, *torchrun, *rest], env=environment, text=True, stderr=subprocess.PIPE)
+
+    process = start(quick(digits_dir, two, *flags))
+    while not any(r["kind"] == "train" for r in read_metrics(two)):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert torch.load(two / "checkpoint.pt", weights_only=True)["step"] >= 1
+    process = start(["--resume", str(two)])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    alone, together = ([r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two))
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert weights(one).keys() == weights(two).keys()
+    for name, weight in weights(one).items():
+        assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=1e-4), name
+
+
+def test_a_batch_that_does_not_divide_among_processes_is_one_line(digits_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.distributed, "world_size", lambda: 3)
+    assert train.main(cli.parse(quick(digits_dir, tmp_path / "run", "--batch-size", 64))) == 2
+    assert "--batch-size 64 does not divide among 3 processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_a_finished_run_only_says_so(uninterrupted, capsys):
     run, _ = uninterrupted
     before = (run / "checkpoint.pt").stat().st_mtime_ns

@@ -42,6 +42,13 @@ def epoch_order(positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(positions)
 
 
+def own_part(order: np.ndarray, batch: int, first_step: int, rank: int, world_size: int) -> np.ndarray:
+    """Of an epoch's order, what one of `world_size` processes trains on from `first_step` on: of each whole batch every
+    world_size-th image, so that all together see each of its images once."""
+    whole = order[: len(order) // batch * batch].reshape(-1, batch)
+    return whole[first_step:, rank::world_size].ravel()
+
+
 def _by_class(labels: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     shuffled = labels[order]
     return [order[shuffled == c] for c in np.unique(shuffled)]
