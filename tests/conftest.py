@@ -75,3 +75,18 @@ def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
     order = np.random.default_rng(1).permutation(count)
     parts = list(batches(loader, order, torch.device("cpu")))
     return order, torch.cat([x for x, _ in parts]), torch.cat([p for _, p in parts])
+
+
+def growth_mb(loader, count: int) -> float:
+    """What this process's memory grows by in 200 passes over `count` images, after the first 20."""
+    from effssl.data.loader import batches
+
+    def pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for epoch in range(220):
+        for _images, _positions in batches(loader, np.arange(count), torch.device("cpu"), epoch=epoch):
+            pass
+        if epoch == 19:
+            before = pages()
+    return (pages() - before) * os.sysconf("SC_PAGE_SIZE") / 1e6

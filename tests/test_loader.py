@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import STORE
+from conftest import STORE, growth_mb
 
 from effssl.data.beton import ensure_beton
 from effssl.data.datasets import open_source
@@ -42,6 +42,12 @@ def test_early_stops_leave_no_thread(digits_dir):
         for _images, _positions in batches(loader, np.arange(1024), CPU):
             break
     assert threading.active_count() == before
+
+
+def test_memory_does_not_grow_over_200_epochs(digits_dir):
+    source = open_source("digits", digits_dir, "train")
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
+    assert growth_mb(open_loader(beton.path, 64, 2, None), 640) < 8  # a batch kept of each pass: 10
 
 
 @pytest.mark.parametrize("module", ["effssl.data.loader", "effssl.data.beton", "effssl.evaluate"])

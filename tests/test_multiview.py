@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
-from conftest import STORE
+from conftest import STORE, growth_mb
 from PIL import Image
 from scipy import stats
 
@@ -159,6 +159,10 @@ def test_an_early_stop_leaves_no_thread_and_the_next_pass_is_whole(photographs):
         break
     assert threading.active_count() == before
     assert torch.equal(crops_of(loader, epoch=1), whole)
+
+
+def test_memory_does_not_grow_over_200_epochs(photographs):
+    assert growth_mb(loader_of(photographs, batch_size=12), COUNT) < 4  # a decoded image kept of each batch: 6
 
 
 @pytest.mark.parametrize("workers", [1, 2])
