@@ -30,8 +30,7 @@ def decay_exponent(x: Tensor, first: int = 3, last: int = 100) -> float:
     cortex): ranks are dense on a logarithmic axis, and unweighted the tail alone would set the slope. nan where fewer
     than two ranks remain. With n near dim or below, the sampling of the covariance steepens its tail.
     """
-    x = x.double()
-    eigenvalues = _spectrum(x - x.mean(0)).flip(0)
+    eigenvalues = _spectrum(_centred(x)).flip(0)
     count = min(last, int((eigenvalues > 0).sum()))
     if count < first + 1:
         return float("nan")
@@ -100,9 +99,10 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
     they are equal up to rotation, scale and shift, 0 where they are independent.
 
     HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)). With `unbiased`, of the estimator of arXiv 2010.15327, eq. 3, which can
-    fall a little below 0; else of |x' y|_F^2 of the centred x and y. The latter is about sqrt(dim_x dim_y) / n too high
-    where nothing is shared (for 512 of 2,000 images 0.2, and still 0.17 for 2,048 of 10,000), by an amount that differs
-    between layers of different widths: hence the unbiased one. nan where one of them is constant.
+    fall a little below 0; else of |x' y|_F^2 of the centred x and y. The latter is too high where little is shared: by
+    d / (n + d) for d dimensions of equal variance (0.2 for d = 512 and n = 2,000, 0.17 for 2,048 and 10,000), less
+    where few dominate, so by an amount that differs between layers. The unbiased one costs no more, hence the default.
+    nan where one of them is constant.
     """
     return float(cka_matrix([x], [y], unbiased=unbiased))
 
@@ -110,7 +110,7 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> float:
 def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], *, unbiased: bool = True) -> Tensor:
     """linear_cka of every xs[i] [n, dim_i] with every ys[j] [n, dim_j], of the same n images; float64 [i, j] on the
     CPU. Layer by layer of two backbones: layers.layer_features gives xs and ys."""
-    xs, ys = ([x.double() - x.double().mean(0) for x in each] for each in (xs, ys))
+    xs, ys = ([_centred(x) for x in each] for each in (xs, ys))
     cross = torch.tensor([[_hsic(x, y, unbiased) for y in ys] for x in xs], dtype=torch.float64)
     own_x, own_y = (torch.tensor([_hsic(x, x, unbiased) for x in each], dtype=torch.float64) for each in (xs, ys))
     return cross / (own_x[:, None] * own_y).sqrt().where((own_x[:, None] > 0) & (own_y > 0), torch.nan)
@@ -124,11 +124,8 @@ def off_diagonal_energy(x: Tensor) -> float:
     dimensions have no correlation and are left out; nan where fewer than two others remain.
     """
     n = len(x)
-    x = x.double()
-    centred = x - x.mean(0)
-    norm = torch.linalg.vector_norm(centred, dim=0)
-    varies = norm > 1e-7 * torch.linalg.vector_norm(x, dim=0)  # float32 rounding leaves a constant this close
-    unit = centred[:, varies] / norm[varies]
+    centred = _centred(x)
+    unit = centred / torch.linalg.vector_norm(centred, dim=0)
     dim = unit.shape[1]
     if dim < 2:
         return float("nan")
@@ -154,9 +151,19 @@ def _hsic(x: Tensor, y: Tensor, unbiased: bool) -> float:
     return shared - n / (n - 2) * along + float(norms_x.sum() * norms_y.sum()) / ((n - 1) * (n - 2))
 
 
+def _centred(x: Tensor) -> Tensor:
+    """The dimensions of x [n, dim] that vary, each less its mean, in float64."""
+    x = x.double()
+    centred = x - x.mean(0)
+    # float32 rounding leaves a constant this close to its mean
+    return centred[:, torch.linalg.vector_norm(centred, dim=0) > 1e-7 * torch.linalg.vector_norm(x, dim=0)]
+
+
 def _spectrum(x: Tensor) -> Tensor:
     """Squared singular values of x, ascending, through the smaller Gram matrix; 0 below float64's noise in it."""
     squares = torch.linalg.eigvalsh(_small_gram(x))
+    if len(squares) == 0:
+        return squares
     noise = len(squares) * torch.finfo(torch.float64).eps * squares[-1]
     return torch.where(squares > noise, squares, 0).clamp(min=0)
 

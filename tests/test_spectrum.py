@@ -102,7 +102,7 @@ def test_decay_exponent_of_few_positive_eigenvalues():
     few = with_eigenvalues([8.0, 4.0, 3.0**-2, 4.0**-2, 0.0, 0.0], 50)
     assert decay_exponent(few) == pytest.approx(2, rel=1e-6)
     assert math.isnan(decay_exponent(with_eigenvalues([3.0, 2.0, 1.0, 0.0], 50)))
-    assert math.isnan(decay_exponent(torch.ones(10, 4)))
+    assert math.isnan(decay_exponent(torch.full((10, 4), 0.1)))
 
 
 def views_of(n=40, views=6, dim=7, noise=0.5):
@@ -209,7 +209,7 @@ def test_cka_of_independent_data_is_zero_only_without_bias():
 
 
 def test_cka_matrix_is_that_of_its_pairs():
-    xs, ys = [normal(30, 5), normal(30, 60, 1)], [normal(30, 5), normal(30, 7, 2), torch.ones(30, 3)]
+    xs, ys = [normal(30, 5), normal(30, 60, 1)], [normal(30, 5), normal(30, 7, 2), torch.full((30, 3), 0.1)]
     matrix = cka_matrix(xs, ys)
     assert matrix.shape == (2, 3)
     for i, x in enumerate(xs):
