@@ -153,6 +153,23 @@ def test_views_of_images_of_varied_size_have_the_labels_of_their_images_too(squa
     assert not torch.equal(passes[0][0][0], passes[2][0][0])
 
 
+def test_images_without_a_label_are_left_out(squares):
+    labels = squares[0].labels.copy()
+    labels[::3] = -1
+    made = labelled_views(
+        squares[0]._replace(labels=labels),
+        np.arange(24),
+        batch_size=4,
+        views=1,
+        size=8,
+        strengths=WHOLE,
+        seed=0,
+        **NEUTRAL,
+    )
+    assert made.steps_per_epoch == 4
+    assert sorted(torch.cat([y for _, y in made.epoch(0)]).tolist()) == sorted(labels[labels >= 0].tolist())
+
+
 def test_a_batch_larger_than_the_set_is_refused(squares):
     with pytest.raises(InputError, match="a batch of 7 is larger than the set: 6 labelled images"):
         labelled_views(squares[0], np.arange(6), batch_size=7, views=1, size=8, strengths=WHOLE, seed=0, **NEUTRAL)

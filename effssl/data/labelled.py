@@ -62,7 +62,7 @@ def label_fraction(
             raise InputError(f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew")
     try:
         positions = np.array([int(line) for line in lines if line and not line.startswith("#")], dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(f"{file} does not hold one position a line") from None
     others = np.setdiff1d(positions, labelled)
     if len(others) or len(np.unique(positions)) != len(positions) or len(positions) == 0:
@@ -86,9 +86,11 @@ def labelled_views(
     device: torch.device,
     compiled: bool = False,
 ) -> LabelledViews:
-    """Views of the labelled images at `positions`, made as those of pretraining are: from (seed, epoch, position, view)
-    alone, with the strengths of augment.draw. All batches have `batch_size` images, and what is left of an epoch is
-    left out; see even_batch_size. Raises InputError for a file that cannot be read or fewer images than a batch."""
+    """Views of the images at `positions`, less those without a label, made as those of pretraining are: from (seed,
+    epoch, position, view) alone, with the strengths of augment.draw. All batches have `batch_size` images; what is left
+    of an epoch is left out (see even_batch_size). Raises InputError for a file that cannot be read and for fewer images
+    than a batch."""
+    positions = positions[beton.labels[positions] >= 0]
     steps = len(positions) // batch_size
     if steps == 0:
         raise InputError(f"a batch of {batch_size} is larger than the set: {len(positions)} labelled images")
