@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -66,7 +66,7 @@ def best_classifier(
     epochs: Epochs,
     val_views: Callable[[], Iterable[Tensor]],
     val_labels: Tensor,
-    recipes: Sequence[Recipe],
+    recipes: Iterable[Recipe],
     *,
     seed: int = 0,
     autocast: bool = False,
@@ -86,7 +86,8 @@ def best_classifier(
         head = nn.Linear(representation_dim(backbone), num_classes)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        model = nn.Sequential(copy.deepcopy(backbone), head.to(next(backbone.parameters()).device))
+        model = nn.Sequential(copy.deepcopy(backbone), head).to(next(backbone.parameters()).device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         limits = {"seed": seed, "autocast": autocast, "compiled": compiled, "max_seconds": max_seconds}
         try:
             cost = fine_tune(model, epochs, recipe, **limits)  # type: ignore[arg-type]
@@ -98,7 +99,7 @@ def best_classifier(
         if best is None or reached > best.val_accuracy:
             best = Classifier(model.eval(), recipe, reached, cost, ())
     if best is None:
-        raise FloatingPointError(f"training diverged with each of {len(recipes)} settings; lower the learning rates")
+        raise FloatingPointError(f"training diverged with each of {len(tried)} settings; lower the learning rates")
     return best._replace(tried=tuple(tried))
 
 
