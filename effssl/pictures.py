@@ -1,7 +1,8 @@
-"""The two pictures of a run: sample views, and curves."""
+"""Pictures of a run: sample views, curves, and two backbones compared layer by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def save_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
         else:
             axis.text(0.5, 0.5, "no records", ha="center", transform=axis.transAxes)
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def save_cka(path: Path, matrix: Tensor, names_a: Sequence[str], names_b: Sequence[str]) -> None:
+    """CKA of every layer of one backbone, a row each from the bottom up, with every layer of another, [rows, columns];
+    see spectrum.cka_matrix."""
+    rows, columns = len(names_a), len(names_b)
+    figure, axis = plt.subplots(figsize=(1.8 + 0.5 * columns, 1.4 + 0.5 * rows))
+    shown = axis.imshow(matrix.cpu().numpy(), origin="lower", vmin=0, vmax=1, cmap="magma")
+    for i in range(rows):
+        for j in range(columns):
+            value = float(matrix[i, j])
+            shade = "black" if value > 0.6 else "white"
+            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
+    axis.set_xticks(range(columns), names_b, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(range(rows), names_a, fontsize=8)
+    figure.colorbar(shown, ax=axis, label="linear CKA, unbiased", fraction=0.046)
     _save(figure, path)
 
 

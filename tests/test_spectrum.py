@@ -1,9 +1,21 @@
 import math
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from effssl.spectrum import effective_rank, off_diagonal_energy
+from effssl import spectrum
+from effssl.spectrum import (
+    alignment,
+    cka_matrix,
+    decay_exponent,
+    effective_rank,
+    lidar,
+    linear_cka,
+    off_diagonal_energy,
+    uniformity,
+)
 
 
 def with_singular_values(values, n=30, dim=10):
@@ -58,3 +70,151 @@ def test_off_diagonal_energy_of_copies_is_one():
     copies = torch.cat([x, -2 * x + 5, torch.full_like(x, 0.1)], 1)  # and a constant, which is left out
     assert off_diagonal_energy(copies) == pytest.approx(1 - 1 / 99, rel=1e-5)
     assert math.isnan(off_diagonal_energy(copies[:, [0, 2]]))
+
+
+def with_eigenvalues(values, n):
+    """Rows whose covariance has exactly these eigenvalues, in a random basis, with a mean."""
+    dim = len(values)
+    noise = normal(n, dim)
+    left = torch.linalg.qr(noise - noise.mean(0))[0]
+    right = torch.linalg.qr(normal(dim, dim, seed=1))[0]
+    return left * (n * torch.as_tensor(values, dtype=torch.float64)).sqrt() @ right.T + 5
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.5])
+def test_decay_exponent_of_a_power_law(alpha):
+    x = with_eigenvalues(torch.arange(1, 151, dtype=torch.float64) ** -alpha, 400)
+    assert decay_exponent(x) == pytest.approx(alpha, abs=1e-9)
+    assert decay_exponent(1e-3 * x - 2) == pytest.approx(alpha, abs=1e-6)
+
+
+def test_decay_exponent_looks_at_ranks_3_to_100_weighted_by_their_inverse():
+    rank = np.arange(1, 151)
+    values = rank**-1.0 * np.exp(0.3 * np.sin(rank))
+    values[:2], values[100:] = (50, 9), 1e-3 * rank[100:] ** -3.0  # what must not count
+    values = -np.sort(-values)
+    used = slice(2, 100)
+    slope, _ = np.polyfit(np.log(rank[used]), np.log(values[used]), 1, w=rank[used] ** -0.5)  # squared, it weighs
+    assert decay_exponent(with_eigenvalues(values, 400)) == pytest.approx(-slope, rel=1e-9)
+
+
+def test_decay_exponent_of_few_positive_eigenvalues():
+    few = with_eigenvalues([8.0, 4.0, 3.0**-2, 4.0**-2, 0.0, 0.0], 50)
+    assert decay_exponent(few) == pytest.approx(2, rel=1e-6)
+    assert math.isnan(decay_exponent(with_eigenvalues([3.0, 2.0, 1.0, 0.0], 50)))
+    assert math.isnan(decay_exponent(torch.full((10, 4), 0.1)))
+
+
+def views_of(n=40, views=6, dim=7, noise=0.5):
+    scale = torch.logspace(0, -1, dim, dtype=torch.float64)
+    return normal(n, dim)[:, None] * scale + noise * normal(n * views, dim, seed=1).reshape(n, views, dim) + 1
+
+
+@pytest.mark.parametrize(("views", "delta"), [(6, 1e-4), (2, 0.3)])
+def test_lidar_is_that_of_the_generalised_eigenvalues(views, delta):
+    x = views_of(views=views)
+    means = x.mean(1).numpy()
+    within = np.mean([np.cov(image.numpy().T) for image in x], 0) + delta * np.eye(7)
+    values = scipy.linalg.eigh(np.cov(means.T), within, eigvals_only=True)
+    p = values / values.sum()
+    assert lidar(x, delta) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+    root = scipy.linalg.sqrtm(np.linalg.inv(within)).real  # and as the paper writes it
+    np.testing.assert_allclose(np.linalg.eigvalsh(root @ np.cov(means.T) @ root), values, rtol=1e-8)
+
+
+def test_lidar_of_known_cases():
+    # Identical views: W is delta I, so the eigenvalues are those of the covariance of the images.
+    x = with_eigenvalues([4.0, 2.0, 2.0], 30)
+    p = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    assert lidar(x[:, None].expand(-1, 5, -1)) == pytest.approx(float(torch.exp(-(p * p.log()).sum())), rel=1e-9)
+    # Fewer images than dimensions: their means span images - 1.
+    assert lidar(normal(8, 50)[:, None].expand(-1, 3, -1)) <= 7 + 1e-9
+    # What differs between views of an image counts little: two dimensions of images, twenty of augmentation.
+    shared = torch.cat([normal(500, 2), torch.zeros(500, 20)], 1)[:, None]
+    apart = torch.cat([torch.zeros(500 * 50, 2), 3 * normal(500 * 50, 20, seed=1)], 1).reshape(500, 50, 22)
+    assert 1.9 < lidar(shared + apart) < 2.1
+    assert effective_rank((shared + apart).flatten(0, 1)) > 15
+    assert lidar(torch.ones(5, 3, 2)) == 1
+    assert math.isnan(lidar(x[:, None]))
+
+
+def test_alignment_is_the_double_loop_over_pairs_of_views():
+    x = views_of()
+    u = x / x.norm(dim=-1, keepdim=True)
+    distances = [(u[:, a] - u[:, b]).square().sum(-1) for a in range(6) for b in range(a)]
+    assert alignment(x.float()) == pytest.approx(float(torch.stack(distances).mean()), rel=1e-5)
+    assert alignment(x) == pytest.approx(alignment(3 * x), rel=1e-12)
+    assert alignment(x[:, :1].expand(-1, 4, -1)) == pytest.approx(0, abs=1e-12)
+    assert alignment(torch.stack([x[:, 0], -x[:, 0]], 1)) == pytest.approx(4)
+    assert math.isnan(alignment(x[:, :1]))
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 200, 2**23])
+def test_uniformity_is_the_double_loop_over_distinct_pairs(pairs_at_once, monkeypatch):
+    monkeypatch.setattr(spectrum, "_PAIRS_AT_ONCE", pairs_at_once)
+    x = normal(37, 5) + 0.3
+    u = x / x.norm(dim=1, keepdim=True)
+    terms = [math.exp(-2 * float((u[i] - u[j]).square().sum())) for i in range(37) for j in range(i)]
+    assert uniformity(x) == pytest.approx(math.log(np.mean(terms)), rel=1e-12)
+
+
+def test_uniformity_of_known_cases():
+    assert uniformity(torch.ones(10, 3)) == pytest.approx(0, abs=1e-12)
+    assert uniformity(torch.tensor([[1.0, 0], [-2, 0]])) == pytest.approx(-8)
+    assert uniformity(torch.eye(9)) == pytest.approx(-4)
+    assert uniformity(normal(2000, 100)) == pytest.approx(-4 + 8 / 100, abs=0.005)
+    assert math.isnan(uniformity(torch.ones(1, 3)))
+
+
+def hsic_by_formula(k, m):
+    """The unbiased estimator as arXiv 2010.15327, eq. 3 writes it."""
+    n = len(k)
+    k, m, one = k - np.diag(np.diag(k)), m - np.diag(np.diag(m)), np.ones(n)
+    middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + middle - 2 / (n - 2) * one @ k @ m @ one) / (n * (n - 3))
+
+
+@pytest.mark.parametrize(("dim_x", "dim_y"), [(6, 9), (60, 300), (6, 300)])
+def test_cka_is_that_of_the_explicit_kernels(dim_x, dim_y):
+    x = normal(25, dim_x) + 2
+    y = x @ normal(dim_x, dim_y, seed=1) + normal(25, dim_y, seed=2) - 1
+    k, m = (x @ x.T).numpy(), (y @ y.T).numpy()
+    expected = hsic_by_formula(k, m) / np.sqrt(hsic_by_formula(k, k) * hsic_by_formula(m, m))
+    assert linear_cka(x, y) == pytest.approx(expected, rel=1e-9)
+    centre = np.eye(25) - 1 / 25
+    k, m = centre @ k @ centre, centre @ m @ centre
+    biased = np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(biased, rel=1e-9)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_cka_ignores_rotation_scale_and_shift_and_nothing_else(unbiased):
+    x, y = normal(50, 8), normal(50, 8) * torch.logspace(0, -1, 8) + 0.5 * normal(50, 8, seed=1)
+    turn = torch.linalg.qr(normal(8, 8, seed=2))[0]
+    measured = linear_cka(x, y, unbiased=unbiased)
+    assert 0.1 < measured < 0.99
+    assert linear_cka(3 * x @ turn + 7, y, unbiased=unbiased) == pytest.approx(measured, rel=1e-9)
+    assert linear_cka(y, x, unbiased=unbiased) == pytest.approx(measured, rel=1e-9)
+    assert linear_cka(x, x @ turn, unbiased=unbiased) == pytest.approx(1, rel=1e-9)
+    stretched = x * torch.logspace(0, 2, 8)
+    assert abs(linear_cka(stretched, y, unbiased=unbiased) - measured) > 0.01
+
+
+def test_cka_of_independent_data_is_zero_only_without_bias():
+    pairs = [(normal(100, 80, 2 * i), normal(100, 120, 2 * i + 1)) for i in range(20)]
+    unbiased = torch.tensor([linear_cka(x, y) for x, y in pairs])
+    assert abs(unbiased.mean()) < 4 * unbiased.std() / math.sqrt(20)
+    assert unbiased.abs().max() < 0.1
+    assert all(linear_cka(x, y, unbiased=False) > 0.4 for x, y in pairs)
+
+
+def test_cka_matrix_is_that_of_its_pairs():
+    xs, ys = [normal(30, 5), normal(30, 60, 1)], [normal(30, 5), normal(30, 7, 2), torch.full((30, 3), 0.1)]
+    matrix = cka_matrix(xs, ys)
+    assert matrix.shape == (2, 3)
+    for i, x in enumerate(xs):
+        for j, y in enumerate(ys[:2]):
+            assert matrix[i, j] == pytest.approx(linear_cka(x, y), rel=1e-12)
+    assert matrix[0, 0] == pytest.approx(1)
+    assert matrix[:, 2].isnan().all()  # a constant says nothing
+    assert math.isnan(linear_cka(torch.ones(3, 2), normal(3, 2)))  # fewer than 4 images
