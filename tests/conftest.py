@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +80,22 @@ def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
     return order, torch.cat([x for x, _ in parts]), torch.cat([p for _, p in parts])
 
 
-def growth_mb(loader, count: int) -> float:
-    """What this process's memory grows by in 200 passes over `count` images, after the first 20."""
+def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
+    """What memory grows by in 200 passes over `count` images, after the first 20, in a process of its own.
+
+    Beside other tests, what they leave to the allocator moves as much as a leak would.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_growth_mb, make_loader, arguments, count).result(timeout=300)
+
+
+def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
     from effssl.data.loader import batches
 
     def pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])
 
+    loader = make_loader(*arguments)
     for epoch in range(220):
         for _images, _positions in batches(loader, np.arange(count), torch.device("cpu"), epoch=epoch):
             pass

@@ -47,7 +47,7 @@ def test_early_stops_leave_no_thread(digits_dir):
 def test_memory_does_not_grow_over_200_epochs(digits_dir):
     source = open_source("digits", digits_dir, "train")
     beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
-    assert growth_mb(open_loader(beton.path, 64, 2, None), 640) < 8  # a batch kept of each pass: 10
+    assert growth_mb(open_loader, beton.path, 64, 2, None, count=640) < 8  # a batch kept of each pass: 10
 
 
 @pytest.mark.parametrize("module", ["effssl.data.loader", "effssl.data.beton", "effssl.evaluate"])

@@ -162,7 +162,7 @@ def test_an_early_stop_leaves_no_thread_and_the_next_pass_is_whole(photographs):
 
 
 def test_memory_does_not_grow_over_200_epochs(photographs):
-    assert growth_mb(loader_of(photographs, batch_size=12), COUNT) < 4  # the crops of a pass kept: 12
+    assert growth_mb(loader_of, photographs, count=COUNT) < 4  # the crops of a pass kept: 12
 
 
 @pytest.mark.parametrize("workers", [1, 2])
