@@ -14,6 +14,7 @@ sys.path.insert(0, str(ANALYSIS))
 import experiments  # noqa: E402
 import ring  # noqa: E402
 import theory  # noqa: E402
+import throughput  # noqa: E402
 import weight_rule  # noqa: E402
 
 from effssl import InputError, losses  # noqa: E402
@@ -182,3 +183,25 @@ def test_the_summary_marks_the_best_weight_of_every_width():
         for p, s in itertools.product((1, 4), (0, 1))
     ]
     assert weight_rule._summary(rows) == [{"method": "VICReg", "d": 64, "w d = 1": "50.5", "w d = 4": "**60.5**"}]
+
+
+def test_throughput_compares_loaders_by_turns(digits_dir, tmp_path, capsys):
+    sets = ["--set", "16", "digits", str(digits_dir), "--views", "2", "--images", "4", "--loaders", "torchvision"]
+    assert throughput.main([*sets, "--rounds", "2", "--turn-s", "0", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "throughput.csv").open() as file:
+        rows = {(r["views"], r["augmentations"], r["loader"]): r for r in csv.DictReader(file)}
+    both = ("effssl", "torchvision")
+    assert set(rows) == {("0", "crops", "effssl"), *itertools.product("2", ("crops", "all"), both)}
+    for row in rows.values():
+        assert 0 < float(row["lowest"]) <= float(row["images_per_s"]) <= float(row["highest"])
+        assert (row["loader"] == "effssl") == (float(row["effssl_over_it"]) == 1)
+    assert rows["0", "crops", "effssl"]["images"] == "1437"
+    assert "K = 2" in capsys.readouterr().out
+    assert (tmp_path / "throughput.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("flags", [["--set", "a", "digits", "."], ["--set", "8", "folder", "."], ["--rounds", "0"]])
+def test_throughput_says_what_it_cannot_do(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert throughput.main(["--set", "8", "folder", str(tmp_path), *flags]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
