@@ -44,7 +44,7 @@ def test_early_stops_leave_no_thread(digits_dir):
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("module", ["effssl.data.loader", "effssl.data.beton", "effssl.evaluate"])
+@pytest.mark.parametrize("module", ["effssl.data.loader", "effssl.data.beton", "effssl.representations"])
 def test_importing_ffcv_leaves_torchs_threads_alone(module):
     script = f"import torch; torch.set_num_threads(2); import {module}; print(torch.get_num_threads())"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import torch
 
 from effssl.data import Data
 from effssl.data.beton import Beton
-from effssl.evaluate import final_rows, format_table, validation_probe
+from effssl.final_table import final_rows, format_table, validation_probe
 
 PROJECTOR = torch.nn.Linear(8, 4, bias=False)
 MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_diagonal"}
@@ -16,7 +16,7 @@ MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_dia
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
     labels = np.concatenate([np.arange(count) % classes, np.full(unlabelled, -1)]).astype(np.int64)
-    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name)
+    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name, np.arange(len(labels)), False)
 
 
 def make_data(*, test: bool = True, unlabelled: int = 0) -> Data:
@@ -77,7 +77,7 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
 
 
 def test_without_any_label_there_are_the_measures_alone():
-    train = Beton(Path("train"), np.full(100, -1), [], 8, "train")
+    train = Beton(Path("train"), np.full(100, -1), [], 8, "train", np.arange(100), False)
     data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
     assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
