@@ -63,7 +63,8 @@ def wilson_interval(share: float, n: int, *, z: float = 1.959964) -> tuple[float
     Am. Stat. Assoc. 22, 1927). Of the test images alone: other training seeds add to it."""
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # In exact numbers it contains the share and lies in [0, 1].
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 @torch.no_grad()

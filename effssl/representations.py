@@ -133,9 +133,10 @@ def clean_views(beton: Beton, positions: np.ndarray, clean: Clean) -> Iterator[T
 
 def clean_views_of(images: np.ndarray, clean: Clean) -> Iterator[Tensor]:
     """The same of images that are not stored, uint8 [n, height, width, 3]."""
-    for start in range(0, len(images), BATCH):
-        part = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(clean.device)
-        yield augment.clean_view(part, size=clean.size, mean=clean.mean, std=clean.std)
+    starts = range(0, len(images), BATCH)
+    parts = ((torch.from_numpy(np.array(images[at : at + BATCH])), None) for at in starts)  # copied: they may be mapped
+    for part, _ in _watched(parts, len(images), clean):
+        yield augment.clean_view(part.to(clean.device), size=clean.size, mean=clean.mean, std=clean.std)
 
 
 _loaders: dict[tuple, Any] = {}  # compiling one takes seconds, and every probe reads the same two files
@@ -157,7 +158,7 @@ def _loader(beton: Beton, clean: Clean, batch_size: int, crops: Crops | None):
     return _loaders[key]
 
 
-def _watched(batches: Iterator[tuple[Tensor, Tensor]], count: int, clean: Clean) -> Iterator[tuple[Tensor, Tensor]]:
+def _watched(batches: Iterator[tuple[Tensor, Any]], count: int, clean: Clean) -> Iterator[tuple[Tensor, Any]]:
     with tqdm(total=count, unit="image", delay=2, leave=False, disable=None if clean.progress else True) as bar:
         for images, positions in batches:
             yield images, positions
