@@ -385,5 +385,10 @@ def check_evaluation(settings: Evaluation) -> None:
     for each in settings.checkpoint:
         if not all(each.partition("=")):
             raise InputError(f"--checkpoint {each}: expected NAME=FILE")
+    names = ["trained", "untrained", "supervised", "pixels", *(each.partition("=")[0] for each in settings.checkpoint)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"--checkpoint {twice[0]}=...: two rows of that name (timm's tags tell models apart: NAME.TAG)"
+        )
     if not settings.runs:
         raise InputError("name at least one run folder")

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,6 +67,9 @@ def evaluate(settings: Evaluation) -> None:
     Each file is written in one go when its run is done. Raises InputError for anything that the user has to mend.
     """
     runs = [open_run(folder) for folder in settings.runs]
+    for folder in settings.runs:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{folder} is not a folder that you may write to: evaluation.json goes there")
     names = [run.folder.resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.folder) for run in runs]
@@ -92,7 +96,7 @@ def evaluate_run(run: FinishedRun, settings: Evaluation) -> dict[str, Any]:
     _check_labels(data, images)
     notes, corruptions = _corruptions(images, settings, len(data.train.classes))
     rows, confusion = {}, None
-    for row in _rows(run, settings, clean._replace(progress=True)):
+    for row in list(_rows(run, settings, clean._replace(progress=True))):  # all first: one may not load
         print(f"{run.folder}: {row.name}", flush=True)
         rows[row.name], counted = _judge(row, data, corruptions, settings, images.split_seed)
         confusion = confusion or counted
@@ -129,16 +133,17 @@ def _rows(run: FinishedRun, settings: Evaluation, clean: Clean) -> Iterator[Row]
         augment = run.cfg.augment
         shape = augment.crop_scale, augment.crop_ratio, augment.hflip_prob
         crops = Crops(settings.num_averaged_views, *shape, run.cfg.run.seed)
-    others = [_checkpoint(each, settings.checkpoint_size) for each in settings.checkpoint]  # they may not load
     yield _backbone_row("trained", run.backbone, clean, crops, run.projector)
     if settings.untrained:
         fresh = build_encoder(run.cfg)
         yield _backbone_row("untrained", fresh.backbone, clean, crops, fresh.projector)
     # Supervised training of the same backbone becomes a row here: _backbone_row("supervised", backbone, clean, crops).
-    for name, backbone, about in others:
-        own = {"size": about["image_size"], "mean": tuple(about["mean"]), "std": tuple(about["std"])}
-        own["canvas"] = round(1.5 * about["image_size"])
-        yield _backbone_row(name, backbone, clean._replace(**own), crops)
+    for given in settings.checkpoint:
+        name, _, file = given.partition("=")
+        backbone, about = models.load_weights(name, Path(file), settings.checkpoint_size)
+        size = about["image_size"]
+        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=round(1.5 * size))
+        yield _backbone_row(name, backbone, own, crops)
     if settings.pixels:
         yield Row("pixels", pixels, small_views(clean), None, None)
 
@@ -151,11 +156,6 @@ def _backbone_row(
     averaged = averaged_features(backbone, clean, crops) if crops else None
     encode_views = functools.partial(encode, backbone, dtype=clean.dtype)
     return Row(name, encode_views, clean, averaged, projector.to(clean.device) if projector is not None else None)
-
-
-def _checkpoint(given: str, size: int | None) -> tuple[str, nn.Module, dict[str, Any]]:
-    name, _, file = given.partition("=")
-    return name, *models.load_weights(name, Path(file), size)
 
 
 def _judge(
@@ -272,6 +272,9 @@ def main(settings: Evaluation) -> int:
         with process.orderly():
             evaluate(settings)
     except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, say
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -248,6 +248,8 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
         (["RUN", "--data", "cifar11"], "cifar11"),
         (["RUN", "--fraction", "2"], "--fraction"),
         (["RUN", "--checkpoint", "resnet18"], "NAME=FILE"),
+        (["RUN", "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name"),
+        (["RUN", "--checkpoint", "trained=x"], "two rows of that name"),
         ([], "name at least one run"),
     ],
 )
