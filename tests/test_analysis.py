@@ -12,6 +12,7 @@ ANALYSIS = Path(__file__).parent.parent / "analysis"
 sys.path.insert(0, str(ANALYSIS))
 
 import experiments  # noqa: E402
+import probe_cost  # noqa: E402
 import ring  # noqa: E402
 import theory  # noqa: E402
 import weight_rule  # noqa: E402
@@ -182,3 +183,21 @@ def test_the_summary_marks_the_best_weight_of_every_width():
         for p, s in itertools.product((1, 4), (0, 1))
     ]
     assert weight_rule._summary(rows) == [{"method": "VICReg", "d": 64, "w d = 1": "50.5", "w d = 4": "**60.5**"}]
+
+
+def test_probe_cost_compares_equals(finished, tmp_path):
+    assert probe_cost.main([str(finished), "--out", str(tmp_path), "--repeats", "1"]) == 0
+    lines = [line.split("|") for line in (tmp_path / "summary.md").read_text().splitlines() if line.startswith("| ")]
+    rows = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines}
+    assert set(rows) >= {"effssl", "scikit-learn", "scikit-learn, warm"}
+    for way in ("effssl", "scikit-learn, warm"):
+        validation, test = map(float, rows[way][-2:])
+        assert (
+            abs(validation - float(rows["scikit-learn"][-2])) < 1.5
+            and abs(test - float(rows["scikit-learn"][-1])) < 1.5
+        )
+
+
+def test_probe_cost_of_no_run_is_one_line(tmp_path, capsys):
+    assert probe_cost.main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

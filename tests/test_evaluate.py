@@ -11,28 +11,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, write_class_folders
+from conftest import write_class_folders
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from effssl import cli, evaluate, pictures, protocols, train
+from effssl import cli, evaluate, pictures, protocols
 from effssl.data.datasets import open_source
 from effssl.data.splits import train_and_validation
 from effssl.models import load_backbone
 
 SHORT = ["--num-averaged-views", "0", "--no-untrained"]
-
-
-@pytest.fixture(scope="session")
-def finished(digits_dir, tmp_path_factory):
-    """A finished run of five steps."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--probe-every", 0, "--epochs", 1, "--final-images", 0]
-    assert train.main(cli.parse([*map(str, flags)])) == 0
-    return run
 
 
 @pytest.fixture
