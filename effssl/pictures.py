@@ -100,7 +100,7 @@ def save_evaluation(
     right.set(ylabel="accuracy (%)", ylim=(0, 100), title="95% intervals over images; few labels: +- std over draws")
     right.grid(axis="y", alpha=0.3)
     right.set_axisbelow(True)
-    right.legend(fontsize=8, frameon=False, loc="upper right")
+    right.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
