@@ -15,7 +15,19 @@ import tyro
 import yaml
 
 from effssl import InputError
-from effssl.config import FIELDS, SET_DEFAULTS, SWITCHES, Config, Images, Storage, check_values, flag_of, flat
+from effssl.config import (
+    FIELDS,
+    SET_DEFAULTS,
+    SWITCHES,
+    Config,
+    Evaluation,
+    Images,
+    Storage,
+    check_evaluation,
+    check_values,
+    flag_of,
+    flat,
+)
 
 T = TypeVar("T")
 
@@ -60,6 +72,18 @@ def parse_storage(argv: list[str] | None = None) -> Storage:
     return storage
 
 
+def parse_evaluation(argv: list[str] | None = None) -> Evaluation:
+    """Read the command line of effssl.evaluate; otherwise as `parse`, but without files."""
+    flags = list(sys.argv[1:] if argv is None else argv)
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    _check_flags(flags, names, ["--help", "--no-untrained", "--no-pixels"])
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(Evaluation, args=["--help"], prog=_EVALUATE)
+    settings = _one_line(lambda: tyro.cli(Evaluation, args=flags, prog=_EVALUATE))
+    check_evaluation(settings)
+    return settings
+
+
 def parse_or_exit(parse: Callable[[], T]) -> T:
     """What `parse` makes of the command line; one line on stderr and exit code 2 for bad input."""
     try:
@@ -77,11 +101,16 @@ def save(cfg: Config, path: Path) -> None:
     temporary.replace(path)
 
 
+def load(path: Path) -> Config:
+    """The settings that `save` wrote; those that this version has added since get their defaults. Raises InputError."""
+    return _tyro(_yaml_to_argv(path))
+
+
 def _resumed(run: Path, layers: list[str]) -> Config:
     saved_file = run / "config.yaml"
     if not saved_file.is_file():
         raise InputError(f"--resume {run}: no run there (no {saved_file})")
-    saved = _tyro(_yaml_to_argv(saved_file))
+    saved = load(saved_file)
     asked = _tyro(_yaml_to_argv(saved_file) + layers)
     was, now = flat(saved), flat(asked)
     changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
@@ -163,7 +192,7 @@ def _token(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_PROGRAM, _PREPARE = "python -m effssl.train", "python -m effssl.prepare"
+_PROGRAM, _PREPARE, _EVALUATE = (f"python -m effssl.{command}" for command in ("train", "prepare", "evaluate"))
 _FLAT = tyro.conf.OmitArgPrefixes[Config]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from effssl import InputError
 
 SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder"]
@@ -322,3 +324,71 @@ def check_values(cfg: Config) -> None:
         raise InputError(f"--jpeg-quality must lie in [1, 100], not {cfg.images.jpeg_quality}")
     if not 0 <= cfg.run.seed < 2**63:
         raise InputError(f"--seed must lie in [0, 2**63), not {cfg.run.seed}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Turn finished runs into the numbers that papers report: linear probe, kNN, few labels, robustness, and measures
+    without labels, beside baselines. Writes RUN/evaluation.json and RUN/evaluation.png."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of finished runs; of several a common table is printed."""
+    data: SetName | None = None
+    """Image set to probe on (None: the run's). Of another, the files are evaluation-DATA.json and .png."""
+    data_dir: Path | None = None
+    """Folder of the set (None: the run's; `data` for another set)."""
+    beton_dir: Path | None = None
+    """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
+    image_size: int | None = None
+    """Side of a view in pixels (None: the run's)."""
+    fraction: float | None = None
+    """Part of the training images that probes are fitted on (None: the run's; 1 for another set)."""
+    train_images: int = 100_000
+    """At most this many training images are encoded."""
+    num_averaged_views: int = 16
+    """Random crops an image whose mean representation is probed as a second column, as the authors do (0: none)."""
+    knn_k: int = 20
+    """Neighbours that vote."""
+    probe_labels: int = 10
+    """Labels per class in the few-label probe."""
+    robustness_dir: Path | None = None
+    """Corrupted test images: labels.npy and CORRUPTION.npy (None: DATA_DIR/CIFAR-10-C or CIFAR-100-C, where there)."""
+    untrained: bool = True
+    """A row for the run's encoder before training."""
+    pixels: bool = False
+    """A row for the pixels."""
+    checkpoint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=FILE, may be repeated: a row for other weights on disk. NAME is a timm model name, FILE its .safetensors or
+    .pth; or NAME is yours and FILE a run's backbone.safetensors."""
+    checkpoint_size: int | None = None
+    """Side of a view for timm models of --checkpoint (None: what each was made for)."""
+    to: Path | None = None
+    """Folder for comparison.csv and comparison.md: all rows of all runs."""
+    workers: int | None = None
+    """Threads that load (None: the run's)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the backbone's forward pass. auto: bf16 on CUDA, fp32 on CPU."""
+
+
+def check_evaluation(settings: Evaluation) -> None:
+    """Ranges that types cannot say. Raises InputError naming the flag."""
+    at_least = {"image_size": 8, "checkpoint_size": 8, "train_images": 1, "num_averaged_views": 0, "knn_k": 1}
+    at_least |= {"probe_labels": 1, "workers": 1}
+    for name, low in at_least.items():
+        value = getattr(settings, name)
+        if value is not None and value < low:
+            raise InputError(f"{flag_of(name)} must be at least {low}, not {value}")
+    if settings.fraction is not None and not 0 < settings.fraction <= 1:
+        raise InputError(f"--fraction must lie in (0, 1], not {settings.fraction}")
+    for each in settings.checkpoint:
+        if not all(each.partition("=")):
+            raise InputError(f"--checkpoint {each}: expected NAME=FILE")
+    names = ["trained", "untrained", "supervised", "pixels", *(each.partition("=")[0] for each in settings.checkpoint)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"--checkpoint {twice[0]}=...: two rows of that name (timm's tags tell models apart: NAME.TAG)"
+        )
+    if not settings.runs:
+        raise InputError("name at least one run folder")

@@ -1,157 +1,287 @@
-"""Probes of a backbone: on the validation split while training, and the final table on the test split."""
+"""Turn finished runs into the numbers that papers report, on the run's own images or on another set.
+
+python -m effssl.evaluate RUN                                             # the run's own set
+python -m effssl.evaluate RUN --data cifar100 --data-dir DIR              # transfer
+python -m effssl.evaluate RUN_A RUN_B --pixels --to comparison            # one table of several
+"""
 
 from __future__ import annotations
 
+import sys
+
+from effssl import InputError, cli
+
+if __name__ == "__main__":
+    # Before the imports below, which take seconds: --help and a typo should not.
+    COMMAND_LINE = cli.parse_or_exit(cli.parse_evaluation)
+
+import dataclasses
+import functools
+import os
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl.augment import clean_view
+from effssl import models, pictures, process, protocols, run_folder, tables
+from effssl.config import Evaluation, Images
 from effssl.data import Data
-from effssl.data.beton import Beton
-from effssl.data.loader import batches, open_loader
-from effssl.data.splits import class_balanced, per_class
-from effssl.probe import accuracy, best_linear_probe, embed, encode, knn_accuracy
-from effssl.spectrum import effective_rank, off_diagonal_energy
+from effssl.data.corruptions import FOLDERS, open_corruptions
+from effssl.finished_run import FinishedRun, open_run
+from effssl.parts import build_encoder, open_images
+from effssl.representations import (
+    Clean,
+    Crops,
+    Encode,
+    Features,
+    averaged_features,
+    clean_views,
+    clean_views_of,
+    encode,
+    pixels,
+    small_views,
+)
 
-FEW_LABEL_DRAWS = 5
-FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable
-RANK_IMAGES = 2000  # for the measures without labels
-PIXEL_SIDE = 32  # pixels are probed at no more than this
-
-
-class Clean(NamedTuple):
-    """How clean views are made."""
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    canvas: int  # side that images of varied size are decoded to, in pixels; see loader.open_loader
-    workers: int
-    device: torch.device
-    dtype: torch.dtype
+T = TypeVar("T")
+CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json
+Corruptions = tuple[np.ndarray, dict[str, np.ndarray]]  # labels, and images by corruption
 
 
-# Representations [n, dim], on the device, of the images at some positions of a stored split
-Features = Callable[[Beton, np.ndarray], Tensor]
+class Row(NamedTuple):
+    """What is judged: a backbone, or the pixels."""
+
+    name: str
+    encode: Encode
+    clean: Clean
+    averaged: Features | None  # mean representations over random crops
+    projector: nn.Module | None
 
 
-def backbone_features(backbone: nn.Module, clean: Clean) -> Features:
-    """Representations of clean single views."""
-    size, dtype = clean.size, clean.dtype
-    return lambda beton, positions: encode(backbone, clean_views(beton, positions, clean, size), dtype=dtype)
+def evaluate(settings: Evaluation) -> None:
+    """Judge every run, write its evaluation.json and .png, and print a table.
 
-
-def pixel_features(clean: Clean) -> Features:
-    """The pixels themselves, at most PIXEL_SIDE a side."""
-    side = min(PIXEL_SIDE, clean.size)
-    return lambda beton, positions: torch.cat([x.flatten(1) for x in clean_views(beton, positions, clean, side)])
-
-
-_loaders: dict[tuple, Any] = {}  # compiling one takes seconds, and every probe reads the same two files
-
-
-def clean_views(beton: Beton, positions: np.ndarray, clean: Clean, size: int) -> Iterator[Tensor]:
-    """Clean views [batch, 3, size, size], normalised, on the device, of the images at `positions`, in that order."""
-    canvas = None if beton.side else clean.canvas
-    key = (beton.path, clean.workers, canvas)
-    if key not in _loaders:
-        _loaders[key] = open_loader(beton.path, 256, clean.workers, canvas)
-    for images, _ in batches(_loaders[key], positions, clean.device):
-        yield clean_view(images, size=size, mean=clean.mean, std=clean.std)
-
-
-def validation_probe(features: Features, data: Data, max_images: int, projector: nn.Module) -> dict[str, float]:
-    """kNN and linear accuracy in [0, 1] on the validation split, from at most `max_images` training images; effective
-    rank and off-diagonal energy of the representations h and of the embeddings z = projector(h). Without labels: these
-    measures alone."""
-    labels = data.train.labels
-    labelled = _labelled(data)
-    if len(labelled) == 0:
-        return _measures(features(data.train, spread(data.train_positions, RANK_IMAGES)), projector)
-    chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
-    train_h, train_y = _labelled_features(features, data.train, chosen)
-    val_h, val_y = _labelled_features(features, data.train, data.val_positions)
-    _, linear = best_linear_probe(train_h, train_y, val_h, val_y, len(data.train.classes), grid=(1e-3,))
-    knn = knn_accuracy(train_h, train_y, val_h, val_y)
-    return {"linear": linear, "knn": knn} | _measures(spread(val_h, RANK_IMAGES), projector)
-
-
-def _measures(h: Tensor, projector: nn.Module) -> dict[str, float]:
-    measured = {}
-    for name, x in {"h": h, "z": embed(projector, h)}.items():
-        measured[f"{name}/effective_rank"] = effective_rank(x)
-        measured[f"{name}/off_diagonal"] = off_diagonal_energy(x)
-    return measured
-
-
-def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_labels: int, seed: int) -> dict[str, Any]:
-    """The final table: for every row, accuracies in [0, 1] of a linear probe on all labels, on `few_labels` labels a
-    class (mean and standard deviation over seeded draws) and of kNN.
-
-    The penalty of each probe is chosen on the validation split; the test split is encoded once per row, after that. A
-    set without a test split reports the validation split, and says so; one without labels reports no rows.
+    Each file is written in one go when its run is done. Raises InputError for anything that the user has to mend.
     """
-    labels, labelled = data.train.labels, _labelled(data)
-    on_test = data.test is not None and len(data.test.labels) > 0 and bool((data.test.labels >= 0).all())
-    if len(labelled) == 0 or not rows:
-        return {"split": None, "rows": {}}
-    chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
-    classes = len(data.train.classes)
-    table: dict[str, dict[str, float]] = {}
-    for row, features in rows.items():
-        train_h, train_y = _labelled_features(features, data.train, chosen)
-        val_h, val_y = _labelled_features(features, data.train, data.val_positions)
-        full, full_val = best_linear_probe(train_h, train_y, val_h, val_y, classes)
-        few = []
-        for i in range(FEW_LABEL_DRAWS):
-            drawn = torch.from_numpy(per_class(labels[chosen], few_labels, seed + i)).to(train_h.device)
-            few.append(best_linear_probe(train_h[drawn], train_y[drawn], val_h, val_y, classes, FEW_LABEL_GRID))
-        if on_test:
-            assert data.test is not None
-            end_h, end_y = _labelled_features(features, data.test, np.arange(len(data.test.labels)))
-        else:
-            end_h, end_y = val_h, val_y
-        reached = torch.tensor([accuracy(probe, end_h, end_y) for probe, _ in few])
-        table[row] = {
-            "linear": accuracy(full, end_h, end_y),
-            "linear_val": full_val,
-            "few_labels": float(reached.mean()),
-            "few_labels_std": float(reached.std()),
-            "few_labels_val": sum(val for _, val in few) / len(few),
-            "knn": knn_accuracy(train_h, train_y, end_h, end_y),
-            "effective_rank": effective_rank(spread(end_h, RANK_IMAGES)),
-        }
-    return {"split": "test" if on_test else "validation", "few_labels": few_labels, "rows": table}
+    runs = [open_run(folder) for folder in settings.runs]
+    for folder in settings.runs:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"{folder} is not a folder that you may write to: evaluation.json goes there")
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.folder) for run in runs]
+    together: dict[tuple[str, str], tables.Row] = {}
+    for run, name in zip(runs, names, strict=True):
+        report = evaluate_run(run, settings)
+        columns = {row: _columns(numbers) for row, numbers in report["rows"].items()}
+        together |= {(name, row): numbers for row, numbers in columns.items()}
+        _print_report(report, columns, settings)
+    common = _cells({f"{name}: {row}": numbers for (name, row), numbers in together.items()}, settings)
+    if len(runs) > 1:
+        print(f"\n{tables.as_text(common)}")
+    if settings.to:
+        run_folder.write_text(settings.to / "comparison.csv", tables.as_csv(together))
+        run_folder.write_text(settings.to / "comparison.md", tables.as_markdown(common))
+        print(*(settings.to / name for name in ("comparison.csv", "comparison.md")), sep="\n")
 
 
-def format_table(final: dict[str, Any]) -> str:
-    """The final table as text."""
-    if not final["rows"]:
-        return "no final probes (no labels, or --final-images 0): metrics.jsonl has those on the way"
-    few = f"linear, {final['few_labels']} labels a class"
-    lines = [f"accuracy on the {final['split']} split (%)", f"{'':<12} {'linear, all labels':>20} {few:>29} {'kNN':>8}"]
-    for row, a in final["rows"].items():
-        spread = f"{100 * a['few_labels']:.1f} +- {100 * a['few_labels_std']:.1f}"
-        lines.append(f"{row:<12} {100 * a['linear']:>20.1f} {spread:>29} {100 * a['knn']:>8.1f}")
-    return "\n".join(lines)
+def evaluate_run(run: FinishedRun, settings: Evaluation) -> dict[str, Any]:
+    """Judge one run and write its files; returns what evaluation.json holds."""
+    device, autocast, _ = process.where_it_runs(settings.device, settings.precision, "false")
+    images = _images(run.cfg.images, settings)
+    data, clean = open_images(images, run.cfg.augment, device, torch.bfloat16 if autocast else torch.float32)
+    _check_labels(data, images)
+    notes, corruptions = _corruptions(images, settings, len(data.train.classes))
+    rows, confusion = {}, None
+    for row in list(_rows(run, settings, clean._replace(progress=True))):  # all first: one may not load
+        print(f"{run.folder}: {row.name}", flush=True)
+        rows[row.name], counted = _judge(row, data, corruptions, settings, images.split_seed)
+        confusion = confusion or counted
+    if run.projector is None:
+        notes.append(f"{run.folder / 'checkpoint.pt'} is not there: no measures of z")
+    is_own = images.data == run.cfg.images.data
+    stem = "evaluation" if is_own else f"evaluation-{images.data}"
+    report = {
+        "run": str(run.folder),
+        "data": images.data,
+        "split": protocols.reported_split(data),
+        "rows": rows,
+        "classes": data.train.classes,
+        "confusion": confusion if len(data.train.classes) <= CONFUSION_CLASSES else None,
+        "images": {"train": len(data.train_positions), "validation": len(data.val_positions), "test": _count(data)},
+        "settings": _plain(dataclasses.asdict(settings) | {"images": dataclasses.asdict(images)}),
+        "notes": notes,
+        **run_folder.machine(device),
+    }
+    pictures.save_evaluation(
+        run.folder / f"{stem}.png", confusion or [], data.train.classes, rows,
+        title=f"{run.folder.resolve().name}: {images.data}, {report['split']} split",
+        averaged_views=settings.num_averaged_views, few_labels=settings.probe_labels,
+    )  # fmt: skip
+    run_folder.write_json(run.folder / f"{stem}.json", report)
+    report["files"] = [str(run.folder / f"{stem}.{ending}") for ending in ("json", "png")]
+    return report
 
 
-def spread(rows, count: int):
-    """At most `count` rows of an array or tensor, evenly over its length: images may lie sorted by class."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+def _rows(run: FinishedRun, settings: Evaluation, clean: Clean) -> Iterator[Row]:
+    """The run, then its baselines; a row is a backbone, so a further one is one more line."""
+    crops = None
+    if settings.num_averaged_views:
+        augment = run.cfg.augment
+        shape = augment.crop_scale, augment.crop_ratio, augment.hflip_prob
+        crops = Crops(settings.num_averaged_views, *shape, run.cfg.run.seed)
+    yield _backbone_row("trained", run.backbone, clean, crops, run.projector)
+    if settings.untrained:
+        fresh = build_encoder(run.cfg)
+        yield _backbone_row("untrained", fresh.backbone, clean, crops, fresh.projector)
+    # Supervised training of the same backbone becomes a row here: _backbone_row("supervised", backbone, clean, crops).
+    for given in settings.checkpoint:
+        name, _, file = given.partition("=")
+        backbone, about = models.load_weights(name, Path(file), settings.checkpoint_size)
+        size = about["image_size"]
+        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=round(1.5 * size))
+        yield _backbone_row(name, backbone, own, crops)
+    if settings.pixels:
+        yield Row("pixels", pixels, small_views(clean), None, None)
 
 
-def _labelled(data: Data) -> np.ndarray:
-    """Training positions to fit probes on; none where no label could be held out to choose by."""
-    if len(data.val_positions) == 0:
-        return data.val_positions
-    return data.train_positions[data.train.labels[data.train_positions] >= 0]
+def _backbone_row(
+    name: str, backbone: nn.Module, clean: Clean, crops: Crops | None, projector: nn.Module | None = None
+) -> Row:
+    backbone = backbone.to(clean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    models.check_takes(backbone, clean.size, f"{name} ({type(backbone).__name__})")
+    averaged = averaged_features(backbone, clean, crops) if crops else None
+    encode_views = functools.partial(encode, backbone, dtype=clean.dtype)
+    return Row(name, encode_views, clean, averaged, projector.to(clean.device) if projector is not None else None)
 
 
-def _labelled_features(features: Features, beton: Beton, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-    h = features(beton, positions)
-    return h, torch.from_numpy(beton.labels[positions]).to(h.device)
+def _judge(
+    row: Row, data: Data, corruptions: Corruptions | None, settings: Evaluation, seed: int
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """All columns of a row, with the seconds that each part took, and the confusion matrix of its linear probe."""
+    seconds: dict[str, float] = {}
+
+    def timed(part: str, work: Callable[..., T], *arguments: Any) -> T:
+        began = time.monotonic()
+        result = work(*arguments)
+        seconds[part] = round(time.monotonic() - began, 3)
+        return result
+
+    def features(beton, positions) -> Tensor:
+        return row.encode(clean_views(beton, positions, row.clean))
+
+    encoded = timed("encode_train", protocols.encode_splits, features, data, settings.train_images)
+    chosen = timed("fit_linear", protocols.choose_linear, encoded)
+    h, y = timed("encode_reported", encoded.reported)
+    # A protocol is one function that gives columns: further ones (fine-tuning, few percent of labels) go beside these.
+    columns = timed("linear", protocols.linear, encoded, chosen)
+    columns |= timed("knn", protocols.knn, encoded, settings.knn_k)
+    columns |= timed("few_labels", protocols.few_labels, encoded, settings.probe_labels, seed)
+    columns |= timed("measures", protocols.measures, protocols.measured_part(h), row.projector)
+    if row.averaged is not None:
+        averaged = timed("encode_averaged_train", protocols.encode_splits, row.averaged, data, settings.train_images)
+        chosen_averaged = timed("fit_averaged", protocols.choose_linear, averaged)
+        columns |= timed("averaged", protocols.linear, averaged, chosen_averaged, "averaged")
+    if corruptions is not None:
+        columns |= timed("corrupted", protocols.corrupted, chosen[0], _encoded_corruptions(row, *corruptions))
+    return columns | {"seconds": seconds}, protocols.confusion(chosen[0], h, y)
+
+
+def _encoded_corruptions(row: Row, labels: np.ndarray, images: dict[str, np.ndarray]):
+    y = torch.from_numpy(labels).to(row.clean.device)
+    for name, each in images.items():
+        yield name, row.encode(clean_views_of(each, row.clean)), y
+
+
+def _images(of_run: Images, settings: Evaluation) -> Images:
+    """Where the images come from that are probed on."""
+    images = of_run
+    if settings.data not in (None, of_run.data):
+        kept = {k: getattr(of_run, k) for k in ("val_fraction", "split_seed", "image_size", "workers", "skip_corrupt")}
+        images = Images(data=settings.data, **kept)
+    if settings.data_dir is not None:  # its .beton files lie there too
+        images = dataclasses.replace(images, data_dir=settings.data_dir, beton_dir=None)
+    names = ("beton_dir", "image_size", "fraction", "workers")
+    return dataclasses.replace(images, **{k: getattr(settings, k) for k in names if getattr(settings, k) is not None})
+
+
+def _check_labels(data: Data, images: Images) -> None:
+    if len(protocols.labelled_positions(data)) == 0:
+        raise InputError(f"{images.data} in {images.data_dir} has no labels to probe with")
+    if protocols.reported_split(data) == "test":
+        assert data.test is not None
+        of_train, of_test = set(data.train.labels.tolist()) - {-1}, set(data.test.labels.tolist())
+        for lacking, absent in (("test", of_train - of_test), ("train", of_test - of_train)):
+            if absent:
+                named = [data.train.classes[c] if c < len(data.train.classes) else str(c) for c in sorted(absent)]
+                more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+                raise InputError(f"{images.data} in {images.data_dir}: {lacking} lacks {', '.join(named[:5])}{more}")
+
+
+def _corruptions(images: Images, settings: Evaluation, classes: int) -> tuple[list[str], Corruptions | None]:
+    """What is to be said about them, and the corrupted test images, where there are any."""
+    folder = settings.robustness_dir
+    if folder is None and images.data in FOLDERS:
+        folder = images.data_dir / FOLDERS[images.data]
+        if not folder.is_dir():
+            return [f"no column of corrupted images: no {folder}"], None
+    return [], None if folder is None else open_corruptions(folder, classes)
+
+
+def _count(data: Data) -> int:
+    return 0 if data.test is None else len(data.test.labels)
+
+
+def _columns(numbers: dict[str, Any]) -> tables.Row:
+    return {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
+
+
+def _cells(rows: dict[str, tables.Row], settings: Evaluation) -> list[list[str]]:
+    return tables.cells(rows, settings.num_averaged_views, settings.probe_labels)
+
+
+def _print_report(report: dict[str, Any], columns: dict[str, tables.Row], settings: Evaluation) -> None:
+    print(
+        f"\n{report['run']}: accuracy on the {report['split']} split of {report['data']} in %, with 95% intervals",
+        tables.as_text(_cells(columns, settings)), *report["notes"], *report["files"], sep="\n",
+    )  # fmt: skip
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without paths, for JSON."""
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        match value:
+            case Path():
+                plain[name] = str(value)
+            case dict():
+                plain[name] = _plain(value)
+            case tuple() | list():
+                plain[name] = [str(v) if isinstance(v, Path) else v for v in value]
+            case _:
+                plain[name] = value
+    return plain
+
+
+def main(settings: Evaluation) -> int:
+    """`evaluate`; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
+    try:
+        with process.orderly():
+            evaluate(settings)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, say
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(COMMAND_LINE))

@@ -155,3 +155,54 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{path} does not hold what it says it holds: {' '.join(str(error).split())[:200]}") from None
     return model.eval(), description
+
+
+def load_weights(name: str, file: Path, image_size: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone from weights on disk, strictly, and a description (image_size, mean, std).
+
+    file: backbone.safetensors of a run, or weights of the timm model `name` (.safetensors, .pth), whose classifier is
+    left out. image_size: for the latter, None is the size that it was made for. Raises InputError for any other file.
+    """
+    if not file.is_file():
+        raise InputError(f"--checkpoint {name}={file}: no such file")
+    if _is_of_a_run(file):
+        return load_backbone(file)
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise InputError(f"--checkpoint {name}={file}: timm has no such model; did you mean {', '.join(close)}?")
+    try:
+        weights = timm.models.load_state_dict(str(file), weights_only=True)
+        family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+        sized: dict[str, Any] = {"img_size": image_size} if image_size and family in _VITS else {}
+        model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
+        heads = timm.get_pretrained_cfg_value(name, "classifier") or ()
+        dropped = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+        model.load_state_dict({k: v for k, v in weights.items() if not k.startswith(dropped)}, strict=True)
+        about = timm.data.resolve_model_data_config(model)
+    except Exception as error:  # damaged files and weights of other models make torch raise many types
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--checkpoint {name}={file}: not weights of that timm model: {reason}") from None
+    size = image_size or about["input_size"][-1]
+    return model.eval(), {"image_size": size, "mean": tuple(about["mean"]), "std": tuple(about["std"])}
+
+
+def check_takes(backbone: nn.Module, image_size: int, name: str) -> None:
+    """Raises InputError where a backbone does not take images of this size."""
+    where = next(backbone.parameters()).device
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, image_size, image_size, device=where))
+    except Exception as error:  # timm models raise many types
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{name} does not take images of {image_size} px: {reason}") from None
+    finally:
+        backbone.train(training)
+
+
+def _is_of_a_run(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return "effssl" in (opened.metadata() or {})
+    except Exception:  # not safetensors at all
+        return False

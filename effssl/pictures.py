@@ -78,9 +78,65 @@ def save_cka(path: Path, matrix: Tensor, names_a: Sequence[str], names_b: Sequen
     _save(figure, path)
 
 
+def save_evaluation(
+    path: Path,
+    confusion: list[list[int]],
+    classes: list[str],
+    rows: dict[str, dict[str, Any]],
+    *,
+    title: str,
+    averaged_views: int,
+    few_labels: int,
+) -> None:
+    """The confusion matrix [classes, classes] of the first row's linear probe, and the accuracies of all `rows`
+    (numbers by name, as protocols.py gives them) by protocol with their intervals."""
+    protocols = {
+        "linear": "linear",
+        "averaged": f"linear, {averaged_views} views",
+        "knn": "kNN",
+        "few_labels": f"linear,\n{few_labels} labels a class",
+        "corrupted": "linear,\ncorrupted images",
+    }
+    shown = [name for name in protocols if any(name in row for row in rows.values())]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.6), width_ratios=[1, 1.2])
+    counts = np.asarray(confusion, dtype=float)
+    left.imshow(100 * counts / counts.sum(1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=100)
+    left.set(xlabel="predicted", ylabel="class", title=f"{next(iter(rows))}: linear probe, % of each class")
+    if len(classes) <= 20:
+        left.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+        left.set_yticks(range(len(classes)), classes, fontsize=8)
+        for (i, j), share in np.ndenumerate(100 * counts / counts.sum(1, keepdims=True).clip(min=1)):
+            if share >= 0.5:
+                left.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color="w" if share > 60 else "k")
+    width = 0.8 / len(rows)
+    for i, (row, numbers) in enumerate(rows.items()):
+        at = [x + (i - (len(rows) - 1) / 2) * width for x, name in enumerate(shown) if name in numbers]
+        values = [100 * numbers[name] for name in shown if name in numbers]
+        errors = np.transpose([_errors(numbers, name) for name in shown if name in numbers])
+        right.bar(at, values, width, yerr=errors, label=row, capsize=2, error_kw={"linewidth": 1})
+    right.set_xticks(range(len(shown)), [protocols[name] for name in shown], fontsize=8)
+    right.set(ylabel="accuracy (%)", ylim=(0, 100), title="95% intervals over images; few labels: +- std over draws")
+    right.grid(axis="y", alpha=0.3)
+    right.set_axisbelow(True)
+    right.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _errors(numbers: dict[str, Any], name: str) -> tuple[float, float]:
+    """In points, below and above."""
+    if f"{name}_std" in numbers:
+        return 100 * numbers[f"{name}_std"], 100 * numbers[f"{name}_std"]
+    value = numbers[name]
+    return 100 * (value - numbers.get(f"{name}_low", value)), 100 * (numbers.get(f"{name}_high", value) - value)
+
+
 def _save(figure, path: Path) -> None:
     figure.tight_layout()
     temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, dpi=130, format="png")
-    temporary.replace(path)
-    plt.close(figure)
+    try:
+        figure.savefig(temporary, dpi=130, format="png")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)

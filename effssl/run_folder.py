@@ -55,9 +55,25 @@ def write_result(
         "views_per_s": round(encoded_views / seconds, 1),
         **machine(device),
     }
-    temporary = out / "result.tmp"
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(out / "result.json")
+    write_json(out / "result.json", result)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, its folder made where it is missing. Raises InputError where it cannot be written."""
+    temporary = path.with_suffix(f"{path.suffix}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _commit() -> str | None:

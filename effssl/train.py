@@ -17,7 +17,6 @@ if __name__ == "__main__":
     # Before the imports below, which take seconds: --help and a typo should not.
     COMMAND_LINE = cli.parse_or_exit(cli.parse)
 
-import dataclasses
 import functools
 import json
 import os
@@ -33,22 +32,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from effssl import augment, checkpoint, distributed, models, objective, optim, pictures, process, run_folder
 from effssl.config import Config
-from effssl.data import Data, open_data
+from effssl.data import Data
 from effssl.data.loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
-from effssl.evaluate import (
-    Clean,
-    Features,
-    backbone_features,
-    clean_views,
-    final_rows,
-    format_table,
-    pixel_features,
-    spread,
-    validation_probe,
-)
+from effssl.final_table import final_rows, format_table, validation_probe
 from effssl.log import Clock, RunLog, read_metrics
+from effssl.parts import build_encoder, open_images, strengths
+from effssl.representations import Clean, Features, backbone_features, clean_views, pixel_features, spread
 
 
 def train(cfg: Config) -> int:
@@ -64,8 +55,12 @@ def train(cfg: Config) -> int:
     rank, world_size = distributed.rank(), distributed.world_size()
     device, autocast, compiled = process.where_it_runs(cfg.run.device, cfg.run.precision, cfg.run.compile)
     batch, views = cfg.optim.batch_size, cfg.augment.views
-    encoder = _build_encoder(cfg).to(device)
-    data, clean = _open_images(cfg, device, torch.bfloat16 if autocast else torch.float32)
+    encoder = build_encoder(cfg).to(device)
+    data, clean = open_images(cfg.images, cfg.augment, device, torch.bfloat16 if autocast else torch.float32)
+    if batch % world_size:
+        raise InputError(f"--batch-size {batch} does not divide among {world_size} processes")
+    if batch > len(data.train_positions):
+        raise InputError(f"--batch-size {batch} is larger than the set: {len(data.train_positions)} training images")
     loader = _open_loader(cfg, data)
     optimizer = optim.build_optimizer(
         encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
@@ -77,7 +72,9 @@ def train(cfg: Config) -> int:
         size=clean.size, mean=clean.mean, std=clean.std,
     )  # fmt: skip
     side = data.train.side or clean.size  # of the images or crops that reach the device
-    draw = functools.partial(augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **_strengths(cfg))
+    draw = functools.partial(
+        augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **strengths(cfg.augment)
+    )
     loss_of = objective.build(cfg, encoder)
     features = backbone_features(encoder.backbone, clean)
     steps_per_epoch = len(data.train_positions) // batch
@@ -212,30 +209,6 @@ def main(cfg: Config) -> int:
         return 130
 
 
-def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple[Data, Clean]:
-    images = cfg.images
-    data = open_data(
-        images.data,
-        images.data_dir,
-        beton_dir=images.beton_dir,
-        val_fraction=images.val_fraction,
-        fraction=images.fraction,
-        split_seed=images.split_seed,
-        max_side=images.max_side,
-        jpeg_quality=images.jpeg_quality,
-        workers=images.workers,
-        skip_corrupt=images.skip_corrupt,
-    )
-    count, world_size = len(data.train_positions), distributed.world_size()
-    if cfg.optim.batch_size % world_size:
-        raise InputError(f"--batch-size {cfg.optim.batch_size} does not divide among {world_size} processes")
-    if cfg.optim.batch_size > count:
-        raise InputError(f"--batch-size {cfg.optim.batch_size} is larger than the set: {count} training images")
-    # Clean views of images of varied size are made from squares somewhat larger than a view.
-    canvas = round(1.5 * images.image_size)
-    return data, Clean(images.image_size, cfg.augment.mean, cfg.augment.std, canvas, images.workers, device, dtype)
-
-
 def _open_loader(cfg: Config, data: Data) -> Loader:
     """Of whole images where they are of one size, to be cropped on the device; else of K crops of each."""
     crops = None
@@ -246,16 +219,6 @@ def _open_loader(cfg: Config, data: Data) -> Loader:
     return open_loader(data.train.path, own_batch, cfg.images.workers, None, crops)
 
 
-def _build_encoder(cfg: Config) -> models.Encoder:
-    """Backbone and projector with the weights that the seed gives, in channels_last."""
-    torch.manual_seed(cfg.run.seed)
-    m = cfg.model
-    backbone = models.create_backbone(m.backbone, cfg.images.image_size, stem=m.stem, kwargs=m.backbone_kwargs)
-    layers = m.proj_layers or {"authors": 2, "official": 3}[m.projector]
-    encoder = models.Encoder(backbone, m.proj_hidden_dim or m.proj_dim, m.proj_dim, layers, m.proj_norm)
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def _in_parallel(encoder: models.Encoder, device: torch.device) -> nn.Module:
     """Gradients become means over processes, as the losses expect; on GPUs BatchNorm takes its statistics from the
     whole batch, as in one process. On CPUs torch has no such BatchNorm: each process normalises by its own images."""
@@ -263,11 +226,6 @@ def _in_parallel(encoder: models.Encoder, device: torch.device) -> nn.Module:
         timm.layers.convert_sync_batchnorm(encoder)
         return DistributedDataParallel(encoder, [device])
     return DistributedDataParallel(encoder)
-
-
-def _strengths(cfg: Config) -> dict[str, Any]:
-    settings = dataclasses.asdict(cfg.augment)
-    return {k: v for k, v in settings.items() if k not in ("views", "mean", "std")}
 
 
 def _check_finite(loss: torch.Tensor, step: int, out: Path) -> None:
@@ -282,7 +240,7 @@ def _picture_of_views(out: Path, data: Data, loader, draw, clean: Clean) -> None
     images, positions = next(batches(loader, some, clean.device))
     # Not the compiled function of the loop: another batch size would make it compile for sizes that vary.
     x = augment.make_views(images, draw(indices=positions, epoch=0), size=clean.size, mean=clean.mean, std=clean.std)
-    whole = next(clean_views(data.train, some, clean, clean.size))
+    whole = next(clean_views(data.train, some, clean))
     pictures.save_views(out / "views.png", whole, x, clean.mean, clean.std)
 
 
@@ -314,7 +272,7 @@ def _finish(
         log.say("final probes: trained backbone, untrained backbone, pixels")
         rows = {
             "trained": backbone_features(encoder.backbone, clean),
-            "untrained": backbone_features(_build_encoder(cfg).backbone.to(clean.device), clean),
+            "untrained": backbone_features(build_encoder(cfg).backbone.to(clean.device), clean),
             "pixels": pixel_features(clean),
         }
     few, at_most = cfg.probe.probe_labels, cfg.probe.final_images

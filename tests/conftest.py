@@ -67,6 +67,17 @@ def digits_dir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("digits")
 
 
+@pytest.fixture(scope="session")
+def finished(digits_dir, tmp_path_factory) -> Path:
+    """A finished run of five steps."""
+    from effssl import cli, train
+
+    run = tmp_path_factory.mktemp("finished") / "run"
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--probe-every", 0, "--epochs", 1, "--final-images", 0]
+    assert train.main(cli.parse([*map(str, flags)])) == 0
+    return run
+
+
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
 
 

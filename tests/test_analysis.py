@@ -12,6 +12,7 @@ ANALYSIS = Path(__file__).parent.parent / "analysis"
 sys.path.insert(0, str(ANALYSIS))
 
 import experiments  # noqa: E402
+import probe_cost  # noqa: E402
 import ring  # noqa: E402
 import theory  # noqa: E402
 import throughput  # noqa: E402
@@ -204,4 +205,22 @@ def test_throughput_compares_loaders_by_turns(digits_dir, tmp_path, capsys):
 def test_throughput_says_what_it_cannot_do(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert throughput.main(["--set", "8", "folder", str(tmp_path), *flags]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_probe_cost_compares_equals(finished, tmp_path):
+    assert probe_cost.main([str(finished), "--out", str(tmp_path), "--repeats", "1"]) == 0
+    lines = [line.split("|") for line in (tmp_path / "summary.md").read_text().splitlines() if line.startswith("| ")]
+    rows = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines}
+    assert set(rows) >= {"effssl", "scikit-learn", "scikit-learn, warm"}
+    for way in ("effssl", "scikit-learn, warm"):
+        validation, test = map(float, rows[way][-2:])
+        assert (
+            abs(validation - float(rows["scikit-learn"][-2])) < 1.5
+            and abs(test - float(rows["scikit-learn"][-1])) < 1.5
+        )
+
+
+def test_probe_cost_of_no_run_is_one_line(tmp_path, capsys):
+    assert probe_cost.main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

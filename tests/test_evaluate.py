@@ -1,109 +1,282 @@
+"""`python -m effssl.evaluate` on a digits run of a few steps: in-process, but for what the command line itself does."""
+
 from __future__ import annotations
 
-from pathlib import Path
+import csv
+import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_class_folders
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from effssl.data import Data
-from effssl.data.beton import Beton
-from effssl.evaluate import final_rows, format_table, validation_probe
+from effssl import cli, evaluate, pictures, protocols
+from effssl.data.datasets import open_source
+from effssl.data.splits import train_and_validation
+from effssl.models import load_backbone
 
-PROJECTOR = torch.nn.Linear(8, 4, bias=False)
-MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_diagonal"}
-
-
-def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
-    labels = np.concatenate([np.arange(count) % classes, np.full(unlabelled, -1)]).astype(np.int64)
-    return Beton(Path(name), labels, [str(c) for c in range(classes)], 8, name, np.arange(len(labels)), False)
-
-
-def make_data(*, test: bool = True, unlabelled: int = 0) -> Data:
-    train = stored("train", 150, unlabelled=unlabelled)
-    return Data(train, stored("test", 60) if test else None, np.arange(120), np.arange(120, 150))
+SHORT = ["--num-averaged-views", "0", "--no-untrained"]
 
 
-def separable(noise: float, calls: list | None = None):
-    """Features that show the class, more or less; every call is noted."""
-
-    def features(beton: Beton, positions: np.ndarray) -> torch.Tensor:
-        if calls is not None:
-            calls.append((beton.path.name, len(positions)))
-        generator = torch.Generator().manual_seed(len(positions))
-        shown = torch.nn.functional.one_hot(torch.from_numpy(beton.labels[positions]).clamp(min=0), 3).float()
-        return torch.cat([shown, torch.zeros(len(positions), 5)], 1) + noise * torch.randn(
-            len(positions), 8, generator=generator
-        )
-
-    return features
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_the_test_split_is_read_once_and_last():
-    calls: list = []
-    final = final_rows({"trained": separable(0.1, calls)}, make_data(), max_images=1000, few_labels=5, seed=0)
-    assert calls == [("train", 120), ("train", 30), ("test", 60)]
-    assert final["split"] == "test"
-    row = final["rows"]["trained"]
-    assert row["linear"] == row["knn"] == 1.0
-    assert row["few_labels"] > 0.9
+def judge(*flags) -> int:
+    return evaluate.main(cli.parse_evaluation([*map(str, flags)]))
 
 
-def test_better_features_score_better_and_noise_scores_by_chance():
-    final = final_rows(
-        {"good": separable(0.5), "noise": separable(50.0)}, make_data(), max_images=1000, few_labels=5, seed=0
-    )
-    good, noise = final["rows"]["good"], final["rows"]["noise"]
-    assert good["linear"] > 0.85
-    assert noise["linear"] < 0.6
-    assert good["few_labels"] > noise["few_labels"]
+def report(run, name="evaluation"):
+    return json.loads((run / f"{name}.json").read_text())
 
 
-def test_without_a_test_split_validation_is_reported_and_named():
-    calls: list = []
-    final = final_rows({"trained": separable(0.1, calls)}, make_data(test=False), max_images=60, few_labels=5, seed=0)
-    assert final["split"] == "validation"
-    assert calls == [("train", 60), ("train", 30)]
-    assert "validation split" in format_table(final)
+def digits_representations(run):
+    """(h, y) of train, validation and test, by the run's backbone, past the loader and clean_view."""
+    backbone, about = load_backbone(run / "backbone.safetensors")
+    encoded = []
+    for split in ("train", "test"):
+        source = open_source("digits", run, split)
+        x = torch.from_numpy(np.stack([np.asarray(Image.fromarray(i).resize((8, 8), 2)) for i in source.images]))
+        x = (x.permute(0, 3, 1, 2) / 255 - torch.tensor(about["mean"])[:, None, None]) / about["std"][0]
+        with torch.no_grad():
+            encoded.append((backbone(x).numpy(), source.labels))
+    (h, y), test = encoded
+    fitted, val = train_and_validation(y, 0.1, 1.0, 0)
+    return (h[fitted], y[fitted]), (h[val], y[val]), test
 
 
-def test_unlabelled_images_are_trained_on_and_not_probed():
-    data = make_data(unlabelled=50)
-    data = data._replace(train_positions=np.concatenate([data.train_positions, np.arange(150, 200)]))
-    calls: list = []
-    probed = validation_probe(separable(0.1, calls), data, 1000, PROJECTOR)
-    assert probed["linear"] == probed["knn"] == 1.0
-    assert calls == [("train", 120), ("train", 30)]
+def test_a_run_is_judged(run, capsys):
+    assert judge(run, "--num-averaged-views", 2, "--pixels", "--knn-k", 5) == 0
+    said, found = capsys.readouterr().out, report(run)
+    assert set(found["rows"]) == {"trained", "untrained", "pixels"}
+    trained = found["rows"]["trained"]
+    for name in ("linear", "averaged", "knn"):
+        assert 0 <= trained[f"{name}_low"] < trained[name] < trained[f"{name}_high"] <= 1
+    assert trained["linear"] <= trained["linear_top5"] <= 1
+    confusion = np.array(found["confusion"])
+    assert confusion.sum() == found["images"]["test"] == 360
+    assert confusion.trace() == round(360 * trained["linear"])
+    assert confusion.sum(1).tolist() == np.bincount(open_source("digits", run, "test").labels).tolist()
+    assert found["rows"]["pixels"]["linear"] > 0.9 > found["rows"]["untrained"]["linear"]
+    assert "z/effective_rank" in trained and "z/effective_rank" not in found["rows"]["pixels"]
+    assert found["settings"]["knn_k"] == 5 and found["settings"]["images"]["image_size"] == 8
+    assert found["hardware"]["cpu_cores"] > 0 and found["versions"]["torch"] == torch.__version__
+    assert {"encode_train", "encode_reported", "fit_linear", "averaged"} <= set(trained["seconds"])
+    for shown in ("trained", "untrained", "pixels", "2 views", "10 labels", "rank z", f"{100 * trained['linear']:.1f}"):
+        assert shown in said
+    assert Image.open(run / "evaluation.png").size[0] > 1000
+    assert not list(run.glob("*.tmp"))
 
 
-def test_without_any_label_there_are_the_measures_alone():
-    train = Beton(Path("train"), np.full(100, -1), [], 8, "train", np.arange(100), False)
-    data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
-    assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
-    final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
-    assert final["rows"] == {}
-    assert "no labels" in format_table(final)
+def test_the_linear_column_is_what_scikit_learn_finds(run):
+    assert judge(run, *SHORT) == 0
+    trained = report(run)["rows"]["trained"]
+    fitted, val, test = digits_representations(run)
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1 / (len(fitted[0]) * trained["linear_l2"]), max_iter=10_000)
+    ).fit(*fitted)
+    assert trained["linear"] == pytest.approx(model.score(*test), abs=0.012)  # four images: other resizing
+    assert trained["linear_val"] == pytest.approx(model.score(*val), abs=0.022)
+    singular = np.linalg.svd(test[0].astype(float), compute_uv=False)
+    shares = singular / singular.sum()
+    assert trained["h/effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=0.05)
 
 
-def test_h_and_z_are_measured_apart():
-    doubled = torch.nn.Linear(8, 4, bias=False)
-    with torch.no_grad():
-        doubled.weight.copy_(torch.eye(8)[[0, 0, 1, 1]])  # z: two dimensions, each twice
-    probed = validation_probe(separable(1.0), make_data(), 1000, doubled)
-    assert probed.keys() == {"linear", "knn"} | MEASURES
-    assert probed["z/effective_rank"] <= 2
-    assert probed["z/off_diagonal"] > 0.25
-    assert probed["h/effective_rank"] > 6
-    assert abs(probed["h/off_diagonal"]) < 0.05
+def test_transfer_to_another_set_leaves_the_runs_own_file_alone(run, tmp_path):
+    assert judge(run, *SHORT) == 0
+    own = (run / "evaluation.json").read_text()
+    for split in ("train", "test"):
+        write_class_folders(tmp_path / "images" / split, classes=3, per_class=20, side=20)
+    assert judge(run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images", "--image-size", 12) == 0
+    found = report(run, "evaluation-folder")
+    assert found["classes"] == ["class-0", "class-1", "class-2"]
+    assert found["settings"]["images"]["image_size"] == 12
+    assert found["rows"]["trained"]["linear"] == 1.0  # the classes differ in brightness
+    assert "linear_top5" not in found["rows"]["trained"]
+    assert (run / "evaluation.json").read_text() == own
 
 
-def test_without_rows_nothing_is_read():
-    final = final_rows({}, make_data(), max_images=0, few_labels=5, seed=0)
-    assert final == {"split": None, "rows": {}}
+def test_without_a_test_split_validation_is_reported_and_named(run, tmp_path, capsys):
+    write_class_folders(tmp_path / "images", classes=2, per_class=20, side=20)
+    assert judge(run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images") == 0
+    assert report(run, "evaluation-folder")["split"] == "validation"
+    assert "validation split" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("max_images", [30, 60])
-def test_probes_on_the_way_use_a_class_balanced_part(max_images):
-    calls: list = []
-    validation_probe(separable(0.1, calls), make_data(), max_images, PROJECTOR)
-    assert calls[0] == ("train", max_images)
+def test_corrupted_images_are_judged_by_the_same_probe(run, tmp_path, capsys):
+    """Corrupted by nothing, and by other labels: what the linear column says, and chance."""
+    source = open_source("digits", tmp_path, "test")
+    folder = tmp_path / "corrupted"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(source.labels, 2))
+    np.save(folder / "nothing.npy", np.concatenate([source.images] * 2))
+    np.save(folder / "black.npy", np.zeros((720, 16, 16, 3), np.uint8))
+    assert judge(run, *SHORT, "--robustness-dir", folder) == 0
+    row = report(run)["rows"]["trained"]
+    assert row["corrupted/nothing"] == row["linear"]
+    assert row["corrupted/black"] in np.bincount(source.labels) / 360  # all black images get the same answer
+    assert row["corrupted"] == pytest.approx((row["corrupted/nothing"] + row["corrupted/black"]) / 2)
+    assert "corrupted" in capsys.readouterr().out
+
+
+def test_other_weights_become_rows(run, tmp_path):
+    """The run's own backbone under another name says the same again."""
+    given = f"again={run / 'backbone.safetensors'}"
+    assert judge(run, *SHORT, "--checkpoint", given, "--data-dir", tmp_path) == 0
+    rows = report(run)["rows"]
+    same = ("linear", "knn", "few_labels", "h/effective_rank")
+    assert [rows["again"][k] for k in same] == [rows["trained"][k] for k in same]
+
+
+def test_several_runs_share_a_table(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert judge(run, other, "--num-averaged-views", 0, "--to", tmp_path / "table") == 0
+    with (tmp_path / "table" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["row"]) for row in rows] == [
+        (r, x) for r in ("run", "other") for x in ("trained", "untrained")
+    ]
+    assert float(rows[0]["linear"]) == report(run)["rows"]["trained"]["linear"] == float(rows[2]["linear"])
+    lines = (tmp_path / "table" / "comparison.md").read_text().splitlines()
+    assert len(lines) == 6 and all(line.startswith("| ") and line.count("|") == lines[0].count("|") for line in lines)
+    assert "other: untrained" in lines[5] and "other: untrained" in capsys.readouterr().out
+
+
+def _unfinished(run, tmp_path):
+    (run / "result.json").unlink()
+    return [], "has not finished"
+
+
+def _no_run(run, tmp_path):
+    (run / "config.yaml").unlink()
+    return [], "is not a run folder"
+
+
+def _damaged_backbone(run, tmp_path):
+    (run / "backbone.safetensors").write_bytes(b"x" * 500)
+    return [], "backbone.safetensors"
+
+
+def _other_backbone(run, tmp_path):
+    save_file({"weight": torch.zeros(1)}, run / "backbone.safetensors")
+    return [], "backbone.safetensors"
+
+
+def _damaged_checkpoint(run, tmp_path):
+    file = run / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    return [], "checkpoint.pt is damaged"
+
+
+def _checkpoint_of_another(run, tmp_path):
+    torch.save({"model": {"weight": torch.zeros(1)}}, run / "checkpoint.pt")
+    return [], "does not hold the encoder"
+
+
+def _no_labels(run, tmp_path):
+    images = write_class_folders(tmp_path / "loose", classes=1)
+    return ["--data", "folder", "--data-dir", images], "has no labels"
+
+
+def _classes_that_test_lacks(run, tmp_path):
+    write_class_folders(tmp_path / "images" / "train", classes=3)
+    write_class_folders(tmp_path / "images" / "test", classes=2)
+    return ["--data", "folder", "--data-dir", tmp_path / "images"], "test lacks class-2"
+
+
+def _classes_that_train_lacks(run, tmp_path):
+    write_class_folders(tmp_path / "images" / "train", classes=2)
+    write_class_folders(tmp_path / "images" / "test", classes=3)
+    return ["--data", "folder", "--data-dir", tmp_path / "images"], "class-2"
+
+
+def _no_such_weights(run, tmp_path):
+    return ["--checkpoint", f"resnet18={tmp_path / 'none.pth'}"], "no such file"
+
+
+def _weights_of_another_model(run, tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    return ["--checkpoint", f"resnet18={tmp_path / 'other.pth'}"], "not weights of that timm model"
+
+
+def _no_corruptions(run, tmp_path):
+    return ["--robustness-dir", tmp_path / "none"], "labels.npy: no such file"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(_unfinished, _no_run, _damaged_backbone, _other_backbone, _damaged_checkpoint, _checkpoint_of_another),
+        *(_no_labels, _classes_that_test_lacks, _classes_that_train_lacks),
+        *(_no_such_weights, _weights_of_another_model, _no_corruptions),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
+    flags, complaint = spoil(run, tmp_path)
+    before = sorted(run.iterdir())
+    capsys.readouterr()
+    assert judge(run, *SHORT, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert complaint in said
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["RUN", "--knn-kk", "3"], "did you mean --knn-k"),
+        (["RUN", "--knn-k", "0"], "--knn-k must be at least 1"),
+        (["RUN", "--data", "cifar11"], "cifar11"),
+        (["RUN", "--fraction", "2"], "--fraction"),
+        (["RUN", "--checkpoint", "resnet18"], "NAME=FILE"),
+        (["RUN", "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name"),
+        (["RUN", "--checkpoint", "trained=x"], "two rows of that name"),
+        ([], "name at least one run"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, complaint):
+    with pytest.raises(evaluate.InputError) as error:
+        cli.parse_evaluation(flags)
+    assert complaint.lower() in str(error.value).lower() and "\n" not in str(error.value)
+
+
+def test_the_command_itself():
+    command = [sys.executable, "-m", "effssl.evaluate"]
+    bad = subprocess.run([*command, "RUN", "--nope"], capture_output=True, text=True, timeout=120, check=False)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=120, check=False)
+    assert shown.returncode == 0
+    assert "--num-averaged-views" in shown.stdout and "--checkpoint" in shown.stdout
+
+
+@pytest.mark.parametrize("at", ["protocol", "picture"])
+def test_an_interrupt_leaves_nothing_half_written(run, monkeypatch, at):
+    def interrupted(self, file, **how):
+        if at == "picture":
+            file.write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    if at == "picture":
+        monkeypatch.setattr(pictures.plt.Figure, "savefig", interrupted)
+    else:
+        monkeypatch.setattr(protocols, "knn", interrupted)
+    before = sorted(run.iterdir())
+    assert judge(run, *SHORT) == 130
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_run_whose_checkpoint_was_removed_has_no_z(run, capsys):
+    (run / "checkpoint.pt").unlink()
+    assert judge(run, *SHORT) == 0
+    assert "z/effective_rank" not in report(run)["rows"]["trained"]
+    assert "no measures of z" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from effssl import augment, cli, train
+from effssl import augment, cli, parts, train
 from effssl.data import open_data
 from effssl.data.labelled import NO_COLOURS, labelled_views
 from effssl.data.loader import batches, open_loader
@@ -188,7 +188,7 @@ def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir
     result, cfg = json.loads((run / "result.json").read_text()), cli.parse(["--config", str(run / "config.yaml")])
     views = labelled_views(
         data.train, data.train_positions, batch_size=cfg.optim.batch_size, views=cfg.augment.views,
-        strengths=train._strengths(cfg), seed=cfg.run.seed, workers=2, device=CPU, **CLEAN,
+        strengths=parts.strengths(cfg.augment), seed=cfg.run.seed, workers=2, device=CPU, **CLEAN,
     )  # fmt: skip
     recipe = Recipe(cfg.optim.lr, cfg.optim.lr, result["steps"], cfg.optim.optimizer, cfg.optim.weight_decay)
     labels = torch.from_numpy(data.train.labels)[data.val_positions]

@@ -7,7 +7,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from effssl import InputError
-from effssl.models import Encoder, Projector, create_backbone, load_backbone, representation_dim, save_backbone
+from effssl.models import (
+    Encoder,
+    Projector,
+    check_takes,
+    create_backbone,
+    load_backbone,
+    load_weights,
+    representation_dim,
+    save_backbone,
+)
 
 
 def images(n=2, size=32):
@@ -223,3 +232,44 @@ def test_weights_that_do_not_match_their_description_are_an_input_error(tmp_path
     save_backbone(create_backbone("resnet18", 32), path, about)
     with pytest.raises(InputError, match="does not hold"):
         load_backbone(path)
+
+
+@pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "test_vit.r160_in1k"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_timm_weights_load_less_their_classifier(tmp_path, name, suffix):
+    torch.manual_seed(0)
+    published = timm.create_model(name, num_classes=7).eval()
+    file = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save({"state_dict": published.state_dict()}, file)
+    else:
+        save_file(published.state_dict(), file)
+    backbone, about = load_weights(name, file)
+    x = torch.randn(2, 3, about["image_size"], about["image_size"])
+    with torch.no_grad():
+        expected = published.forward_head(published.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(backbone(x), expected)
+    assert about["image_size"] == 160
+    assert about["mean"] == tuple(published.pretrained_cfg["mean"])
+
+
+def test_timm_weights_that_do_not_fit_are_refused(tmp_path):
+    file = tmp_path / "weights.pth"
+    weights = timm.create_model("test_resnet").state_dict()
+    for spoilt in ({**weights, "more": torch.zeros(1)}, dict(list(weights.items())[1:])):
+        torch.save(spoilt, file)
+        with pytest.raises(InputError, match="not weights of that timm model"):
+            load_weights("test_resnet", file)
+    file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not weights of that timm model"):
+        load_weights("test_resnet", file)
+    with pytest.raises(InputError, match="did you mean"):
+        load_weights("resnett18", file)
+
+
+def test_a_size_that_a_backbone_does_not_take_is_named():
+    vit = timm.create_model("test_vit", num_classes=0)
+    check_takes(vit, vit.patch_embed.img_size[0], "mine")
+    with pytest.raises(InputError, match="mine does not take images of 40 px"):
+        check_takes(vit, 40, "mine")
+    assert vit.training

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from effssl import cli, losses, models, objective
-from effssl.train import _build_encoder
+from effssl.parts import build_encoder
 
 ENCODER = ["--image-size", "8", "--backbone-kwargs", "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"]
 
 
 def built(*flags):
     cfg = cli.parse([*ENCODER, "--proj-dim", "12", *flags])
-    encoder = _build_encoder(cfg)
+    encoder = build_encoder(cfg)
     return objective.build(cfg, encoder), encoder
 
 

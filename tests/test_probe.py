@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
-from effssl.probe import accuracy, best_linear_probe, encode, fit_linear_probe, knn_accuracy
+from effssl import logistic
+from effssl.probe import L2_GRID, accuracy, best_linear_probe, fit_linear_probes, knn_accuracy, wilson_interval
 
 
 def clusters(n, classes=4, dim=6, spread=1.5, seed=0):
@@ -54,40 +56,88 @@ def test_knn_temperature_decides_the_vote():
         assert knn_accuracy(train_h, train_y, eval_h, torch.tensor([label]), k=3, temperature=temperature) == 1
 
 
+def sklearns(h, y, l2, **settings):
+    """scikit-learn's solution in float64, and the standardised h that it was fitted on."""
+    x = StandardScaler().fit_transform(h.double().numpy())
+    return LogisticRegression(C=1 / (len(h) * l2), tol=1e-9, max_iter=10000, **settings).fit(x, y.numpy()), x
+
+
+def objective(weight, bias, x, y, l2):
+    """Mean cross-entropy + l2 / 2 |W|^2, by NumPy in float64."""
+    logits = x @ np.asarray(weight).T + np.asarray(bias)
+    logits = logits - logits.max(1, keepdims=True)
+    cross_entropy = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]
+    return cross_entropy.mean() + l2 / 2 * (np.asarray(weight) ** 2).sum()
+
+
+@pytest.mark.parametrize("n", [600, 30])  # more images than dimensions, and fewer
+def test_a_grid_of_probes_has_sklearns_minima(n):
+    h, y = clusters(n, dim=40, spread=3)
+    h[:, 20:] += 5 * h[:, :20]  # correlated dimensions
+    for probe in fit_linear_probes(h.double(), y, 4, L2_GRID, tolerance=1e-9):
+        reference, x = sklearns(h, y, probe.l2)
+        ours = objective(probe.weight, probe.bias, x, y.numpy(), probe.l2)
+        assert ours == pytest.approx(objective(reference.coef_, reference.intercept_, x, y.numpy(), probe.l2), abs=1e-9)
+        if probe.l2 >= 1e-3:  # below, scikit-learn stops where its loss no longer falls, up to 5e-3 away
+            np.testing.assert_allclose(probe.weight.numpy(), reference.coef_, atol=2e-5)
+
+
 @pytest.mark.parametrize("l2", [1e-1, 1e-2, 1e-3])
 def test_linear_probe_is_sklearns(l2):
     (h, y), (eval_h, eval_y) = clusters(300), clusters(300, seed=1)
-    probe = fit_linear_probe(h, y, 4, l2)
-    scaler = StandardScaler().fit(h.double().numpy())
-    reference = LogisticRegression(C=1 / (len(h) * l2), tol=1e-8, max_iter=5000)
-    reference.fit(scaler.transform(h.double().numpy()), y.numpy())
+    (probe,) = fit_linear_probes(h, y, 4, (l2,))
+    reference, _ = sklearns(h, y, l2)
     np.testing.assert_allclose(probe.weight.numpy(), reference.coef_, atol=5e-3)
     centred = [b - b.mean() for b in (probe.bias.numpy(), reference.intercept_)]
     np.testing.assert_allclose(*centred, atol=5e-3)
+    scaler = StandardScaler().fit(h.double().numpy())
     predicted = reference.predict(scaler.transform(eval_h.double().numpy()))
     assert (probe.logits(eval_h).argmax(1).numpy() == predicted).mean() > 0.99
     assert accuracy(probe, eval_h, eval_y) == pytest.approx((predicted == eval_y.numpy()).mean(), abs=0.01)
 
 
-def test_linear_probe_does_not_depend_on_its_start():
+def test_the_chosen_probe_is_as_accurate_as_sklearns_chosen_one():
+    """Same grid, same validation split; digits' pixels, and a test split that neither has seen."""
+    digits = load_digits()
+    h, y = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
+    (train_h, val_h, test_h), (train_y, val_y, test_y) = h.split([1000, 297, 500]), y.split([1000, 297, 500])
+    probe, reached = best_linear_probe(train_h, train_y, val_h, val_y, 10)
+    scaler = StandardScaler().fit(train_h.numpy())
+    val_x, test_x = scaler.transform(val_h.numpy()), scaler.transform(test_h.numpy())
+    fitted = [sklearns(train_h, train_y, l2)[0] for l2 in sorted(L2_GRID, reverse=True)]
+    reference = max(fitted, key=lambda model: model.score(val_x, val_y.numpy()))
+    assert reached == pytest.approx(reference.score(val_x, val_y.numpy()), abs=0.004)
+    assert accuracy(probe, test_h, test_y) == pytest.approx(reference.score(test_x, test_y.numpy()), abs=0.003)
+
+
+def test_a_probe_does_not_depend_on_the_others_of_its_grid(monkeypatch):
     h, y = clusters(300)
-    start = fit_linear_probe(h, y, 4, 1e-1)
-    kept = start.weight.clone()
-    warm, cold = fit_linear_probe(h, y, 4, 1e-3, start=start), fit_linear_probe(h, y, 4, 1e-3)
-    torch.testing.assert_close(warm.weight, cold.weight, rtol=0, atol=1e-2)
-    assert torch.equal(start.weight, kept)
+    together = fit_linear_probes(h, y, 4, L2_GRID, tolerance=1e-6)
+    for probe in together:
+        (alone,) = fit_linear_probes(h, y, 4, (probe.l2,), tolerance=1e-6)
+        torch.testing.assert_close(alone.weight, probe.weight, rtol=0, atol=1e-2)
+    monkeypatch.setattr(logistic, "LOGITS", 400)  # sums over images in parts
+    for whole, parts in zip(together, fit_linear_probes(h, y, 4, L2_GRID, tolerance=1e-6), strict=True):
+        torch.testing.assert_close(parts.weight, whole.weight, rtol=0, atol=1e-2)
+
+
+def test_a_tolerance_that_rounding_hides_ends_too():
+    h, y = clusters(300)
+    (probe,) = fit_linear_probes(h, y, 4, (1e-3,), tolerance=0.0)
+    reference, _ = sklearns(h, y, 1e-3)
+    np.testing.assert_allclose(probe.weight.numpy(), reference.coef_, atol=5e-3)
 
 
 def test_linear_probe_takes_a_constant_dimension_and_an_absent_class():
     h, y = clusters(100)
     h = torch.cat([h, torch.full((100, 1), 3.0)], dim=1)
-    probe = fit_linear_probe(h, y, 6, 1e-3)
+    (probe,) = fit_linear_probes(h, y, 6, (1e-3,))
     assert probe.logits(h).isfinite().all()
     assert accuracy(probe, h, y) > 0.5
 
 
 def test_accuracy_counts_the_largest_logit():
-    probe = fit_linear_probe(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 2, 1e-2)
+    (probe,) = fit_linear_probes(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 2, (1e-2,))
     h = torch.tensor([[-1.0], [0.0], [2.0], [3.0]])
     assert accuracy(probe, h, torch.tensor([0, 1, 1, 1])) == 0.75
 
@@ -100,48 +150,25 @@ def test_penalty_is_chosen_on_validation():
         probe, reached = best_linear_probe(*train, *chosen_on, 4, grid)
         assert probe.l2 == expected
         assert reached == accuracy(probe, *chosen_on)
-        assert reached > min(accuracy(fit_linear_probe(*train, 4, l2), *chosen_on) for l2 in grid)
+        assert reached > min(accuracy(each, *chosen_on) for each in fit_linear_probes(*train, 4, grid))
 
 
-def backbone():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+def test_top_5_counts_the_five_largest_logits():
+    h, y = clusters(400, classes=8)
+    (probe,) = fit_linear_probes(h, y, 8, (1e-2,))
+    order = (-probe.logits(h)).argsort(1).tolist()
+    for top in (1, 5, 8, 20):
+        assert (
+            accuracy(probe, h, y, top=top)
+            == sum(label in row[:top] for row, label in zip(order, y.tolist(), strict=True)) / 400
+        )
+    assert accuracy(probe, h, y) < accuracy(probe, h, y, top=5) < 1
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_encode_uses_eval_mode_and_leaves_the_mode_as_it_was(training):
-    net, x = backbone().train(training), torch.randn(7, 3, 8, 8)
-    h = encode(net, iter(x.split(3)))
-    assert all(module.training == training for module in net.modules())
-    assert (net[1].running_mean == 0).all()
-    assert h.dtype == torch.float32
-    torch.testing.assert_close(h, net.eval()(x).detach())
-
-
-def test_encode_restores_the_mode_after_an_error():
-    net = backbone()
-    with pytest.raises(RuntimeError):
-        encode(net, [torch.randn(2, 4, 8, 8)])
-    assert net.training
-
-
-def test_encode_in_bfloat16_is_near_and_gives_float32():
-    net, x = backbone(), torch.randn(4, 3, 8, 8)
-    exact, rounded = encode(net, [x]), encode(net, [x], dtype=torch.bfloat16)
-    assert rounded.dtype == torch.float32
-    assert not torch.equal(rounded, exact)
-    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
-
-
-def test_encoded_representations_can_be_probed():
-    net, x, y = backbone(), torch.randn(40, 3, 8, 8), torch.arange(40) % 2
-    h = encode(net, [x + 2 * y[:, None, None, None]])
-    probe = fit_linear_probe(h, y, 2, 1e-3)
-    assert accuracy(probe, h, y) == 1
-
-
-def test_encode_leaves_frozen_parts_frozen():
-    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
-    backbone[1].eval()
-    encode(backbone, [torch.zeros(2, 3, 2, 2)])
-    assert [m.training for m in backbone] == [True, False, True]
+def test_wilson_interval_is_the_published_one():
+    """Newcombe, Statistics in Medicine 17 (1998), table I, and SciPy."""
+    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    for correct, n in [(0, 10), (3, 10), (5802, 10000), (10, 10)]:
+        expected = binomtest(correct, n).proportion_ci(method="wilson")
+        assert wilson_interval(correct / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
