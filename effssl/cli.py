@@ -15,7 +15,19 @@ import tyro
 import yaml
 
 from effssl import InputError
-from effssl.config import FIELDS, SET_DEFAULTS, SWITCHES, Config, Images, Storage, check_values, flag_of, flat
+from effssl.config import (
+    FIELDS,
+    SET_DEFAULTS,
+    SWITCHES,
+    Config,
+    Embed,
+    Export,
+    Images,
+    Storage,
+    check_values,
+    flag_of,
+    flat,
+)
 
 T = TypeVar("T")
 
@@ -51,13 +63,30 @@ def parse(argv: list[str] | None = None) -> Config:
 
 def parse_storage(argv: list[str] | None = None) -> Storage:
     """Read the command line of effssl.prepare; otherwise as `parse`, but without files."""
-    flags = list(sys.argv[1:] if argv is None else argv)
-    _check_flags(flags, [field.name for field in dataclasses.fields(Storage)], ["--help"])
-    if {"-h", "--help"} & set(flags):
-        tyro.cli(Storage, args=["--help"], prog=_PREPARE)
-    storage = _one_line(lambda: tyro.cli(Storage, args=flags, prog=_PREPARE))
+    storage = _parse_command(Storage, "prepare", argv)
     check_values(Config(images=Images(**vars(storage))))
     return storage
+
+
+def parse_export(argv: list[str] | None = None) -> Export:
+    """Read the command line of effssl.export; otherwise as `parse`, but without files."""
+    return _parse_command(Export, "export", argv)
+
+
+def parse_embed(argv: list[str] | None = None) -> Embed:
+    """Read the command line of effssl.embed; otherwise as `parse`, but without files."""
+    settings = _parse_command(Embed, "embed", argv)
+    if (settings.images is None) == (settings.data is None):
+        raise InputError("name what to embed: --images DIR for a folder of images, or --data SET --data-dir DIR")
+    return settings
+
+
+def _parse_command(kind: type[T], name: str, argv: list[str] | None) -> T:
+    flags, program = list(sys.argv[1:] if argv is None else argv), f"python -m effssl.{name}"
+    _check_flags(flags, [field.name for field in dataclasses.fields(kind)], ["--help"])  # type: ignore[arg-type]
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(kind, args=["--help"], prog=program)
+    return _one_line(lambda: tyro.cli(kind, args=flags, prog=program))
 
 
 def parse_or_exit(parse: Callable[[], T]) -> T:
@@ -163,7 +192,7 @@ def _token(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_PROGRAM, _PREPARE = "python -m effssl.train", "python -m effssl.prepare"
+_PROGRAM = "python -m effssl.train"
 _FLAT = tyro.conf.OmitArgPrefixes[Config]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import Positional
+
 from effssl import InputError
 
 SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder"]
@@ -51,6 +53,52 @@ class Images(Storage):
     """Seed of the validation split, of `fraction` and of the 10-label draws; kept apart from `seed`."""
     image_size: int = 224
     """Side of a view in pixels."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's backbone as a folder that plain timm loads, without effssl; its README.md has the lines that do."""
+
+    run: Positional[Path]
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """Folder to write; files of another export in it are not overwritten."""
+    onnx: bool = False
+    """Also model.onnx, for any batch size; its outputs are compared with torch's before it is left there."""
+    projector: bool = False
+    """Also projector.safetensors, the projector's weights, from the run's checkpoint.pt."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the representations of images: of those below a folder, or of a set's split."""
+
+    run: Positional[Path]
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """File to write: .npz or .parquet."""
+    images: Path | None = None
+    """Folder of images, at any depth; the first folder below it is the label, where there are several."""
+    data: SetName | None = None
+    """In place of --images: an image set, as in training; the next flags down to --jpeg-quality are for it alone."""
+    split: Literal["train", "test"] = "train"
+    """The set's split."""
+    data_dir: Path = Path("data")
+    """Folder of the set."""
+    beton_dir: Path | None = None
+    """Where its .beton files lie, or go (None: DATA_DIR/beton)."""
+    max_side: int = 500
+    """As the set was stored."""
+    jpeg_quality: int = 90
+    """As the set was stored."""
+    batch_size: int = 256
+    """Images that the backbone sees at once."""
+    workers: int = 2
+    """Threads that load."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda where there is one."""
+    skip_corrupt: bool = False
+    """Leave out images that do not decode, instead of stopping."""
 
 
 @dataclass(frozen=True)

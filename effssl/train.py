@@ -204,8 +204,7 @@ def _open_images(cfg: Config, device: torch.device, dtype: torch.dtype) -> tuple
     count = len(data.train_positions)
     if cfg.optim.batch_size > count:
         raise InputError(f"--batch-size {cfg.optim.batch_size} is larger than the set: {count} training images")
-    # Clean views of images of varied size are made from squares somewhat larger than a view.
-    canvas = round(1.5 * images.image_size)
+    canvas = augment.canvas_of(images.image_size)
     return data, Clean(images.image_size, cfg.augment.mean, cfg.augment.std, canvas, images.workers, device, dtype)
 
 
