@@ -250,8 +250,10 @@ def _check_target(to: Path) -> None:
     if to.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError("--to FILE.parquet needs pyarrow; install effssl with the extra: pip install -e '.[parquet]'")
     folder = to.absolute().parent
-    if to.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--to {to} cannot be written: {'it' if to.is_dir() else folder} is not a file in a folder")
+    if to.is_dir():
+        raise InputError(f"--to {to} cannot be written: it is a folder")
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise InputError(f"--to {to} cannot be written: {folder} is not a folder that you may write to")
 
 
 def _save(embedded: Embedded, to: Path) -> None:

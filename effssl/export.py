@@ -34,7 +34,7 @@ from effssl.config import Export
 # timm loads a folder's weights by itself with pretrained=True. Where a ResNet's stem has to be replaced first, they lie
 # deeper: it then says that there are none, and loads nothing into another network (a deep stem's shapes would all fit).
 _PLAIN, _AFTER_STEM = "model.safetensors", "small_stem/model.safetensors"
-_ONNX, _PROJECTOR = "model.onnx", "projector.safetensors"
+_ONNX, _PROJECTOR = "model.onnx", "projector/model.safetensors"
 
 
 def export(settings: Export) -> str:
@@ -114,6 +114,7 @@ def _timm_config(backbone: nn.Module, about: dict[str, Any]) -> dict[str, Any]:
             "first_conv": of_timm.get("first_conv"),
             "classifier": of_timm.get("classifier"),
         },
+        "effssl": about,  # timm does not read it
     }
 
 
@@ -152,13 +153,9 @@ def _save_projector(run: Path, backbone: nn.Module, path: Path) -> models.Projec
     for name, value in state.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    here = backbone.state_dict()
-    if here.keys() != parts["backbone"].keys() or not all(
-        torch.equal(v, here[k]) for k, v in parts["backbone"].items()
-    ):
-        raise InputError(
-            f"{run}: checkpoint.pt is of other weights than backbone.safetensors; has the run gone on since?"
-        )
+    here, there = backbone.state_dict(), parts["backbone"]
+    if here.keys() != there.keys() or not all(torch.equal(here[k], there[k]) for k in here):
+        raise InputError(f"{run}: checkpoint.pt and backbone.safetensors are of different weights; let the run finish")
     weights = parts["projector"]
     linear = [value for value in weights.values() if value.ndim == 2]
     norm: models.Norm = "none"
@@ -166,6 +163,7 @@ def _save_projector(run: Path, backbone: nn.Module, path: Path) -> models.Projec
         norm = "batch" if "1.running_mean" in weights else "layer" if "1.weight" in weights else "none"
     projector = models.Projector(linear[0].shape[1], linear[0].shape[0], linear[-1].shape[0], len(linear), norm)
     projector.load_state_dict(weights)
+    path.parent.mkdir()
     save_file(_weights_of(projector), path, metadata={"format": "pt"})
     return projector.eval()
 
@@ -263,7 +261,7 @@ def _publish(new: Path, to: Path) -> None:
     """Move the files into place; files of another export are left, and raise InputError."""
     files = sorted(p.relative_to(new) for p in new.rglob("*") if p.is_file())
     is_there = {file: (to / file).is_file() and (to / file).read_bytes() == (new / file).read_bytes() for file in files}
-    same_model = all(same for file, same in is_there.items() if file.name in ("config.json", "model.safetensors"))
+    same_model = all(same for file, same in is_there.items() if str(file) in ("config.json", _PLAIN, _AFTER_STEM))
     for file in files:
         # Of the same weights an ONNX file may be another each time, and the README goes with what was asked for.
         replaceable = file.name in (_ONNX, "README.md") and same_model

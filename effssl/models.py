@@ -181,7 +181,5 @@ def _backbone_file(path: Path) -> Path:
     if file.is_file():
         return file
     if (path / "config.yaml").is_file():
-        raise InputError(
-            f"{path} is not finished: no {file.name} yet; go on with: python -m effssl.train --resume {path}"
-        )
+        raise InputError(f"{path} is not finished; go on with: python -m effssl.train --resume {path}")
     raise InputError(f"{path} is not a run: neither {file.name} nor config.yaml in it")
