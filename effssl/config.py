@@ -66,7 +66,7 @@ class Export:
     onnx: bool = False
     """Also model.onnx, for any batch size; its outputs are compared with torch's before it is left there."""
     projector: bool = False
-    """Also projector.safetensors, the projector's weights, from the run's checkpoint.pt."""
+    """Also projector/model.safetensors, the projector's weights, from the run's checkpoint.pt."""
 
 
 @dataclass(frozen=True)

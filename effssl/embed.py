@@ -34,7 +34,7 @@ from tqdm import tqdm
 from effssl import augment, models, process
 from effssl.config import Embed, Storage
 from effssl.data import open_split
-from effssl.data.beton import NAMED
+from effssl.data.beton import listing
 from effssl.data.datasets import ImageFiles, common_side, images_below
 from effssl.data.loader import batches, open_loader
 
@@ -173,7 +173,7 @@ def _embed(
     seconds = time.monotonic() - began
     complaints = sorted(images.complaints)
     if complaints and (not skip_corrupt or len(complaints) == count):
-        raise InputError(_listing([why for _, why in complaints], count))
+        raise InputError(listing([why for _, why in complaints], count, "do not decode"))
     kept = np.setdiff1d(np.arange(count), [position for position, _ in complaints])
     names, skipped = [images.names[i] for i in kept], [why for _, why in complaints]
     embedded = Embedded(names, h[kept], images.labels[kept], images.classes, skipped, seconds, waited / seconds)
@@ -234,13 +234,6 @@ def _central_square(image: np.ndarray, side: int) -> np.ndarray:
     resized = np.empty((side, side, 3), np.uint8)
     ffcv.libffcv.resize_crop(np.ascontiguousarray(image), top, top + square, left, left + square, resized)
     return resized
-
-
-def _listing(complaints: list[str], count: int) -> str:
-    more = f"\n  and {len(complaints) - NAMED} more" if len(complaints) > NAMED else ""
-    way_out = "; --skip-corrupt leaves them out" if len(complaints) < count else ""
-    named = "".join(f"\n  {why}" for why in complaints[:NAMED])
-    return f"{len(complaints)} of {count} images do not decode{way_out}:{named}{more}"
 
 
 def _check_target(to: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models import ResNet
 from torch import Tensor, nn
@@ -50,21 +51,13 @@ def export(settings: Export) -> str:
     _check_folder(to)
     if settings.onnx:
         _check_onnx_is_there()
-    existing = next(p for p in to.absolute().parents if p.exists())
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=existing) as temporary:
-        new = Path(temporary)
-        plain = not _has_small_stem(backbone)
-        weights = new / (_PLAIN if plain else _AFTER_STEM)
-        weights.parent.mkdir(exist_ok=True)
-        save_file(_weights_of(backbone), weights, metadata={"format": "pt"})
-        (new / "config.json").write_text(json.dumps(_timm_config(backbone, about), indent=1) + "\n")
-        _check_with_timm(new, backbone, about)
-        with_projector = settings.projector or (to / _PROJECTOR).is_file()
-        projector = _save_projector(settings.run, backbone, new / _PROJECTOR) if with_projector else None
-        if settings.onnx:
-            _save_onnx(backbone, about, new / _ONNX)
-        (new / "README.md").write_text(_readme(backbone, about, projector))
-        _publish(new, to)
+    try:
+        projector_too = settings.projector or (to / _PROJECTOR).is_file()
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=_existing(to)) as temporary:
+            _write(settings.run, backbone, about, Path(temporary), onnx=settings.onnx, projector_too=projector_too)
+            _publish(Path(temporary), to)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--to {to} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     extras = "".join(f", {name}" for name in (_PROJECTOR, _ONNX) if (to / name).is_file())
     dim, size = models.representation_dim(backbone), about["image_size"]
     return (
@@ -72,8 +65,13 @@ def export(settings: Export) -> str:
     )
 
 
+def _existing(to: Path) -> Path:
+    """The folder itself, or the one that it would be made in."""
+    return next(p for p in (to.absolute(), *to.absolute().parents) if p.exists())
+
+
 def _check_folder(to: Path) -> None:
-    existing = next(p for p in (to, *to.absolute().parents) if p.exists())
+    existing = _existing(to)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise InputError(f"--to {to} cannot be written: {existing} is not a folder that you may write to")
 
@@ -82,6 +80,21 @@ def _check_onnx_is_there() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"--onnx needs {', '.join(missing)}; install effssl with the extra: pip install -e '.[onnx]'")
+
+
+def _write(
+    run: Path, backbone: nn.Module, about: dict[str, Any], new: Path, *, onnx: bool, projector_too: bool
+) -> None:
+    """All files of the export into an empty folder, each checked."""
+    weights = new / (_AFTER_STEM if _has_small_stem(backbone) else _PLAIN)
+    weights.parent.mkdir(exist_ok=True)
+    save_file(_weights_of(backbone), weights, metadata={"format": "pt"})
+    (new / "config.json").write_text(json.dumps(_timm_config(backbone, about), indent=1) + "\n")
+    _check_with_timm(new, backbone, about)
+    projector = _save_projector(run, backbone, new / _PROJECTOR) if projector_too else None
+    if onnx:
+        _save_onnx(backbone, about, new / _ONNX)
+    (new / "README.md").write_text(_readme(backbone, about, projector))
 
 
 def _has_small_stem(backbone: nn.Module) -> bool:
@@ -267,14 +280,11 @@ def _publish(new: Path, to: Path) -> None:
         replaceable = file.name in (_ONNX, "README.md") and same_model
         if (to / file).exists() and not is_there[file] and not replaceable:
             raise InputError(f"--to {to} holds another {file}; name another folder")
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            (to / file).parent.mkdir(exist_ok=True)
-            (new / file).chmod(0o644)  # safetensors writes for the owner alone
-            (new / file).replace(to / file)
-    except OSError as error:
-        raise InputError(f"--to {to} cannot be written: {error.strerror}") from None
+    to.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (to / file).parent.mkdir(exist_ok=True)
+        (new / file).chmod(0o644)  # safetensors writes for the owner alone
+        (new / file).replace(to / file)
 
 
 def main(settings: Export) -> int:

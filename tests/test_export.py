@@ -240,6 +240,21 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(tmp_path, capsys, n
     assert not (tmp_path / "to").exists()
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def full(weights, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    run, there = write_run(tmp_path / "run"), tmp_path / "there"
+    there.mkdir()
+    monkeypatch.setattr(module, "save_file", full)
+    for to in (there, tmp_path / "new"):
+        assert main(Export(run, to)) == 2
+        assert "cannot be written: No space left on device\n" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "there"]
+    assert contents(there) == {}
+
+
 def test_a_checkpoint_of_other_weights_gives_no_projector(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     state = torch.load(run / "checkpoint.pt", weights_only=True)
