@@ -37,6 +37,7 @@ from effssl.data import open_split
 from effssl.data.beton import listing
 from effssl.data.datasets import ImageFiles, common_side, images_below
 from effssl.data.loader import batches, open_loader
+from effssl.probe import encode
 
 Backbone = str | Path | tuple[nn.Module, dict[str, Any]]
 
@@ -152,24 +153,19 @@ def _embed(
     count = len(images.names)
     h = np.zeros((count, models.representation_dim(backbone)), np.float32)
     waited = time.monotonic() - began
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        with closing(images.batches), torch.inference_mode(), tqdm(total=count, unit=" images", disable=None) as bar:
-            while True:
-                asked = time.monotonic()
-                batch = next(images.batches, None)
-                waited += time.monotonic() - asked
-                if batch is None:
-                    break
-                x, positions = batch
-                bar.update(len(positions))
-                if images.complaints and not skip_corrupt:
-                    continue  # it ends with an error: only look for the other images that do not decode
-                views = augment.clean_view(x, size=about["image_size"], mean=about["mean"], std=about["std"])
-                h[positions] = backbone(views.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-    finally:
-        backbone.train(was_training)
+    with closing(images.batches), tqdm(total=count, unit=" images", disable=None) as bar:
+        while True:
+            asked = time.monotonic()
+            batch = next(images.batches, None)
+            waited += time.monotonic() - asked
+            if batch is None:
+                break
+            x, positions = batch
+            bar.update(len(positions))
+            if len(positions) == 0 or (images.complaints and not skip_corrupt):
+                continue  # in the second case it ends with an error: only look for more images that do not decode
+            views = augment.clean_view(x, size=about["image_size"], mean=about["mean"], std=about["std"])
+            h[positions] = encode(backbone, [views]).cpu().numpy()
     seconds = time.monotonic() - began
     complaints = sorted(images.complaints)
     if complaints and (not skip_corrupt or len(complaints) == count):
@@ -210,7 +206,7 @@ def _decoded(
                 raise _OtherSideError
             whole.append(image if side is not None else _central_square(image, canvas))
             good.append(position)
-        batch = torch.from_numpy(np.stack(whole)) if whole else torch.zeros(0, 1, 1, 3, dtype=torch.uint8)
+        batch = torch.from_numpy(np.stack(whole)) if whole else torch.zeros(0, canvas, canvas, 3, dtype=torch.uint8)
         return batch.to(device), np.array(good, dtype=np.int64)
 
     pool = ThreadPoolExecutor(workers, "load")

@@ -136,9 +136,10 @@ def test_a_loaded_backbone_serves_and_stays_in_its_mode(tmp_path, run):
     images = write_class_folders(tmp_path / "images")
     backbone, about = models.load_backbone(run)
     backbone.train()
+    backbone.layer1.eval()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     embedded = embed_folder((backbone, about), images)
-    assert backbone.training
+    assert backbone.training and not backbone.layer1.training
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
     np.testing.assert_array_equal(embedded.representations, embed_folder(run, images).representations)
 
