@@ -64,7 +64,7 @@ class Export:
     to: Path
     """Folder to write; files of another export in it are not overwritten."""
     onnx: bool = False
-    """Also model.onnx, for any batch size; its outputs are compared with torch's before it is left there."""
+    """Also model.onnx, for any batch size, compared with torch to 1e-4 before it is left there; may take minutes."""
     projector: bool = False
     """Also projector/model.safetensors, the projector's weights, from the run's checkpoint.pt."""
 
