@@ -191,8 +191,12 @@ def _decoded(
     device: torch.device,
     complaints: list[tuple[int, str]],
 ) -> Generator[tuple[Tensor, np.ndarray], None, None]:
-    """Read ahead of the backbone: squares of `side` as they are, or the central squares, `canvas` large. Threads are
-    enough, as Pillow lets go of Python's lock while it decodes. Raises _OtherSideError."""
+    """Read ahead of the backbone: squares of `side` as they are, or the central squares, `canvas` large. Raises
+    _OtherSideError.
+
+    Threads, as images are read once: a PNG of 32 px takes 0.11 ms of a core, in a DataLoader's processes 0.14, stored
+    and read by FFCV 0.35; a JPEG of 96 px 0.25, 0.48 and 2.9 (two cores).
+    """
 
     def load(positions: range) -> tuple[Tensor, np.ndarray]:
         whole, good = [], []
