@@ -141,6 +141,11 @@ def clean_view(images: Tensor, *, size: int, mean: tuple[float, ...], std: tuple
     return normalize(whole, mean, std)
 
 
+def canvas_of(size: int) -> int:
+    """Side of the squares that images of varied size are decoded to for clean views: somewhat larger than a view."""
+    return round(1.5 * size)
+
+
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x - mean) / std per channel; x [..., 3, height, width]."""
     shift, scale = x.new_tensor(mean), x.new_tensor(std)

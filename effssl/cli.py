@@ -20,7 +20,9 @@ from effssl.config import (
     SET_DEFAULTS,
     SWITCHES,
     Config,
+    Embed,
     Evaluation,
+    Export,
     Images,
     Storage,
     check_evaluation,
@@ -63,25 +65,39 @@ def parse(argv: list[str] | None = None) -> Config:
 
 def parse_storage(argv: list[str] | None = None) -> Storage:
     """Read the command line of effssl.prepare; otherwise as `parse`, but without files."""
-    flags = list(sys.argv[1:] if argv is None else argv)
-    _check_flags(flags, [field.name for field in dataclasses.fields(Storage)], ["--help"])
-    if {"-h", "--help"} & set(flags):
-        tyro.cli(Storage, args=["--help"], prog=_PREPARE)
-    storage = _one_line(lambda: tyro.cli(Storage, args=flags, prog=_PREPARE))
+    storage = _parse_command(Storage, "prepare", argv)
     check_values(Config(images=Images(**vars(storage))))
     return storage
 
 
 def parse_evaluation(argv: list[str] | None = None) -> Evaluation:
     """Read the command line of effssl.evaluate; otherwise as `parse`, but without files."""
-    flags = list(sys.argv[1:] if argv is None else argv)
-    names = [field.name for field in dataclasses.fields(Evaluation)]
-    _check_flags(flags, names, ["--help", "--no-untrained", "--no-pixels"])
-    if {"-h", "--help"} & set(flags):
-        tyro.cli(Evaluation, args=["--help"], prog=_EVALUATE)
-    settings = _one_line(lambda: tyro.cli(Evaluation, args=flags, prog=_EVALUATE))
+    settings = _parse_command(Evaluation, "evaluate", argv)
     check_evaluation(settings)
     return settings
+
+
+def parse_export(argv: list[str] | None = None) -> Export:
+    """Read the command line of effssl.export; otherwise as `parse`, but without files."""
+    return _parse_command(Export, "export", argv)
+
+
+def parse_embed(argv: list[str] | None = None) -> Embed:
+    """Read the command line of effssl.embed; otherwise as `parse`, but without files."""
+    settings = _parse_command(Embed, "embed", argv)
+    if (settings.images is None) == (settings.data is None):
+        raise InputError("name what to embed: --images DIR for a folder of images, or --data SET --data-dir DIR")
+    return settings
+
+
+def _parse_command(kind: type[T], name: str, argv: list[str] | None) -> T:
+    flags, program = list(sys.argv[1:] if argv is None else argv), f"python -m effssl.{name}"
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    negations = [f"--no-{field.name.replace('_', '-')}" for field in fields if field.type == "bool"]
+    _check_flags(flags, [field.name for field in fields], ["--help", *negations])
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(kind, args=["--help"], prog=program)
+    return _one_line(lambda: tyro.cli(kind, args=flags, prog=program))
 
 
 def parse_or_exit(parse: Callable[[], T]) -> T:
@@ -192,7 +208,7 @@ def _token(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-_PROGRAM, _PREPARE, _EVALUATE = (f"python -m effssl.{command}" for command in ("train", "prepare", "evaluate"))
+_PROGRAM = "python -m effssl.train"
 _FLAT = tyro.conf.OmitArgPrefixes[Config]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+from tyro.conf import Positional, UseAppendAction
 
 from effssl import InputError
 
@@ -53,6 +53,52 @@ class Images(Storage):
     """Seed of the validation split, of `fraction` and of the 10-label draws; kept apart from `seed`."""
     image_size: int = 224
     """Side of a view in pixels."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's backbone as a folder that plain timm loads, without effssl; its README.md has the lines that do."""
+
+    run: Positional[Path]
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """Folder to write; files of another export in it are not overwritten."""
+    onnx: bool = False
+    """Also model.onnx, for any batch size, compared with torch to 1e-4 before it is left there; may take minutes."""
+    projector: bool = False
+    """Also projector/model.safetensors, the projector's weights, from the run's checkpoint.pt."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write the representations of images: of those below a folder, or of a set's split."""
+
+    run: Positional[Path]
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """File to write: .npz or .parquet."""
+    images: Path | None = None
+    """Folder of images, at any depth; the first folder below it is the label, where there are several."""
+    data: SetName | None = None
+    """In place of --images: an image set, as in training; the next flags down to --jpeg-quality are for it alone."""
+    split: Literal["train", "test"] = "train"
+    """The set's split."""
+    data_dir: Path = Path("data")
+    """Folder of the set."""
+    beton_dir: Path | None = None
+    """Where its .beton files lie, or go (None: DATA_DIR/beton)."""
+    max_side: int = 500
+    """As the set was stored."""
+    jpeg_quality: int = 90
+    """As the set was stored."""
+    batch_size: int = 256
+    """Images that the backbone sees at once."""
+    workers: int = 2
+    """Threads that load."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda where there is one."""
+    skip_corrupt: bool = False
+    """Leave out images that do not decode, instead of stopping."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +377,7 @@ class Evaluation:
     """Turn finished runs into the numbers that papers report: linear probe, kNN, few labels, robustness, and measures
     without labels, beside baselines. Writes RUN/evaluation.json and RUN/evaluation.png."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Positional[tuple[Path, ...]]
     """Folders of finished runs; of several a common table is printed."""
     data: SetName | None = None
     """Image set to probe on (None: the run's). Of another, the files are evaluation-DATA.json and .png."""
@@ -357,7 +403,7 @@ class Evaluation:
     """A row for the run's encoder before training."""
     pixels: bool = False
     """A row for the pixels."""
-    checkpoint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    checkpoint: UseAppendAction[tuple[str, ...]] = ()
     """NAME=FILE, may be repeated: a row for other weights on disk. NAME is a timm model name, FILE its .safetensors or
     .pth; or NAME is yours and FILE a run's backbone.safetensors."""
     checkpoint_size: int | None = None

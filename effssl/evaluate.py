@@ -27,12 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl import models, pictures, process, protocols, run_folder, tables
+from effssl import augment, models, pictures, process, protocols, run_folder, tables
 from effssl.config import Evaluation, Images
 from effssl.data import Data
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.finished_run import FinishedRun, open_run
-from effssl.parts import build_encoder, open_images
+from effssl.parts import FinishedRun, build_encoder, open_images, open_run
 from effssl.representations import (
     Clean,
     Crops,
@@ -130,8 +129,8 @@ def _rows(run: FinishedRun, settings: Evaluation, clean: Clean) -> Iterator[Row]
     """The run, then its baselines; a row is a backbone, so a further one is one more line."""
     crops = None
     if settings.num_averaged_views:
-        augment = run.cfg.augment
-        shape = augment.crop_scale, augment.crop_ratio, augment.hflip_prob
+        a = run.cfg.augment
+        shape = a.crop_scale, a.crop_ratio, a.hflip_prob
         crops = Crops(settings.num_averaged_views, *shape, run.cfg.run.seed)
     yield _backbone_row("trained", run.backbone, clean, crops, run.projector)
     if settings.untrained:
@@ -142,7 +141,7 @@ def _rows(run: FinishedRun, settings: Evaluation, clean: Clean) -> Iterator[Row]
         name, _, file = given.partition("=")
         backbone, about = models.load_weights(name, Path(file), settings.checkpoint_size)
         size = about["image_size"]
-        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=round(1.5 * size))
+        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=augment.canvas_of(size))
         yield _backbone_row(name, backbone, own, crops)
     if settings.pixels:
         yield Row("pixels", pixels, small_views(clean), None, None)

@@ -35,17 +35,13 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise InputError(f"--backbone {name}: timm has no such model{hint}")
-    arguments = _mapping(kwargs)
-    wanted = ("small" if image_size <= 64 else "timm") if stem == "auto" else stem
-    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    patch = _small_patch(family, image_size) if wanted == "small" else {}
-    if family in _VITS:
-        patch["img_size"] = image_size
+    wanted = _wanted(stem, image_size)
+    arguments = timm_arguments(name, image_size, stem=stem, kwargs=kwargs)
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0, **(patch | arguments))
+        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
         if wanted != "timm" and isinstance(model, ResNet):
-            _shrink_stem(model, stride=1 if wanted == "small" else 2)
-        elif wanted != "timm" and stem != "auto" and "patch_size" not in patch:
+            shrink_stem(model, stride=1 if wanted == "small" else 2)
+        elif wanted != "timm" and stem != "auto" and "patch_size" not in _fitting(name, image_size, wanted):
             raise InputError(f"--stem {stem}: {name} has no place for it; use timm or auto")
         with torch.no_grad():
             shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
@@ -57,6 +53,12 @@ def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: 
     if shape != (1, representation_dim(model)):
         raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
     return model.train()
+
+
+def timm_arguments(name: str, image_size: int, *, stem: Stem, kwargs: str) -> dict[str, Any]:
+    """All that create_backbone gives to timm.create_model beside `num_classes=0`; a ResNet's small stem is no argument.
+    Raises InputError for `kwargs` that are no YAML mapping."""
+    return _fitting(name, image_size, _wanted(stem, image_size)) | _mapping(kwargs)
 
 
 def representation_dim(backbone: nn.Module) -> int:
@@ -74,17 +76,24 @@ def _mapping(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _small_patch(family: str, image_size: int) -> dict[str, Any]:
-    """Arguments for models that cut the image into patches: a ViT sees about 8x8 of them or more, a ConvNeXt starts
-    at full resolution (its first stage halves it again where the patch is 2)."""
+def _wanted(stem: Stem, image_size: int) -> Stem:
+    return ("small" if image_size <= 64 else "timm") if stem == "auto" else stem
+
+
+def _fitting(name: str, image_size: int, wanted: Stem) -> dict[str, Any]:
+    """Arguments for models that cut the image into patches: a ViT is built for the size of image, and a small stem sees
+    about 8x8 patches or more; a ConvNeXt's starts at full resolution (its first stage halves it again where the patch
+    is 2)."""
+    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     if family in _VITS:
-        return {"patch_size": max(2, min(16, image_size // 8))}
-    return {"patch_size": 1} if family == "convnext" else {}
+        patch = {"patch_size": max(2, min(16, image_size // 8))} if wanted == "small" else {}
+        return patch | {"img_size": image_size}
+    return {"patch_size": 1} if wanted == "small" and family == "convnext" else {}
 
 
-def _shrink_stem(model: ResNet, stride: int) -> None:
-    first = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
-    assert isinstance(first, nn.Conv2d)
+def shrink_stem(model: ResNet, stride: int) -> None:
+    """Replace the first convolution by a new one, 3x3 of this stride, and drop the max-pool."""
+    first = first_convolution(model)
     small = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(model.conv1, nn.Sequential):
@@ -92,6 +101,13 @@ def _shrink_stem(model: ResNet, stride: int) -> None:
     else:
         model.conv1 = small
     model.maxpool = nn.Identity()  # type: ignore[assignment]
+
+
+def first_convolution(model: ResNet) -> nn.Conv2d:
+    """The convolution that sees the image: conv1, or the first of it in a deep stem."""
+    first = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
+    assert isinstance(first, nn.Conv2d)
+    return first
 
 
 class Projector(nn.Sequential):
@@ -134,8 +150,9 @@ def save_backbone(backbone: nn.Module, path: Path, description: dict[str, Any]) 
 
 
 def load_backbone(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Read backbone.safetensors of a run: the timm model in eval mode with its weights, strictly, and a description
-    (backbone, image_size, stem, backbone_kwargs, mean, std). Raises InputError for any other file."""
+    """Read a run's folder, or its backbone.safetensors: the timm model in eval mode with its weights, strictly, and a
+    description (backbone, image_size, stem, backbone_kwargs, mean, std). Raises InputError for anything else."""
+    path = _backbone_file(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})["effssl"])
@@ -206,3 +223,14 @@ def _is_of_a_run(file: Path) -> bool:
             return "effssl" in (opened.metadata() or {})
     except Exception:  # not safetensors at all
         return False
+
+
+def _backbone_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    file = path / "backbone.safetensors"
+    if file.is_file():
+        return file
+    if (path / "config.yaml").is_file():
+        raise InputError(f"{path} is not finished; go on with: python -m effssl.train --resume {path}")
+    raise InputError(f"{path} is not a run: neither {file.name} nor config.yaml in it")

@@ -1,16 +1,26 @@
-"""From the settings to the parts of a run: the encoder, the stored images, the strengths of the augmentations."""
+"""From settings, or the folder of a finished run, to its parts: encoder, stored images, strengths of augmentation."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from effssl import models
+from effssl import InputError, checkpoint, cli, models
+from effssl.augment import canvas_of
 from effssl.config import Augment, Config, Images
 from effssl.data import Data, open_data
 from effssl.representations import Clean
+
+
+class FinishedRun(NamedTuple):
+    folder: Path
+    cfg: Config
+    backbone: nn.Module
+    projector: nn.Module | None  # None where checkpoint.pt was removed
 
 
 def build_encoder(cfg: Config) -> models.Encoder:
@@ -37,11 +47,30 @@ def open_images(images: Images, augment: Augment, device: torch.device, dtype: t
         workers=images.workers,
         skip_corrupt=images.skip_corrupt,
     )
-    # Clean views of images of varied size are made from squares somewhat larger than a view.
-    canvas = round(1.5 * images.image_size)
+    canvas = canvas_of(images.image_size)
     return data, Clean(images.image_size, augment.mean, augment.std, canvas, images.workers, device, dtype)
 
 
 def strengths(augment: Augment) -> dict[str, Any]:
     """What augment.draw takes."""
     return {k: v for k, v in dataclasses.asdict(augment).items() if k not in ("views", "mean", "std")}
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Raises InputError where this is no finished run, or its files are damaged."""
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} is not a run folder (no config.yaml)")
+    if not (folder / "result.json").is_file():
+        raise InputError(f"{folder} has not finished; go on with: python -m effssl.train --resume {folder}")
+    cfg = cli.load(folder / "config.yaml")
+    backbone, _ = models.load_backbone(folder / "backbone.safetensors")
+    file = folder / "checkpoint.pt"
+    if not file.exists():
+        return FinishedRun(folder, cfg, backbone, None)
+    encoder = build_encoder(cfg)
+    try:
+        encoder.load_state_dict(checkpoint.load(file)["model"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} does not hold the encoder that config.yaml describes: {reason}") from None
+    return FinishedRun(folder, cfg, backbone, encoder.projector)

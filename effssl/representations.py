@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from effssl import augment
 from effssl.data.beton import Beton
 from effssl.data.loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
+from effssl.layers import evaluating
 
 BATCH = 256  # views through the backbone at a time
 PIXEL_SIDE = 32  # pixels are probed at no more than this
@@ -53,7 +53,7 @@ def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype
     """Representations of clean views, float32 [n, dim]. batches: normalised [b, 3, h, w]; every module is left in
     the mode it was in. dtype: bfloat16 for autocast."""
     parts = []
-    with _evaluating(backbone):
+    with evaluating(backbone):
         for x in batches:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
                 h = backbone(x.to(memory_format=torch.channels_last))
@@ -63,20 +63,8 @@ def encode(backbone: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype
 
 def embed(projector: nn.Module, h: Tensor) -> Tensor:
     """Embeddings [n, dim] of representations h [n, dim_h]; every module is left in the mode it was in."""
-    with _evaluating(projector):
+    with evaluating(projector):
         return projector(h)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def pixels(batches: Iterable[Tensor]) -> Tensor:

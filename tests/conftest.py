@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import torch
 from PIL import Image
 
 # A run of seconds: 1,295 digits, a tiny encoder.
+TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
 QUICK = [
-    *("--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"),
+    *("--backbone-kwargs", TINY),
     *(
         "--views",
         "2",
@@ -78,6 +80,42 @@ def finished(digits_dir, tmp_path_factory) -> Path:
     return run
 
 
+def write_run(
+    root: Path,
+    name: str = "resnet18",
+    size: int = 16,
+    stem: str = "auto",
+    kwargs: str = TINY,
+    *,
+    norm: str = "batch",
+    seed: int = 0,
+) -> Path:
+    """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
+    from effssl import checkpoint, models
+
+    torch.manual_seed(seed)
+    encoder = models.Encoder(models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm)
+    with torch.no_grad():
+        for value in encoder.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand(value.shape))
+    root.mkdir(parents=True)
+    about = {"backbone": name, "image_size": size, "stem": stem, "backbone_kwargs": kwargs}
+    about |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+    models.save_backbone(encoder.backbone, root / "backbone.safetensors", about)
+    checkpoint.save(root / "checkpoint.pt", {"model": encoder.state_dict()})
+    (root / "config.yaml").write_text(f"backbone: {name}\n")
+    return root
+
+
+def example(file: Path, containing: str) -> str:
+    """The one Python block of a README with these words."""
+    blocks = re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)
+    (found,) = [block for block in blocks if containing in block]
+    return found
+
+
+README = Path(__file__).parents[1] / "README.md"
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
 
 

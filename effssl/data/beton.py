@@ -91,7 +91,7 @@ def ensure_beton(
         positions = np.arange(len(source.images))
         return Beton(path, source.labels, source.classes, source.side, source.identity, positions, is_new)
     if not skip_corrupt:
-        raise InputError(_listing(skipped, len(source.images)))
+        raise InputError(listing([c.why for c in skipped], len(source.images), "cannot be stored"))
     where = path.with_suffix(".json")
     print(f"{path.name} leaves out {len(skipped)} of {len(source.images)} images, named in {where}", flush=True)
     positions = np.setdiff1d(np.arange(len(source.images)), [c.position for c in skipped])
@@ -188,7 +188,7 @@ def _write(
             raise
         skipped = _read_complaints(complaints)
         if skipped and (not skip_corrupt or len(skipped) == len(samples)):
-            raise InputError(_listing(skipped, len(samples)))
+            raise InputError(listing([c.why for c in skipped], len(samples), "cannot be stored"))
         _sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -212,11 +212,12 @@ def _read_complaints(file: Path) -> list[_Complaint]:
     return sorted(_Complaint(*json.loads(line)) for line in lines)
 
 
-def _listing(complaints: list[_Complaint], count: int) -> str:
-    named = [f"\n  {c.why}" for c in complaints[:NAMED]]
-    more = f"\n  and {len(complaints) - NAMED} more" if len(complaints) > NAMED else ""
-    way_out = "; --skip-corrupt leaves them out" if len(complaints) < count else ""
-    return f"{len(complaints)} of {count} images cannot be stored{way_out}:" + "".join(named) + more
+def listing(reasons: list[str], count: int, what: str) -> str:
+    """The message about images that cannot be used, with a line for each of the first NAMED."""
+    named = [f"\n  {why}" for why in reasons[:NAMED]]
+    more = f"\n  and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    way_out = "; --skip-corrupt leaves them out" if len(reasons) < count else ""
+    return f"{len(reasons)} of {count} images {what}{way_out}:" + "".join(named) + more
 
 
 class _Writer(ffcv.writer.DatasetWriter):

@@ -288,8 +288,23 @@ def _folder(
     number = {c: i for i, c in enumerate(classes)}
     labels = np.array([number.get(_class_of(p, root), -1) for p in paths], dtype=np.int64)
     if side is None and name == "folder":
-        side = _common_side(paths)
+        side = common_side(paths)
     return Source(ImageFiles(paths), labels, classes, *_fingerprints(paths, data_dir, labels), side)
+
+
+def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
+    """All images below a folder, sorted by path: (images, labels, classes), as of a Source. The label is the first
+    folder below it, where there are several. Raises InputError when there are none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = _image_paths(folder, without=[], only=None)
+    if not paths:
+        raise InputError(f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth)")
+    of_each = [_class_of(p, folder) for p in paths]
+    classes = sorted(set(of_each) - {""})
+    number = {c: i for i, c in enumerate(classes)} if len(classes) > 1 else {}
+    labels = np.array([number.get(c, -1) for c in of_each], dtype=np.int64)
+    return ImageFiles(paths), labels, list(number)
 
 
 def _some(names: Sequence[str], count: int = 5) -> str:
@@ -316,7 +331,7 @@ def _class_of(path: Path, root: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def _common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
+def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
     """The side of the images if all are squares of one small size; only headers are read, damaged ones say nothing."""
     common = None
     for path in paths:
