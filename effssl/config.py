@@ -397,10 +397,19 @@ class Evaluation:
     """Neighbours that vote."""
     probe_labels: int = 10
     """Labels per class in the few-label probe."""
+    fine_tune: tuple[float, ...] = ()
+    """Parts of the labels to train backbone and head on, in (0, 1]: 0.01 0.1 1. Takes the longest."""
+    fine_tune_epochs: int = 20
+    """Passes over these labels, for each of three pairs of learning rates."""
+    adapt_batch_norm: bool = False
+    """A column for BatchNorm's statistics taken from the set's training images, all weights as they are."""
     robustness_dir: Path | None = None
     """Corrupted test images: labels.npy and CORRUPTION.npy (None: DATA_DIR/CIFAR-10-C or CIFAR-100-C, where there)."""
     untrained: bool = True
     """A row for the run's encoder before training."""
+    supervised: bool = False
+    """A row for the run's backbone trained with labels by the same views, steps and schedule; at the first call it is
+    trained, and kept in RUN/supervised.safetensors."""
     pixels: bool = False
     """A row for the pixels."""
     checkpoint: UseAppendAction[tuple[str, ...]] = ()
@@ -408,6 +417,9 @@ class Evaluation:
     .pth; or NAME is yours and FILE a run's backbone.safetensors."""
     checkpoint_size: int | None = None
     """Side of a view for timm models of --checkpoint (None: what each was made for)."""
+    cka: bool = False
+    """Compare the first run's layers with those of every other run (of one run: with its untrained backbone's) by
+    linear CKA; cka-*.png and .json go to `to` (None: the first run's folder)."""
     to: Path | None = None
     """Folder for comparison.csv and comparison.md: all rows of all runs."""
     workers: int | None = None
@@ -421,13 +433,16 @@ class Evaluation:
 def check_evaluation(settings: Evaluation) -> None:
     """Ranges that types cannot say. Raises InputError naming the flag."""
     at_least = {"image_size": 8, "checkpoint_size": 8, "train_images": 1, "num_averaged_views": 0, "knn_k": 1}
-    at_least |= {"probe_labels": 1, "workers": 1}
+    at_least |= {"probe_labels": 1, "fine_tune_epochs": 1, "workers": 1}
     for name, low in at_least.items():
         value = getattr(settings, name)
         if value is not None and value < low:
             raise InputError(f"{flag_of(name)} must be at least {low}, not {value}")
     if settings.fraction is not None and not 0 < settings.fraction <= 1:
         raise InputError(f"--fraction must lie in (0, 1], not {settings.fraction}")
+    for part in settings.fine_tune:
+        if not 0 < part <= 1:
+            raise InputError(f"--fine-tune takes parts of the labels in (0, 1], not {part:g}")
     for each in settings.checkpoint:
         if not all(each.partition("=")):
             raise InputError(f"--checkpoint {each}: expected NAME=FILE")

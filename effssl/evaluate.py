@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,23 +27,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl import augment, models, pictures, process, protocols, run_folder, tables
-from effssl.config import Evaluation, Images
+from effssl import classifiers, models, pictures, process, protocols, run_folder, tables
+from effssl.augment import canvas_of
+from effssl.config import Augment, Config, Evaluation, Images
 from effssl.data import Data
+from effssl.data.beton import Beton
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.parts import FinishedRun, build_encoder, open_images, open_run
+from effssl.data.labelled import NO_COLOURS
+from effssl.layers import layer_features
+from effssl.parts import FinishedRun, build_encoder, clean_of, open_images, open_run, strengths
 from effssl.representations import (
     Clean,
-    Crops,
-    Encode,
-    Features,
+    RandomViews,
     averaged_features,
     clean_views,
     clean_views_of,
     encode,
     pixels,
     small_views,
+    spread,
+    view_features,
 )
+from effssl.spectrum import cka_matrix
 
 T = TypeVar("T")
 CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json
@@ -54,10 +59,9 @@ class Row(NamedTuple):
     """What is judged: a backbone, or the pixels."""
 
     name: str
-    encode: Encode
+    backbone: nn.Module | None  # None: the pixels
     clean: Clean
-    averaged: Features | None  # mean representations over random crops
-    projector: nn.Module | None
+    projector: nn.Module | None = None
 
 
 def evaluate(settings: Evaluation) -> None:
@@ -78,13 +82,15 @@ def evaluate(settings: Evaluation) -> None:
         columns = {row: _columns(numbers) for row, numbers in report["rows"].items()}
         together |= {(name, row): numbers for row, numbers in columns.items()}
         _print_report(report, columns, settings)
-    common = _cells({f"{name}: {row}": numbers for (name, row), numbers in together.items()}, settings)
+    common = _tables({f"{name}: {row}": numbers for (name, row), numbers in together.items()}, settings)
     if len(runs) > 1:
-        print(f"\n{tables.as_text(common)}")
+        print("", *map(tables.as_text, common), sep="\n")
     if settings.to:
         run_folder.write_text(settings.to / "comparison.csv", tables.as_csv(together))
-        run_folder.write_text(settings.to / "comparison.md", tables.as_markdown(common))
+        run_folder.write_text(settings.to / "comparison.md", "\n".join(map(tables.as_markdown, common)))
         print(*(settings.to / name for name in ("comparison.csv", "comparison.md")), sep="\n")
+    if settings.cka:
+        _compare_layers(dict(zip(names, runs, strict=True)), settings)
 
 
 def evaluate_run(run: FinishedRun, settings: Evaluation) -> dict[str, Any]:
@@ -95,9 +101,9 @@ def evaluate_run(run: FinishedRun, settings: Evaluation) -> dict[str, Any]:
     _check_labels(data, images)
     notes, corruptions = _corruptions(images, settings, len(data.train.classes))
     rows, confusion = {}, None
-    for row in list(_rows(run, settings, clean._replace(progress=True))):  # all first: one may not load
+    for row in list(_rows(run, settings, clean._replace(progress=True), notes)):  # all first: one may not load
         print(f"{run.folder}: {row.name}", flush=True)
-        rows[row.name], counted = _judge(row, data, corruptions, settings, images.split_seed)
+        rows[row.name], counted = _judge(row, data, corruptions, settings, images, run.cfg.augment)
         confusion = confusion or counted
     if run.projector is None:
         notes.append(f"{run.folder / 'checkpoint.pt'} is not there: no measures of z")
@@ -125,43 +131,49 @@ def evaluate_run(run: FinishedRun, settings: Evaluation) -> dict[str, Any]:
     return report
 
 
-def _rows(run: FinishedRun, settings: Evaluation, clean: Clean) -> Iterator[Row]:
+def _rows(run: FinishedRun, settings: Evaluation, clean: Clean, notes: list[str]) -> Iterator[Row]:
     """The run, then its baselines; a row is a backbone, so a further one is one more line."""
-    crops = None
-    if settings.num_averaged_views:
-        a = run.cfg.augment
-        shape = a.crop_scale, a.crop_ratio, a.hflip_prob
-        crops = Crops(settings.num_averaged_views, *shape, run.cfg.run.seed)
-    yield _backbone_row("trained", run.backbone, clean, crops, run.projector)
+    yield _backbone_row("trained", run.backbone, clean, run.projector)
     if settings.untrained:
         fresh = build_encoder(run.cfg)
-        yield _backbone_row("untrained", fresh.backbone, clean, crops, fresh.projector)
-    # Supervised training of the same backbone becomes a row here: _backbone_row("supervised", backbone, clean, crops).
+        yield _backbone_row("untrained", fresh.backbone, clean, fresh.projector)
+    if settings.supervised:
+        print(f"{run.folder}: supervised training, unless that was done", flush=True)
+        backbone, about = classifiers.supervised(run, *_own_images(run, settings, clean))
+        notes.append(
+            f"supervised: its own classifier reaches {100 * about['accuracy']:.1f} on {about['images']} images of the "
+            f"run's set, after {about['encoded_views']} views in {about['seconds']:.0f} s"
+        )
+        yield _backbone_row("supervised", backbone, clean)
     for given in settings.checkpoint:
         name, _, file = given.partition("=")
         backbone, about = models.load_weights(name, Path(file), settings.checkpoint_size)
         size = about["image_size"]
-        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=augment.canvas_of(size))
-        yield _backbone_row(name, backbone, own, crops)
+        own = clean._replace(size=size, mean=about["mean"], std=about["std"], canvas=canvas_of(size))
+        yield _backbone_row(name, backbone, own)
     if settings.pixels:
-        yield Row("pixels", pixels, small_views(clean), None, None)
+        yield Row("pixels", None, small_views(clean))
 
 
-def _backbone_row(
-    name: str, backbone: nn.Module, clean: Clean, crops: Crops | None, projector: nn.Module | None = None
-) -> Row:
+def _backbone_row(name: str, backbone: nn.Module, clean: Clean, projector: nn.Module | None = None) -> Row:
     backbone = backbone.to(clean.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     models.check_takes(backbone, clean.size, f"{name} ({type(backbone).__name__})")
-    averaged = averaged_features(backbone, clean, crops) if crops else None
-    encode_views = functools.partial(encode, backbone, dtype=clean.dtype)
-    return Row(name, encode_views, clean, averaged, projector.to(clean.device) if projector is not None else None)
+    return Row(name, backbone, clean, projector.to(clean.device) if projector is not None else None)
+
+
+def _own_images(run: FinishedRun, settings: Evaluation, clean: Clean) -> tuple[Data, Clean]:
+    """The set that the run was trained on, also where another is evaluated."""
+    same = settings.data in (None, run.cfg.images.data)
+    images = _images(run.cfg.images, settings) if same else run.cfg.images
+    return open_images(images, run.cfg.augment, clean.device, clean.dtype)
 
 
 def _judge(
-    row: Row, data: Data, corruptions: Corruptions | None, settings: Evaluation, seed: int
+    row: Row, data: Data, corruptions: Corruptions | None, settings: Evaluation, images: Images, augment: Augment
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """All columns of a row, with the seconds that each part took, and the confusion matrix of its linear probe."""
     seconds: dict[str, float] = {}
+    at_most, seed, clean = settings.train_images, images.split_seed, row.clean
 
     def timed(part: str, work: Callable[..., T], *arguments: Any) -> T:
         began = time.monotonic()
@@ -169,30 +181,49 @@ def _judge(
         seconds[part] = round(time.monotonic() - began, 3)
         return result
 
-    def features(beton, positions) -> Tensor:
-        return row.encode(clean_views(beton, positions, row.clean))
+    def features(beton: Beton, positions: np.ndarray) -> Tensor:
+        return _encode(row, clean_views(beton, positions, clean))
 
-    encoded = timed("encode_train", protocols.encode_splits, features, data, settings.train_images)
+    # Each protocol is a function that gives columns.
+    encoded = timed("encode_train", protocols.encode_splits, features, data, at_most)
     chosen = timed("fit_linear", protocols.choose_linear, encoded)
     h, y = timed("encode_reported", encoded.reported)
-    # A protocol is one function that gives columns: further ones (fine-tuning, few percent of labels) go beside these.
     columns = timed("linear", protocols.linear, encoded, chosen)
     columns |= timed("knn", protocols.knn, encoded, settings.knn_k)
     columns |= timed("few_labels", protocols.few_labels, encoded, settings.probe_labels, seed)
     columns |= timed("measures", protocols.measures, protocols.measured_part(h), row.projector)
-    if row.averaged is not None:
-        averaged = timed("encode_averaged_train", protocols.encode_splits, row.averaged, data, settings.train_images)
-        chosen_averaged = timed("fit_averaged", protocols.choose_linear, averaged)
-        columns |= timed("averaged", protocols.linear, averaged, chosen_averaged, "averaged")
     if corruptions is not None:
         columns |= timed("corrupted", protocols.corrupted, chosen[0], _encoded_corruptions(row, *corruptions))
+    if (backbone := row.backbone) is not None:
+        beton, positions = protocols.reported_images(data)
+        of_views = view_features(backbone, clean, RandomViews(protocols.VIEWS, strengths(augment), seed))
+        some = timed("encode_views", of_views, beton, spread(positions, protocols.VIEW_IMAGES))
+        columns |= timed("measures_of_views", protocols.measures_of_views, some, row.projector)
+        if settings.num_averaged_views:
+            crops = RandomViews(settings.num_averaged_views, strengths(augment) | NO_COLOURS, seed)
+            of_crops = averaged_features(backbone, clean, crops)
+            averaged = timed("encode_averaged_train", protocols.encode_splits, of_crops, data, at_most)
+            chosen_averaged = timed("fit_averaged", protocols.choose_linear, averaged)
+            columns |= timed("averaged", protocols.linear, averaged, chosen_averaged, "averaged")
+        if settings.adapt_batch_norm:
+            columns |= timed("adapted", classifiers.adapted, backbone, data, clean, at_most)
+        for fraction in settings.fine_tune:
+            tune = functools.partial(
+                classifiers.fine_tuned, name=f"{images.data}-train", fraction=fraction,
+                epochs=settings.fine_tune_epochs, seed=seed,
+            )  # fmt: skip
+            columns |= timed(f"fine_tuned/{fraction:g}", tune, backbone, data, clean, augment)
     return columns | {"seconds": seconds}, protocols.confusion(chosen[0], h, y)
+
+
+def _encode(row: Row, views: Iterable[Tensor]) -> Tensor:
+    return pixels(views) if row.backbone is None else encode(row.backbone, views, dtype=row.clean.dtype)
 
 
 def _encoded_corruptions(row: Row, labels: np.ndarray, images: dict[str, np.ndarray]):
     y = torch.from_numpy(labels).to(row.clean.device)
     for name, each in images.items():
-        yield name, row.encode(clean_views_of(each, row.clean)), y
+        yield name, _encode(row, clean_views_of(each, row.clean)), y
 
 
 def _images(of_run: Images, settings: Evaluation) -> Images:
@@ -238,15 +269,43 @@ def _columns(numbers: dict[str, Any]) -> tables.Row:
     return {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
 
 
-def _cells(rows: dict[str, tables.Row], settings: Evaluation) -> list[list[str]]:
-    return tables.cells(rows, settings.num_averaged_views, settings.probe_labels)
+def _tables(rows: dict[str, tables.Row], settings: Evaluation) -> list[list[list[str]]]:
+    return [tables.accuracies(rows, settings.num_averaged_views, settings.probe_labels), tables.measures(rows)]
 
 
 def _print_report(report: dict[str, Any], columns: dict[str, tables.Row], settings: Evaluation) -> None:
+    accuracies, measures = map(tables.as_text, _tables(columns, settings))
     print(
         f"\n{report['run']}: accuracy on the {report['split']} split of {report['data']} in %, with 95% intervals",
-        tables.as_text(_cells(columns, settings)), *report["notes"], *report["files"], sep="\n",
+        accuracies, "\nwithout labels, of representations h and embeddings z", measures,
+        *report["notes"], *report["files"], sep="\n",
     )  # fmt: skip
+
+
+def _compare_layers(runs: dict[str, FinishedRun], settings: Evaluation) -> None:
+    """Write CKA between the layers of the first run and those of the others, and print the files."""
+    (first, run), *others = runs.items()
+    backbones = {name: (other.backbone, other.cfg) for name, other in others}
+    backbones = backbones or {"untrained": (build_encoder(run.cfg).backbone, run.cfg)}
+    device, autocast, _ = process.where_it_runs(settings.device, settings.precision, "false")
+    dtype = torch.bfloat16 if autocast else torch.float32
+
+    def layers(backbone: nn.Module, cfg: Config) -> dict[str, Tensor]:
+        clean = clean_of(_images(cfg.images, settings), cfg.augment, device, dtype)
+        return layer_features(backbone.to(device), clean_views(beton, positions, clean), dtype=dtype)
+
+    data, _ = open_images(_images(run.cfg.images, settings), run.cfg.augment, device, dtype)
+    beton, positions = protocols.reported_images(data)
+    positions = spread(positions, protocols.RANK_IMAGES)
+    own = layers(run.backbone, run.cfg)
+    for name, (backbone, cfg) in backbones.items():
+        theirs = layers(backbone, cfg)
+        matrix = cka_matrix(list(own.values()), list(theirs.values()))
+        stem = (settings.to or run.folder) / f"cka-{first}-{name}".replace("/", "_")
+        found = {"rows": {first: list(own)}, "columns": {name: list(theirs)}, "cka": matrix.tolist()}
+        run_folder.write_json(stem.with_suffix(".json"), found | {"images": len(positions)})
+        pictures.save_cka(stem.with_suffix(".png"), matrix, list(own), list(theirs), axes=(first, name))
+        print(stem.with_suffix(".json"), stem.with_suffix(".png"), sep="\n")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

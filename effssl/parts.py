@@ -47,8 +47,13 @@ def open_images(images: Images, augment: Augment, device: torch.device, dtype: t
         workers=images.workers,
         skip_corrupt=images.skip_corrupt,
     )
+    return data, clean_of(images, augment, device, dtype)
+
+
+def clean_of(images: Images, augment: Augment, device: torch.device, dtype: torch.dtype) -> Clean:
+    """How clean views are made."""
     canvas = canvas_of(images.image_size)
-    return data, Clean(images.image_size, augment.mean, augment.std, canvas, images.workers, device, dtype)
+    return Clean(images.image_size, augment.mean, augment.std, canvas, images.workers, device, dtype)
 
 
 def strengths(augment: Augment) -> dict[str, Any]:

@@ -61,9 +61,11 @@ def save_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     _save(figure, path)
 
 
-def save_cka(path: Path, matrix: Tensor, names_a: Sequence[str], names_b: Sequence[str]) -> None:
+def save_cka(
+    path: Path, matrix: Tensor, names_a: Sequence[str], names_b: Sequence[str], *, axes: tuple[str, str] = ("", "")
+) -> None:
     """CKA of every layer of one backbone, a row each from the bottom up, with every layer of another, [rows, columns];
-    see spectrum.cka_matrix."""
+    see spectrum.cka_matrix. axes: what the two are called."""
     rows, columns = len(names_a), len(names_b)
     figure, axis = plt.subplots(figsize=(1.8 + 0.5 * columns, 1.4 + 0.5 * rows))
     shown = axis.imshow(matrix.cpu().numpy(), origin="lower", vmin=0, vmax=1, cmap="magma")
@@ -74,6 +76,7 @@ def save_cka(path: Path, matrix: Tensor, names_a: Sequence[str], names_b: Sequen
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
     axis.set_xticks(range(columns), names_b, rotation=45, ha="right", fontsize=8)
     axis.set_yticks(range(rows), names_a, fontsize=8)
+    axis.set(ylabel=axes[0], xlabel=axes[1])
     figure.colorbar(shown, ax=axis, label="linear CKA, unbiased", fraction=0.046)
     _save(figure, path)
 

@@ -6,6 +6,7 @@ Whatever is chosen is chosen on the validation split; the split that is reported
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -18,11 +19,12 @@ from effssl.data.beton import Beton
 from effssl.data.splits import class_balanced, per_class
 from effssl.probe import LinearProbe, accuracy, best_linear_probe, knn_accuracy, wilson_interval
 from effssl.representations import Features, embed, spread
-from effssl.spectrum import effective_rank, off_diagonal_energy
+from effssl.spectrum import alignment, decay_exponent, effective_rank, lidar, off_diagonal_energy, uniformity
 
 FEW_LABEL_DRAWS = 5
 FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable
 RANK_IMAGES = 2000  # for the measures without labels
+VIEW_IMAGES, VIEWS = 1000, 8  # for those of random views
 TOP_5_CLASSES = 6  # it says something from this many classes on
 
 Columns = dict[str, float]
@@ -48,10 +50,7 @@ def encode_splits(features: Features, data: Data, max_images: int) -> Encoded:
 
     @functools.cache
     def reported() -> tuple[Tensor, Tensor]:
-        if reported_split(data) == "test":
-            assert data.test is not None
-            return _with_labels(features, data.test, np.arange(len(data.test.labels)))
-        return val_h, val_y
+        return _with_labels(features, *reported_images(data)) if reported_split(data) == "test" else (val_h, val_y)
 
     return Encoded(len(data.train.classes), train_h, train_y, val_h, val_y, reported)
 
@@ -69,13 +68,22 @@ def reported_split(data: Data) -> str:
     return "test" if test is not None and len(test.labels) > 0 and bool((test.labels >= 0).all()) else "validation"
 
 
+def reported_images(data: Data) -> tuple[Beton, np.ndarray]:
+    """Where the reported split is stored, and the positions of its images there."""
+    if reported_split(data) == "test":
+        assert data.test is not None
+        return data.test, np.arange(len(data.test.labels))
+    return data.train, data.val_positions
+
+
 def choose_linear(encoded: Encoded) -> tuple[LinearProbe, float]:
     """The linear probe on all labels with the best validation accuracy, and that accuracy."""
     return best_linear_probe(encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y, encoded.classes)
 
 
 def linear(encoded: Encoded, chosen: tuple[LinearProbe, float], name: str = "linear") -> Columns:
-    """Accuracy in [0, 1] of the chosen probe, its 95% interval over images, top-5 where there are over five classes."""
+    """Accuracy in [0, 1] of the chosen probe, its 95% interval over images, top-5 where there are over five classes;
+    named `name`."""
     probe, val = chosen
     h, y = encoded.reported()
     reached = accuracy(probe, h, y)
@@ -117,15 +125,25 @@ def corrupted(probe: LinearProbe, encoded: Iterable[tuple[str, Tensor, Tensor]])
 
 
 def measures(h: Tensor, projector: nn.Module | None) -> Columns:
-    """Without labels, of representations h [n, dim] and of embeddings z = projector(h): effective rank and off-diagonal
-    energy."""
-    columns = {}
-    for name, x in {"h": h, "z": embed(projector, h) if projector is not None else None}.items():
-        if x is not None:
-            # Further measures of one x [n, dim] become columns of h and z here.
-            columns[f"{name}/effective_rank"] = effective_rank(x)
-            columns[f"{name}/off_diagonal"] = off_diagonal_energy(x)
-    return columns
+    """Without labels, of representations h [n, dim] and of embeddings z = projector(h): effective rank, decay exponent
+    alpha and off-diagonal energy, where there are enough dimensions for them."""
+    of = {"effective_rank": effective_rank, "alpha": decay_exponent, "off_diagonal": off_diagonal_energy}
+    return _measured(h, projector, of)
+
+
+def measures_of_views(h: Tensor, projector: nn.Module | None) -> Columns:
+    """Without labels, of representations h [images, views, dim] of random views and of their embeddings: LiDAR,
+    alignment, and uniformity over the first view of every image."""
+    of = {"lidar": lidar, "alignment": alignment, "uniformity": lambda x: uniformity(x[:, 0])}
+    return _measured(h, projector, of)
+
+
+def _measured(h: Tensor, projector: nn.Module | None, of: dict[str, Callable[[Tensor], float]]) -> Columns:
+    measured = {"h": h}
+    if projector is not None:
+        measured["z"] = embed(projector, h.flatten(0, -2)).unflatten(0, h.shape[:-1])
+    columns = {f"{x}/{name}": measure(measured[x]) for x in measured for name, measure in of.items()}
+    return {name: value for name, value in columns.items() if not math.isnan(value)}
 
 
 def confusion(probe: LinearProbe, h: Tensor, y: Tensor) -> list[list[int]]:

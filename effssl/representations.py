@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,13 +33,11 @@ class Clean(NamedTuple):
     progress: bool = False  # bars, where stderr is a terminal
 
 
-class Crops(NamedTuple):
-    """The random crops that representations are averaged over."""
+class RandomViews(NamedTuple):
+    """Random views of every image, the same at every call."""
 
     num_views: int
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    hflip_prob: float
+    strengths: Mapping[str, Any]  # what augment.draw takes
     seed: int
 
 
@@ -88,28 +86,33 @@ def small_views(clean: Clean) -> Clean:
     return clean._replace(size=min(PIXEL_SIDE, clean.size))
 
 
-def averaged_features(backbone: nn.Module, clean: Clean, crops: Crops) -> Features:
-    """Mean representations over random crops and flips of every image, as the probes of arXiv 2312.10725 see them, with
-    colours left as they are. The crops of an image are the same at every call."""
-    off: dict[str, Any] = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "blur_sigma": (0.1, 2.0)}
-    off |= dict.fromkeys(("jitter_prob", "gray_prob", "blur_prob", "solarize_prob"), 0.0)
-    num_images = max(1, BATCH // crops.num_views)
+def averaged_features(backbone: nn.Module, clean: Clean, random: RandomViews) -> Features:
+    """Mean representations over random views of every image; over crops and flips alone they are what the probes of
+    arXiv 2312.10725 see."""
+    return lambda beton, positions: torch.cat(
+        [h.mean(0) for h in _of_random_views(backbone, beton, positions, clean, random)]
+    )
 
-    def features(beton: Beton, positions: np.ndarray) -> Tensor:
-        side = beton.side or clean.size
-        loader = _loader(beton, clean, num_images, crops)
-        parts = []
-        for images, indices in _watched(batches(loader, positions, clean.device), len(positions), clean):
-            draws = augment.draw(
-                indices, stored=(side, side), views=crops.num_views, seed=crops.seed, epoch=0,
-                crop_scale=crops.crop_scale, crop_ratio=crops.crop_ratio, hflip_prob=crops.hflip_prob, **off,
-            )  # fmt: skip
-            x = augment.make_views(images, draws, size=clean.size, mean=clean.mean, std=clean.std)
-            h = encode(backbone, x.flatten(0, 1).split(BATCH), dtype=clean.dtype)
-            parts.append(h.unflatten(0, x.shape[:2]).mean(0))
-        return torch.cat(parts)
 
-    return features
+def view_features(backbone: nn.Module, clean: Clean, random: RandomViews) -> Features:
+    """Representations [n, views, dim] of random views of every image."""
+    return lambda beton, positions: torch.cat(
+        [h.transpose(0, 1) for h in _of_random_views(backbone, beton, positions, clean, random)]
+    )
+
+
+def _of_random_views(
+    backbone: nn.Module, beton: Beton, positions: np.ndarray, clean: Clean, random: RandomViews
+) -> Iterator[Tensor]:
+    """[views, batch, dim] at a time."""
+    side = beton.side or clean.size
+    loader = _loader(beton, clean, max(1, BATCH // random.num_views), random)
+    for images, indices in _watched(batches(loader, positions, clean.device), len(positions), clean):
+        draws = augment.draw(
+            indices, stored=(side, side), views=random.num_views, seed=random.seed, epoch=0, **random.strengths
+        )
+        x = augment.make_views(images, draws, size=clean.size, mean=clean.mean, std=clean.std)
+        yield encode(backbone, x.flatten(0, 1).split(BATCH), dtype=clean.dtype).unflatten(0, x.shape[:2])
 
 
 def clean_views(beton: Beton, positions: np.ndarray, clean: Clean) -> Iterator[Tensor]:
@@ -130,18 +133,17 @@ def clean_views_of(images: np.ndarray, clean: Clean) -> Iterator[Tensor]:
 _loaders: dict[tuple, Any] = {}  # compiling one takes seconds, and every probe reads the same two files
 
 
-def _loader(beton: Beton, clean: Clean, batch_size: int, crops: Crops | None):
-    """Of whole images where they are of one size, or without `crops`; else of random crops of each."""
-    varied = beton.side is None
-    canvas = clean.canvas if varied and crops is None else None
-    key = (beton.path, clean.workers, batch_size, canvas, (crops, clean.size) if varied and crops else None)
+def _loader(beton: Beton, clean: Clean, batch_size: int, random: RandomViews | None):
+    """Of whole images where they are of one size, or not for random views; else of random crops of each."""
+    canvas, decoder, crops = None, None, None
+    if beton.side is None and random is None:
+        canvas = clean.canvas
+    elif beton.side is None and random is not None:
+        how = {name: tuple(random.strengths[name]) for name in ("crop_scale", "crop_ratio")}
+        decoder = MultiViewDecoder(views=random.num_views, size=clean.size, seed=random.seed, **how)
+        crops = (random.num_views, clean.size, random.seed, *how.values())
+    key = (beton.path, clean.workers, batch_size, canvas, crops)
     if key not in _loaders:
-        decoder = None
-        if varied and crops is not None:
-            decoder = MultiViewDecoder(
-                views=crops.num_views, size=clean.size, seed=crops.seed,
-                crop_scale=crops.crop_scale, crop_ratio=crops.crop_ratio,
-            )  # fmt: skip
         _loaders[key] = open_loader(beton.path, batch_size, clean.workers, canvas, decoder)
     return _loaders[key]
 

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Row = dict[str, float]  # numbers by name, as protocols.py gives them
 MISSING = "-"
 
 
-def cells(rows: dict[str, Row], averaged_views: int, few_labels: int) -> list[list[str]]:
+Column = tuple[str, Callable[[Row], str]]
+
+
+def accuracies(rows: dict[str, Row], averaged_views: int, few_labels: int) -> list[list[str]]:
     """A header and a line per row; columns that no row has are left out."""
-    columns: list[tuple[str, Callable[[Row], str]]] = [
+    fractions = sorted({float(name.split("/")[1]) for row in rows.values() for name in row if _is_fine_tuned(name)})
+    columns: list[Column] = [
         ("linear", lambda row: _with_interval(row, "linear")),
         ("top-5", lambda row: _percent(row, "linear_top5")),
         (f"{averaged_views} views", lambda row: _with_interval(row, "averaged")),
         ("kNN", lambda row: _percent(row, "knn")),
         (f"{few_labels} labels", _few_labels),
+        *((f"tuned {f:.4g}%", _fine_tuned(f / 100)) for f in (100 * fraction for fraction in fractions)),
+        ("adapted", lambda row: _percent(row, "adapted")),
         ("corrupted", lambda row: _percent(row, "corrupted")),
-        # Fine-tuned, 1% and 10% of labels, alpha, LiDAR, alignment, uniformity, CKA: one line each.
-        ("rank h", lambda row: _number(row, "h/effective_rank", ".1f")),
-        ("rank z", lambda row: _number(row, "z/effective_rank", ".1f")),
-        ("off-diag h", lambda row: _number(row, "h/off_diagonal", ".4f")),
-        ("off-diag z", lambda row: _number(row, "z/off_diagonal", ".4f")),
     ]
+    return _cells(rows, columns)
+
+
+def measures(rows: dict[str, Row]) -> list[list[str]]:
+    """The same of the measures without labels."""
+    named = {"effective_rank": ("rank", ".1f"), "alpha": ("alpha", ".2f"), "lidar": ("LiDAR", ".1f")}
+    named |= {"off_diagonal": ("off-diag", ".4f"), "alignment": ("align", ".3f"), "uniformity": ("unif", ".2f")}
+    columns: list[Column] = [
+        (f"{short} {of}", functools.partial(_number, name=f"{of}/{name}", form=form))
+        for name, (short, form) in named.items()
+        for of in ("h", "z")
+    ]
+    return _cells(rows, columns)
+
+
+def _cells(rows: dict[str, Row], columns: Sequence[Column]) -> list[list[str]]:
     shown = [(name, text) for name, text in columns if any(text(row) != MISSING for row in rows.values())]
     lines = [[name, *(text(row) for _, text in shown)] for name, row in rows.items()]
-    return [["", *(name for name, _ in shown)], *lines]
+    return [["", *(name for name, _ in shown)], *lines] if shown else []
+
+
+def _is_fine_tuned(name: str) -> bool:
+    return name.startswith("fine_tuned/") and "_" not in name.removeprefix("fine_tuned/")
+
+
+def _fine_tuned(fraction: float) -> Callable[[Row], str]:
+    return lambda row: _percent(row, f"fine_tuned/{fraction:g}")
 
 
 def as_text(table: list[list[str]]) -> str:

@@ -73,6 +73,9 @@ def test_a_run_is_judged(run, capsys):
     assert {"encode_train", "encode_reported", "fit_linear", "averaged"} <= set(trained["seconds"])
     for shown in ("trained", "untrained", "pixels", "2 views", "10 labels", "rank z", f"{100 * trained['linear']:.1f}"):
         assert shown in said
+    for x in "hz":
+        assert 1 < trained[f"{x}/lidar"] < 16 and 0 < trained[f"{x}/alignment"] < 2 and trained[f"{x}/uniformity"] < 0
+    assert "h/lidar" in found["rows"]["untrained"] and "h/lidar" not in found["rows"]["pixels"]
     assert Image.open(run / "evaluation.png").size[0] > 1000
     assert not list(run.glob("*.tmp"))
 
@@ -137,6 +140,46 @@ def test_other_weights_become_rows(run, tmp_path):
     assert [rows["again"][k] for k in same] == [rows["trained"][k] for k in same]
 
 
+def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
+    flags = [*SHORT, "--fine-tune", 0.05, 1, "--fine-tune-epochs", 6, "--adapt-batch-norm", "--supervised"]
+    assert judge(run, *flags) == 0
+    rows, said = report(run)["rows"], capsys.readouterr().out
+    assert set(rows) == {"trained", "supervised"}
+    for row in rows.values():
+        assert 0 < row["fine_tuned/0.05"] < row["fine_tuned/1"] <= 1 and 0 < row["adapted"] <= 1
+        assert row["fine_tuned/1_low"] < row["fine_tuned/1"] < row["fine_tuned/1_high"]
+    assert rows["trained"]["fine_tuned/1"] > 0.5
+    for shown in ("tuned 5%", "tuned 100%", "adapted", "its own classifier reaches"):
+        assert shown in said
+    (labels,) = (digits_dir / "beton").glob("digits-train-labels-0.05-*.txt")
+    files = labels, run / "supervised.safetensors"
+    before = [file.stat().st_mtime_ns for file in files]
+    assert judge(run, *flags) == 0  # the same labels, and no second training
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert report(run)["rows"]["supervised"] | {"seconds": 0} == rows["supervised"] | {"seconds": 0}
+    capsys.readouterr()
+
+
+def test_the_supervised_twin_learns_from_labels(run):
+    """By the run's own few steps it gets further than the weights that it began with."""
+    assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
+    rows = report(run)["rows"]
+    assert rows["supervised"]["linear"] > rows["untrained"]["linear"]
+
+
+def test_layers_are_compared(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert judge(run, other, *SHORT, "--cka", "--to", tmp_path / "table") == 0
+    same = json.loads((tmp_path / "table" / "cka-run-other.json").read_text())
+    assert same["rows"]["run"] == same["columns"]["other"] == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    np.testing.assert_allclose(np.diag(same["cka"]), 1, atol=1e-6)
+    assert Image.open(tmp_path / "table" / "cka-run-other.png").size[0] > 300
+    assert judge(run, *SHORT, "--cka") == 0
+    cka = np.array(json.loads((run / "cka-run-untrained.json").read_text())["cka"])
+    assert cka.shape == (5, 5) and cka[4, 4] < cka[0, 0] <= 1
+    assert "cka-run-untrained.png" in capsys.readouterr().out
+
+
 def test_several_runs_share_a_table(run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
     assert judge(run, other, "--num-averaged-views", 0, "--to", tmp_path / "table") == 0
@@ -146,7 +189,9 @@ def test_several_runs_share_a_table(run, tmp_path, capsys):
         (r, x) for r in ("run", "other") for x in ("trained", "untrained")
     ]
     assert float(rows[0]["linear"]) == report(run)["rows"]["trained"]["linear"] == float(rows[2]["linear"])
-    lines = (tmp_path / "table" / "comparison.md").read_text().splitlines()
+    accuracies, measures = (tmp_path / "table" / "comparison.md").read_text().split("\n\n")
+    assert "LiDAR z" in measures
+    lines = accuracies.splitlines()
     assert len(lines) == 6 and all(line.startswith("| ") and line.count("|") == lines[0].count("|") for line in lines)
     assert "other: untrained" in lines[5] and "other: untrained" in capsys.readouterr().out
 
@@ -238,6 +283,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
         (["RUN", "--knn-k", "0"], "--knn-k must be at least 1"),
         (["RUN", "--data", "cifar11"], "cifar11"),
         (["RUN", "--fraction", "2"], "--fraction"),
+        (["RUN", "--fine-tune", "2"], "--fine-tune"),
         (["RUN", "--checkpoint", "resnet18"], "NAME=FILE"),
         (["RUN", "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name"),
         (["RUN", "--checkpoint", "trained=x"], "two rows of that name"),

@@ -11,7 +11,7 @@ from effssl.data.beton import Beton
 from effssl.final_table import final_rows, format_table, validation_probe
 
 PROJECTOR = torch.nn.Linear(8, 4, bias=False)
-MEASURES = {"h/effective_rank", "h/off_diagonal", "z/effective_rank", "z/off_diagonal"}
+MEASURES = {f"{x}/{name}" for x in "hz" for name in ("effective_rank", "alpha", "off_diagonal")}
 
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:

@@ -10,11 +10,29 @@ from torchvision.transforms.v2.functional import resized_crop
 from effssl import augment
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.datasets import open_source
+from effssl.data.labelled import NO_COLOURS
 from effssl.probe import accuracy, fit_linear_probes
-from effssl.representations import Clean, Crops, averaged_features, backbone_features, clean_views_of, encode
+from effssl.representations import (
+    Clean,
+    RandomViews,
+    averaged_features,
+    backbone_features,
+    clean_views_of,
+    encode,
+    view_features,
+)
 
-WHOLE = Crops(num_views=3, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), hflip_prob=0.0, seed=0)
-RANDOM = Crops(num_views=3, crop_scale=(0.2, 1.0), crop_ratio=(0.75, 4 / 3), hflip_prob=0.5, seed=7)
+COLOURS = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.4) | {"blur_sigma": (0.1, 2.0)}
+RANDOM = RandomViews(
+    3, COLOURS | NO_COLOURS | {"crop_scale": (0.2, 1), "crop_ratio": (3 / 4, 4 / 3), "hflip_prob": 0.5}, 7
+)
+UNCUT = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+
+
+def whole_views(hflip_prob: float) -> RandomViews:
+    return RANDOM._replace(strengths={**RANDOM.strengths, **UNCUT, "hflip_prob": hflip_prob})
+
+
 NORMALISED = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 
 
@@ -86,8 +104,8 @@ def photographs(tmp_path_factory) -> Beton:
 def test_averaged_over_whole_images_is_the_clean_representation(squares):
     positions = np.array([3, 0, 11, 3])
     expected = backbone_features(backbone(), clean(12))(squares, positions)
-    torch.testing.assert_close(averaged_features(backbone(), clean(12), WHOLE)(squares, positions), expected)
-    flipped = averaged_features(nn.Flatten(), clean(12), WHOLE._replace(hflip_prob=1.0))(squares, positions)
+    torch.testing.assert_close(averaged_features(backbone(), clean(12), whole_views(0.0))(squares, positions), expected)
+    flipped = averaged_features(nn.Flatten(), clean(12), whole_views(1.0))(squares, positions)
     whole = backbone_features(nn.Flatten(), clean(12))(squares, positions)
     torch.testing.assert_close(flipped.view(4, 3, 12, 12), whole.view(4, 3, 12, 12).flip(-1))
 
@@ -116,6 +134,14 @@ def read_pixels(stored) -> np.ndarray:
     """uint8 [images, side, side, 3], from the source files."""
     source = open_source("folder", Path(stored.path).parents[1], "train")
     return np.stack([source.images[i] for i in range(len(source.images))])
+
+
+def test_features_of_views_average_to_the_averaged_ones(squares):
+    views = view_features(backbone(), clean(8), RANDOM)(squares, np.array([5, 2]))
+    assert views.shape[:2] == (2, 3) and not torch.allclose(views[:, 0], views[:, 1])
+    torch.testing.assert_close(
+        views.mean(1), averaged_features(backbone(), clean(8), RANDOM)(squares, np.array([5, 2]))
+    )
 
 
 @pytest.mark.parametrize("kind", ["squares", "photographs"])

@@ -5,7 +5,7 @@ ROWS = {"trained": LINEAR | {"few_labels": 0.25, "few_labels_std": 0.015}, "pixe
 
 
 def test_columns_that_no_row_has_are_left_out_and_missing_cells_are_marked():
-    assert tables.cells(ROWS, 16, 10) == [
+    assert tables.accuracies(ROWS, 16, 10) == [
         ["", "linear", "kNN", "10 labels"],
         ["trained", "50.0 (41.0 to 59.0)", "-", "25.0 +- 1.5"],
         ["pixels", "50.0 (41.0 to 59.0)", "12.5", "-"],
