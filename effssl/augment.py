@@ -9,7 +9,9 @@ moves results only where values are clamped, or through hue).
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 _ATTEMPTS = 10  # at a random crop that fits, as in torchvision
-_BLOCK_BYTES = 2**21  # of views recoloured at once on a CPU: what fits its cache is several times faster
+_BLOCK_BYTES = 2**21  # of views made at once on a CPU: what fits its cache is several times faster
 _GRAY = (0.2989, 0.587, 0.114)
 
 
@@ -95,24 +97,38 @@ def make_views(images: Tensor, draws: Draws, *, size: int, mean: tuple[float, ..
     images: uint8 [batch, height, width, 3], or [batch, views, size, size, 3] where they are crops already
     -> float32 [views, batch, 3, size, size], normalised.
     """
-    if images.ndim == 5:
+    if images.ndim == 5:  # each crop is an image with one view
         crops = rearrange(images, "b k h w c -> (k b) c h w")
-    else:
-        d = draws
-        crops = resized_crop(images, d.top, d.left, d.height, d.width, d.flip, size).flatten(0, 1)
-    each = Draws._make(None if p is None else p.flatten() for p in draws)  # [views * batch]
-    if crops.device.type != "cpu" or torch.compiler.is_compiling():
-        return _recoloured(crops, each, mean, std).unflatten(0, draws.top.shape)
-    out = torch.empty(crops.shape)
-    block = max(1, _BLOCK_BYTES // out[0].nbytes)
-    for start in range(0, len(out), block):
+        of_each = Draws._make(None if p is None else p.flatten()[None] for p in draws)
+        x = _in_blocks(lambda x, *d: _recoloured(x, Draws(*d), mean, std)[None], crops, of_each, size)
+        return x.view(*draws.top.shape, *x.shape[2:])
+
+    def views_of(images: Tensor, *parameters: Tensor | None) -> Tensor:
+        d = Draws(*parameters)  # type: ignore[arg-type]
+        crops = _resized_crop(images, d.top, d.left, d.height, d.width, d.flip, size)
+        return _recoloured(crops.flatten(0, 1), d, mean, std).view_as(crops)
+
+    return _in_blocks(views_of, images, draws, size)
+
+
+def _in_blocks(work: Callable[..., Tensor], images: Tensor, parameters: Sequence[Tensor | None], size: int) -> Tensor:
+    """work(images [batch, ...], *parameters [views, batch]) -> [views, batch, 3, size, size]; on a CPU in parts of the
+    batch that fit its cache."""
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        return work(images, *parameters)
+    assert parameters[0] is not None
+    views, batch = parameters[0].shape
+    out = torch.empty(views, batch, 3, size, size)
+    block = max(1, _BLOCK_BYTES // (out[0, 0].nbytes * views))
+    for start in range(0, batch, block):
         some = slice(start, start + block)
-        out[some] = _recoloured(crops[some], Draws._make(None if p is None else p[some] for p in each), mean, std)
-    return out.unflatten(0, draws.top.shape)
+        out[:, some] = work(images[some], *(None if p is None else p[:, some] for p in parameters))
+    return out
 
 
-def _recoloured(x: Tensor, each: Draws, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """All that follows the crop: x [n, 3, size, size], uint8 and yet to be flipped or in [0, 1]; draws [n]."""
+def _recoloured(x: Tensor, draws: Draws, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """All that follows the crop: x [n, 3, size, size], uint8 and yet to be flipped or in [0, 1]; draws of n in all."""
+    each = Draws._make(None if p is None else p.flatten() for p in draws)
     if x.dtype == torch.uint8:
         x = flipped(x, each.flip)
     x = adjust_brightness(x, each.brightness)
@@ -161,6 +177,13 @@ def resized_crop(
     Resizing is separable and linear, so a crop is two small matrix products with weights that are a function of its
     corner and size; all views share the image.
     """
+    work = functools.partial(_resized_crop, size=size)
+    return _in_blocks(work, images, (top, left, height, width, flip), size)
+
+
+def _resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, flip: Tensor, size: int
+) -> Tensor:
     rows = _resize_weights(top, height, torch.zeros_like(flip), size, images.shape[1])  # [views, batch, size, H]
     columns = _resize_weights(left, width, flip, size, images.shape[2])  # [views, batch, size, W]
     planes = rearrange(images, "b h w c -> b h (c w)").float() / 255

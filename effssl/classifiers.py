@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from effssl import models
 from effssl.config import Augment, Config
 from effssl.data import Data
 from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
-from effssl.finetune import PUBLISHED_RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
+from effssl.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
 from effssl.parts import FinishedRun, build_encoder, strengths
 from effssl.probe import wilson_interval
 from effssl.protocols import Columns, choose_linear, encode_splits, labelled_positions, linear, reported_images
@@ -32,10 +33,11 @@ def fine_tuned(
     name: str,
     fraction: float,
     epochs: int,
+    max_steps: int | None,
     seed: int,
 ) -> Columns:
     """Accuracy in [0, 1] of backbone and linear head, both trained on a `fraction` of the labels by crops and flips;
-    `backbone` itself stays as it is. Learning rates are those of PUBLISHED_RATES that are best on validation.
+    `backbone` itself stays as it is. Learning rates are those of RATES that are best on validation.
 
     The labels are noted in a text file beside the .beton, which later calls read. Batches are of 256 images, fewer
     where that would be fewer than 25 steps an epoch, with rates in proportion.
@@ -50,7 +52,8 @@ def fine_tuned(
         strengths=strengths(augment) | NO_COLOURS, seed=seed, workers=clean.workers, device=clean.device,
     )  # fmt: skip
     scale = batch / 256
-    recipes = [Recipe(b * scale, h * scale, epochs * views.steps_per_epoch) for b, h in PUBLISHED_RATES]
+    steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
+    recipes = [Recipe(b * scale, h * scale, steps) for b, h in RATES]
     chosen = _best(backbone, data, clean, views.epoch, recipes, seed)
     reached, count = _accuracy(chosen, data, clean)
     low, high = wilson_interval(reached, count)

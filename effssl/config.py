@@ -401,6 +401,8 @@ class Evaluation:
     """Parts of the labels to train backbone and head on, in (0, 1]: 0.01 0.1 1. Takes the longest."""
     fine_tune_epochs: int = 20
     """Passes over these labels, for each of three pairs of learning rates."""
+    fine_tune_steps: int | None = None
+    """At most so many steps, where the passes are more (None: no bound)."""
     adapt_batch_norm: bool = False
     """A column for BatchNorm's statistics taken from the set's training images, all weights as they are."""
     robustness_dir: Path | None = None
@@ -433,7 +435,7 @@ class Evaluation:
 def check_evaluation(settings: Evaluation) -> None:
     """Ranges that types cannot say. Raises InputError naming the flag."""
     at_least = {"image_size": 8, "checkpoint_size": 8, "train_images": 1, "num_averaged_views": 0, "knn_k": 1}
-    at_least |= {"probe_labels": 1, "fine_tune_epochs": 1, "workers": 1}
+    at_least |= {"probe_labels": 1, "fine_tune_epochs": 1, "fine_tune_steps": 1, "workers": 1}
     for name, low in at_least.items():
         value = getattr(settings, name)
         if value is not None and value < low:

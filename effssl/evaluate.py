@@ -210,7 +210,7 @@ def _judge(
         for fraction in settings.fine_tune:
             tune = functools.partial(
                 classifiers.fine_tuned, name=f"{images.data}-train", fraction=fraction,
-                epochs=settings.fine_tune_epochs, seed=seed,
+                epochs=settings.fine_tune_epochs, max_steps=settings.fine_tune_steps, seed=seed,
             )  # fmt: skip
             columns |= timed(f"fine_tuned/{fraction:g}", tune, backbone, data, clean, augment)
     return columns | {"seconds": seconds}, protocols.confusion(chosen[0], h, y)

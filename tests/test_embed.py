@@ -11,11 +11,12 @@ import torch
 from conftest import README, example, write_class_folders, write_run
 from PIL import Image
 
-from effssl import InputError, augment, cli, evaluate, models
+from effssl import InputError, augment, cli, models
 from effssl import embed as module
 from effssl.config import Embed, Storage
 from effssl.data import open_split
 from effssl.embed import embed_folder, embed_set, main
+from effssl.representations import Clean, backbone_features
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,10 @@ def evaluated(run: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     backbone, about = models.load_backbone(run)
     size = about["image_size"]
     _, beton = open_split(Storage("folder", folder), "train")
-    clean = evaluate.Clean(size, about["mean"], about["std"], round(1.5 * size), 2, torch.device("cpu"), torch.float32)
+    how = augment.canvas_of(size), 2, torch.device("cpu"), torch.float32
+    clean = Clean(size, about["mean"], about["std"], *how)
     every = np.arange(len(beton.labels))
-    return evaluate.backbone_features(backbone, clean)(beton, every).numpy(), beton.labels
+    return backbone_features(backbone, clean)(beton, every).numpy(), beton.labels
 
 
 def write_photographs(root: Path, count: int = 6) -> Path:
