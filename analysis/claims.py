@@ -1,4 +1,4 @@
-"""What the scripts of the paper's claims share: scales, runs by name, intervals over seeds, verdicts.
+"""What the scripts of the paper's claims share: scales, runs by name, their figures by seed, the report.
 
 A run is named by what it is: bt_k4_d256_f0.5_e2_s0 is Barlow Twins (vr: VICReg) with K = 4 views, a projector 256
 wide, half of the scale's images, 2 epochs, seed 0; _w0.0008 where its weight is not the rule's, _b512 where its batch
@@ -11,9 +11,7 @@ layer is as wide as z. Accuracies are of a linear probe on the validation split;
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +90,10 @@ class Scale(NamedTuple):
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The flags of every claim's script."""
     made = experiments.parser(doc, PRESETS, "runs/claims-PRESET", "the preset's: cpu 3, gpu 1, paper 3")
+    made.epilog = (
+        "E is 1 epoch of 18,000 CIFAR-10 images with a half-width ResNet-18 for cpu, 4 of 45,000 with a ResNet-18 for "
+        f"gpu, 100 with a ResNet-50 for paper.\n{made.epilog}; -- --epochs sets E"
+    )
     made.add_argument("--method", choices=SHORT, default="barlow_twins", help="loss of all runs")
     return made
 
@@ -105,7 +107,7 @@ def scale(args: argparse.Namespace, name: str) -> Scale:
             raise InputError(f"-- {flag}: the script chooses it for every run")
     flags = (*preset.flags, "--method", args.method, "--data-dir", args.data_dir, *args.further)
     args.runs = args.runs or Path(f"runs/claims-{args.preset}")
-    args.out = args.out or args.runs / name
+    args.out = args.out or args.runs / (name if args.method == "barlow_twins" else f"{name}-{args.method}")
     args.seeds = args.seeds or preset.seeds
     return Scale(args, flags, cli.parse(list(flags)), preset.warmup)
 
@@ -169,6 +171,10 @@ def epochs_for(views: int, part: float, views_per_image: int) -> int:
     return int(epochs)
 
 
+def epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
+
+
 def rows_of(scale: Scale, finished: list[dict]) -> list[dict[str, Any]]:
     """Of every finished run what the tables need, for runs.csv; accuracies in [0, 1]."""
     measured = ("linear", "knn", "h/effective_rank", "z/effective_rank", "h/off_diagonal", "z/off_diagonal")
@@ -202,121 +208,6 @@ def of(scale: Scale, rows: list[dict], recipe: Recipe, key: str = "linear") -> d
     percent = 100 if key.startswith("linear") or key == "knn" else 1
     names = {seed: name_of(scale, recipe, seed) for seed in range(scale.args.seeds)}
     return {seed: percent * by_name[name][key] for seed, name in names.items() if name in by_name}
-
-
-class Estimate(NamedTuple):
-    """Of a mean over independent seeds."""
-
-    mean: float
-    std: float  # of the seeds; nan for one
-    half: float  # of the 95% interval mean +- half; infinite for one seed
-    n: int
-
-
-def estimate(values: Iterable[float]) -> Estimate | None:
-    """Mean, standard deviation (n - 1) and the half-width of Student's 95% interval; None for no values."""
-    from scipy.stats import t
-
-    x = list(values)
-    if not x:
-        return None
-    mean = sum(x) / len(x)
-    if len(x) == 1:
-        return Estimate(mean, math.nan, math.inf, 1)
-    std = math.sqrt(sum((v - mean) ** 2 for v in x) / (len(x) - 1))
-    return Estimate(mean, std, float(t.ppf(0.975, len(x) - 1)) * std / math.sqrt(len(x)), len(x))
-
-
-def difference(a: dict[int, float], b: dict[int, float]) -> Estimate | None:
-    """Of a - b, paired by seed."""
-    return estimate(a[seed] - b[seed] for seed in a if seed in b)
-
-
-def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, bool]:
-    """Accuracy at `seconds` between runs (seconds, accuracy), linear in log seconds, and True; outside of them that of
-    the nearest run, and False."""
-    points = sorted(points)
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x0 <= seconds <= x1:
-            share = math.log(seconds / x0) / math.log(x1 / x0) if x1 > x0 else 0.0
-            return y0 + share * (y1 - y0), True
-    nearest = points[0] if seconds < points[0][0] else points[-1]
-    return nearest[1], nearest[0] == seconds
-
-
-def seconds_to(points: Sequence[tuple[float, float]], accuracy: float) -> tuple[float, str]:
-    """Seconds at which runs (seconds, accuracy) first reach `accuracy`, linear in log seconds between them, and "at";
-    the shortest run's and "by" where that has it already; the longest run's and "not by" where none has it."""
-    points = sorted(points)
-    if points[0][1] >= accuracy:
-        return points[0][0], "at" if points[0][1] == accuracy else "by"
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if y1 >= accuracy:
-            return x0 * (x1 / x0) ** ((accuracy - y0) / (y1 - y0)), "at"
-    return points[-1][0], "not by"
-
-
-class Question(NamedTuple):
-    """A difference that the claim says something about."""
-
-    text: str
-    found: Estimate | None  # points of accuracy
-    margin: float  # 0: better at all; else no more than this worse
-    note: str = ""
-    short: str = ""  # for a picture
-
-    @property
-    def answer(self) -> str:
-        """yes or no where the whole 95% interval lies on one side of -margin; else open."""
-        if self.found is None:
-            return "open"
-        low, high = self.found.mean - self.found.half, self.found.mean + self.found.half
-        return "yes" if low > -self.margin else "no" if high < -self.margin else "open"
-
-
-def verdict(answers: Sequence[str]) -> str:
-    """holds: all are yes; holds in part: some are; does not hold: none is, and one at least is no; else not decided."""
-    if answers and set(answers) == {"yes"}:
-        return "holds"
-    if "yes" in answers:
-        return "holds in part"
-    return "does not hold" if "no" in answers else "not decided"
-
-
-def questions_table(questions: Sequence[Question]) -> str:
-    """Markdown."""
-    return experiments.markdown(
-        [
-            {
-                "question": q.text,
-                "difference (points)": "" if q.found is None else f"{q.found.mean:+.1f}",
-                "95% interval": interval(q.found, "{:+.1f}"),
-                "seeds": q.found.n if q.found else 0,
-                "answer": q.answer,
-                "note": q.note,
-            }
-            for q in questions
-        ]
-    )
-
-
-def epochs(number: int) -> str:
-    return f"{number} epoch{'s' * (number != 1)}"
-
-
-def interval(found: Estimate | None, form: str = "{:.1f}") -> str:
-    """ "low to high", or nothing where there is none."""
-    if found is None or found.n < 2:
-        return ""
-    return f"{form.format(found.mean - found.half)} to {form.format(found.mean + found.half)}"
-
-
-def mean_std(values: Iterable[float], form: str = "{:.1f}") -> str:
-    """ "mean +- standard deviation", without the latter for one value, or nothing."""
-    found = estimate(values)
-    if found is None:
-        return ""
-    return form.format(found.mean) + ("" if found.n == 1 else f" +- {form.format(found.std)}")
 
 
 def write(

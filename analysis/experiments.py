@@ -30,6 +30,10 @@ from effssl.run_folder import write_text
 _PLACES = ("--data-dir", "--runs", "--out", "--seconds")  # of this machine and call: no part of what was measured
 
 
+class RunFailed(RuntimeError):
+    """A run of effssl.train ended with an error."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"error: {message}\n")
@@ -76,7 +80,7 @@ def exit_code(work: Callable[[], None]) -> int:
     """Do it: 0; 2 with one line on stderr for bad input or a failed run; 130 for Ctrl-C."""
     try:
         work()
-    except (InputError, RuntimeError) as error:
+    except (InputError, RunFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -112,7 +116,7 @@ def complete(
     faster than one run on all of them). After `seconds`, on Ctrl-C and on SIGTERM the running ones save and stop; the
     next call goes on with them. A finished run's checkpoint of over `keep_mb` is removed: that of a projector 8192 wide
     is 0.9 GB, of which nothing but that projector's weights is lost. Raises InputError for bad flags, or where a folder
-    holds a run with other settings; RuntimeError when a run fails, with the end of its log.
+    holds a run with other settings; RunFailed when a run fails, with the end of its log.
     """
     asked = {name: _asked(folder / name, flags) for name, flags in runs.items()}
     missing = [name for name in runs if not _has_result(folder / name)]
@@ -127,8 +131,8 @@ def complete(
     done = sum(cost[name] * _share_done(folder / name, asked[name]) for name in runs)
     every_s, shown = (1 if sys.stderr.isatty() else 30), began
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
-    with tqdm(total=sum(cost.values()), initial=done, bar_format=layout, disable=not missing) as bar:
-        bar.set_description_str(f"{how_many([n for n in runs if n not in missing], runs)} runs")
+    title = f"{len(runs) - len(missing)} of {len(runs)} runs"
+    with tqdm(total=sum(cost.values()), initial=done, desc=title, bar_format=layout, disable=not missing) as bar:
         try:
             while queue or running:
                 out_of_time = seconds is not None and time.monotonic() - began > seconds
@@ -144,7 +148,7 @@ def complete(
                     free.append(slot)
                     if process.returncode != 0:
                         said = (folder / f"{name}.log").read_text().splitlines()[-3:]
-                        raise RuntimeError(f"{folder / name} failed: {' | '.join(said)}")
+                        raise RunFailed(f"{folder / name} failed: {' | '.join(said)}")
                     _remove_large_checkpoint(folder / name, keep_mb)
                 if ended or time.monotonic() - shown > every_s:
                     shown = time.monotonic()

@@ -23,8 +23,10 @@ import sys
 import claims
 import experiments
 import figures
+import intervals
 import torch
-from claims import Question, Recipe, Scale
+from claims import Recipe, Scale
+from intervals import Question
 from matplotlib.figure import Figure
 
 from effssl import cli
@@ -80,7 +82,7 @@ def questions(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) 
     wide = planned[RULE][-1]
     asked = []
     for own in (r for r in planned[RULE] if r.dim == scale.dim != wide.dim):
-        found = claims.difference(claims.of(scale, rows, own), claims.of(scale, rows, wide))
+        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, wide))
         text = f"d = {own.dim} no more than {MARGIN:g} point worse than d = {wide.dim}"
         asked.append(Question(f"{text}, both with {RULE}", found, MARGIN))
     return asked
@@ -90,31 +92,31 @@ def gains(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> l
     """What the rule is worth at each width."""
     asked = []
     for rule, fixed in list(zip(planned[RULE], planned[FIXED], strict=True))[:-1]:
-        found = claims.difference(claims.of(scale, rows, rule), claims.of(scale, rows, fixed))
+        found = intervals.difference(claims.of(scale, rows, rule), claims.of(scale, rows, fixed))
         asked.append(Question(f"d = {rule.dim}: {RULE} better than {FIXED}", found, 0))
     return asked
 
 
-def time_ratio(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> claims.Estimate | None:
+def time_ratio(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> intervals.Estimate | None:
     """Seconds of the widest over those of `scale.dim`, paired by seed."""
     wide = claims.of(scale, rows, planned[RULE][-1], "seconds")
-    for own in (r for r in planned[RULE] if r.dim == scale.dim):
+    for own in (r for r in planned[RULE][:-1] if r.dim == scale.dim):
         seconds = claims.of(scale, rows, own, "seconds")
-        return claims.estimate(wide[seed] / seconds[seed] for seed in seconds if seed in wide)
+        return intervals.estimate(wide[seed] / seconds[seed] for seed in seconds if seed in wide)
     return None
 
 
 def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> str:
     asked, ratio, wide = questions(scale, rows, planned), time_ratio(scale, rows, planned), planned[RULE][-1]
-    cheaper = "open" if ratio is None else claims.Question("", ratio._replace(mean=ratio.mean - 1), 0).answer
+    cheaper = "open" if ratio is None else intervals.Question("", ratio._replace(mean=ratio.mean - 1), 0).answer
     accuracy = [q.answer for q in asked]
-    said = claims.verdict(accuracy if "no" in accuracy else [*accuracy, cheaper])
+    said = intervals.verdict(accuracy if "no" in accuracy else [*accuracy, cheaper])
     took = "" if ratio is None else f"d = {wide.dim} took {ratio.mean:.2f} times the seconds of d = {scale.dim}"
-    took += f" (95% interval {claims.interval(ratio, '{:.2f}')}). " if ratio and ratio.n > 1 else ". " * bool(took)
+    took += f" (95% interval {intervals.interval(ratio, '{:.2f}')}). " if ratio and ratio.n > 1 else ". " * bool(took)
     for q in asked:
         if q.found and q.found.n > 1:
             noise = "within noise" if abs(q.found.mean) <= q.found.half else "beyond noise"
-            interval = claims.interval(q.found, "{:+.1f}")
+            interval = intervals.interval(q.found, "{:+.1f}")
             took += f"The difference in accuracy is {noise}: {q.found.mean:+.1f} points ({interval}). "
     table = []
     for name, recipes in planned.items():
@@ -127,21 +129,21 @@ def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) ->
                         "d": r.dim,
                         "w d": f"{row['weight'] * r.dim:.3g}",
                         "seeds": len(values),
-                        "linear (%)": claims.mean_std(values.values()),
-                        "kNN (%)": claims.mean_std(claims.of(scale, rows, r, "knn").values()),
-                        "rank of h": claims.mean_std(claims.of(scale, rows, r, "h/effective_rank").values()),
-                        "rank of z": claims.mean_std(claims.of(scale, rows, r, "z/effective_rank").values()),
-                        "off-diagonal of z": claims.mean_std(
+                        "linear (%)": intervals.mean_std(values.values()),
+                        "kNN (%)": intervals.mean_std(claims.of(scale, rows, r, "knn").values()),
+                        "rank of h": intervals.mean_std(claims.of(scale, rows, r, "h/effective_rank").values()),
+                        "rank of z": intervals.mean_std(claims.of(scale, rows, r, "z/effective_rank").values()),
+                        "off-diagonal of z": intervals.mean_std(
                             claims.of(scale, rows, r, "z/off_diagonal").values(), "{:.3f}"
                         ),
-                        "seconds": claims.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
+                        "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
                         "parameters of the projector": f"{parameters(scale, r):,}",
                     }
                 )
     return (
         f"**Claim 1, with the rule a small projector does as well, and cheaper: {said}.** {took}"
         f"K = {wide.views}, {claims.epochs(wide.epochs)}; accuracy on the validation split, mean and standard "
-        f"deviation over seeds.\n\n{claims.questions_table([*asked, *gains(scale, rows, planned)])}\n"
+        f"deviation over seeds.\n\n{intervals.questions_table([*asked, *gains(scale, rows, planned)])}\n"
         f"{experiments.markdown(table)}"
     )
 
@@ -190,7 +192,7 @@ def _product(scale: Scale, recipe: Recipe) -> float:
 
 def _of_widest(points: list) -> list:
     """The same over the mean of the last, or nothing where that is missing."""
-    last = claims.estimate(points[-1][1])
+    last = intervals.estimate(points[-1][1])
     return [(x, [v / last.mean for v in y]) for x, y in points] if last else []
 
 

@@ -25,8 +25,10 @@ from pathlib import Path
 import claims
 import experiments
 import figures
+import intervals
 import torch
-from claims import Question, Recipe, Scale
+from claims import Recipe, Scale
+from intervals import Question
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -99,14 +101,14 @@ def questions(scale: Scale, rows: list[dict], planned: list[Recipe]) -> list[Que
     base = next(r for r in planned if r.views == fewest and r.part == 1)
     asked = []
     for own in sorted((r for r in planned if r.views > fewest and r.part == fewest / r.views), reverse=True):
-        seconds = claims.difference(*(claims.of(scale, rows, r, "seconds") for r in (own, base)))
+        seconds = intervals.difference(*(claims.of(scale, rows, r, "seconds") for r in (own, base)))
         note = f"seconds: {seconds.mean:+.0f}" if seconds else ""
-        found = claims.difference(claims.of(scale, rows, own), claims.of(scale, rows, base))
+        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, base))
         named = f"K = {own.views} on {own.part:.0%}"
         text = f"{named} no more than {MARGIN:g} point worse than K = {fewest} on 100%"
         asked.append(Question(text, found, MARGIN, note, f"{named}\nless K = {fewest} on 100%"))
         same = next(r for r in planned if r.views == fewest and r.part == own.part)
-        found = claims.difference(claims.of(scale, rows, own), claims.of(scale, rows, same))
+        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, same))
         text = f"{named} better than K = {fewest} on {own.part:.0%}"
         asked.append(Question(text, found, 0, short=f"{named}\nless K = {fewest} on {own.part:.0%}"))
     return asked
@@ -120,19 +122,19 @@ def summary(scale: Scale, rows: list[dict], planned: list[Recipe]) -> str:
             "K": r.views,
             "epochs": r.epochs,
             "seeds": len(claims.of(scale, rows, r)),
-            "linear (%)": claims.mean_std(claims.of(scale, rows, r).values()),
-            "on its own labels (%)": claims.mean_std(claims.of(scale, rows, r, "linear_own").values()),
+            "linear (%)": intervals.mean_std(claims.of(scale, rows, r).values()),
+            "on its own labels (%)": intervals.mean_std(claims.of(scale, rows, r, "linear_own").values()),
             "encoded views": f"{next(iter(claims.of(scale, rows, r, 'encoded_views').values())):,}",
-            "seconds": claims.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
+            "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
         }
         for r in sorted(planned, key=lambda r: (r.part, r.views))
         if claims.of(scale, rows, r)
     ]
     return (
-        f"**Claim 3, with more views fewer images suffice: {claims.verdict([q.answer for q in asked])}.** "
+        f"**Claim 3, with more views fewer images suffice: {intervals.verdict([q.answer for q in asked])}.** "
         f"At equal encoded views; linear accuracy on the validation split, mean and standard deviation over seeds; "
         f"100% are {scale.cfg.images.fraction:.0%} of the set's training images.\n\n"
-        f"{claims.questions_table(asked)}\n{experiments.markdown(table)}"
+        f"{intervals.questions_table(asked)}\n{experiments.markdown(table)}"
     )
 
 
@@ -145,7 +147,7 @@ def picture(scale: Scale, rows: list[dict], planned: list[Recipe]) -> Figure:
         points = [(([100 * r.part]), claims.of(scale, rows, r).values()) for r in planned if r.views == k]
         figures.draw(left, points, apart=figures.apart(i, len(kinds)), **figures.style_of_views(k), label=f"K = {k}")
     fewest = min(r.views for r in planned)
-    base = claims.estimate(
+    base = intervals.estimate(
         claims.of(scale, rows, next(r for r in planned if (r.views, r.part) == (fewest, 1))).values()
     )
     if base:

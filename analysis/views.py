@@ -19,7 +19,9 @@ import sys
 import claims
 import experiments
 import figures
-from claims import Question, Recipe, Scale
+import intervals
+from claims import Recipe, Scale
+from intervals import Question
 from matplotlib.figure import Figure
 
 AXES = (
@@ -57,11 +59,11 @@ def questions(scale: Scale, rows: list[dict], planned: list[Recipe]) -> list[Que
     for k in sorted({r.views for r in planned} - {fewest}, reverse=True):
         better, short = f"K = {k} better than K = {fewest} at equal", Recipe(k, scale.dim, scale.epochs)
         base = short._replace(views=fewest)
-        found = claims.difference(claims.of(scale, rows, short), claims.of(scale, rows, base))
+        found = intervals.difference(claims.of(scale, rows, short), claims.of(scale, rows, base))
         asked.append(Question(f"{better} epochs ({claims.epochs(scale.epochs)})", found, 0))
         long = max((r for r in planned if r.views == k), key=lambda r: r.epochs)
         for same in (r for r in planned if r.views == fewest and r.epochs * fewest == long.epochs * k):
-            found = claims.difference(claims.of(scale, rows, long), claims.of(scale, rows, same))
+            found = intervals.difference(claims.of(scale, rows, long), claims.of(scale, rows, same))
             asked.append(Question(f"{better} encoded views ({long.epochs} and {claims.epochs(same.epochs)})", found, 0))
         found, outside = _at_equal_seconds(scale, rows, long, [r for r in planned if r.views == fewest])
         note = f"{outside} outside K = {fewest}'s runs, against the nearest" if outside else ""
@@ -76,9 +78,9 @@ def _at_equal_seconds(scale: Scale, rows: list[dict], recipe: Recipe, others: li
     for seed, at in seconds.items():
         both = [(claims.of(scale, rows, r, "seconds"), claims.of(scale, rows, r)) for r in others]
         if all(seed in s for s, _ in both):
-            against[seed], inside = claims.at_seconds([(s[seed], a[seed]) for s, a in both], at)
+            against[seed], inside = intervals.at_seconds([(s[seed], a[seed]) for s, a in both], at)
             outside += not inside
-    return claims.difference(accuracy, against), outside
+    return intervals.difference(accuracy, against), outside
 
 
 def summary(scale: Scale, rows: list[dict], planned: list[Recipe]) -> str:
@@ -88,19 +90,19 @@ def summary(scale: Scale, rows: list[dict], planned: list[Recipe]) -> str:
             "K": r.views,
             "epochs": r.epochs,
             "seeds": len(claims.of(scale, rows, r)),
-            "linear (%)": claims.mean_std(claims.of(scale, rows, r).values()),
-            "kNN (%)": claims.mean_std(claims.of(scale, rows, r, "knn").values()),
+            "linear (%)": intervals.mean_std(claims.of(scale, rows, r).values()),
+            "kNN (%)": intervals.mean_std(claims.of(scale, rows, r, "knn").values()),
             "encoded views": f"{next(iter(claims.of(scale, rows, r, 'encoded_views').values())):,}",
-            "seconds": claims.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
-            "views/s": claims.mean_std(claims.of(scale, rows, r, "views_per_s").values(), "{:.0f}"),
+            "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
+            "views/s": intervals.mean_std(claims.of(scale, rows, r, "views_per_s").values(), "{:.0f}"),
         }
         for r in sorted(planned)
         if claims.of(scale, rows, r)
     ]
     return (
-        f"**Claim 2, more views give features earlier: {claims.verdict([q.answer for q in asked])}.** "
+        f"**Claim 2, more views give features earlier: {intervals.verdict([q.answer for q in asked])}.** "
         f"Linear and kNN accuracy on the validation split, mean and standard deviation over seeds.\n\n"
-        f"{claims.questions_table(asked)}\n{experiments.markdown(table)}"
+        f"{intervals.questions_table(asked)}\n{experiments.markdown(table)}"
     )
 
 

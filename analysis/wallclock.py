@@ -34,9 +34,11 @@ from typing import Any, NamedTuple
 import claims
 import experiments
 import figures
+import intervals
 import step_cost
 import torch
-from claims import Estimate, Question, Recipe, Scale
+from claims import Recipe, Scale
+from intervals import Estimate, Question
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -115,11 +117,11 @@ def speedup(accuracy: list[dict[int, float]], seconds: list[dict[int, float]], t
     for seed in target:
         if all(seed in a for a in accuracy):
             points = [(s[seed], a[seed]) for s, a in zip(seconds, accuracy, strict=True)]
-            at, said = claims.seconds_to(points, target[seed])
+            at, said = intervals.seconds_to(points, target[seed])
             logs.append(math.log2(took[seed] / at))
             reached.append(at)
             how.append(said)
-    found, at_seconds = claims.estimate(logs), claims.estimate(reached)
+    found, at_seconds = intervals.estimate(logs), intervals.estimate(reached)
     return Speedup(text, found, at_seconds, how.count("by"), how.count("not by"))
 
 
@@ -169,8 +171,10 @@ def _cost_of_steps(scale: Scale, planned: dict[str, list[Recipe]]) -> dict[str, 
     file = scale.args.runs / f"step_cost_{scale.args.method}.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     if kept.get("settings") != asked:
-        threads = None if torch.cuda.is_available() else experiments.threads_each(scale.args.parallel)
-        kept = {"settings": asked, "ms": step_cost.measure(settings, threads=threads), **machine(torch.device("cpu"))}
+        on_gpu = torch.cuda.is_available()
+        threads = None if on_gpu else experiments.threads_each(scale.args.parallel)
+        kept = {"settings": asked, "ms": step_cost.measure(settings, threads=threads)}
+        kept |= machine(torch.device("cuda" if on_gpu else "cpu"))
         write_json(file, kept)
     views = {name: cfg.optim.batch_size * cfg.augment.views for name, cfg in settings.items()}
     return {name: {**kept["ms"][name], "encoded_views": views[name]} for name in planned}
@@ -184,6 +188,7 @@ def _ms(of_step: dict[str, Any]) -> float:
 def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], steps: dict[str, dict]) -> str:
     clocks = {clock: speedups(scale, rows, planned, clock) for clock in ("seconds", "seconds_by_steps")}
     first, by_steps = (found[0] for found in clocks.values())
+    last = clocks["seconds"][-1]
     table = [
         {
             "recipe": a.text,
@@ -203,12 +208,12 @@ def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], st
             "recipe": name,
             "epochs": r.epochs,
             "seeds": len(accuracy),
-            "linear (%)": claims.mean_std(accuracy.values()),
-            "kNN (%)": claims.mean_std(claims.of(scale, rows, r, "knn").values()),
+            "linear (%)": intervals.mean_std(accuracy.values()),
+            "kNN (%)": intervals.mean_std(claims.of(scale, rows, r, "knn").values()),
             "encoded views": f"{next(iter(claims.of(scale, rows, r, 'encoded_views').values())):,}",
-            "seconds": claims.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
-            "by step cost": claims.mean_std(claims.of(scale, rows, r, "seconds_by_steps").values(), "{:.0f}"),
-            "views/s": claims.mean_std(claims.of(scale, rows, r, "views_per_s").values(), "{:.0f}"),
+            "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
+            "by step cost": intervals.mean_std(claims.of(scale, rows, r, "seconds_by_steps").values(), "{:.0f}"),
+            "views/s": intervals.mean_std(claims.of(scale, rows, r, "views_per_s").values(), "{:.0f}"),
         }
         for name, all_lengths in planned.items()
         for r in all_lengths
@@ -222,10 +227,11 @@ def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], st
     ]
     best = max(rows, key=lambda row: row["linear"])
     return (
-        f"**Claim 4, the baseline's accuracy in at most half its training time: {claims.verdict([first.answer])}.** "
+        f"**Claim 4, the baseline's accuracy in at most half its training time: {intervals.verdict([first.answer])}.** "
         f"{first.shown or '?'} times faster ({first.interval or 'no interval'}); by step cost {by_steps.shown or '?'} "
-        f"times ({by_steps.interval or 'no interval'}). Best linear accuracy of one run: {100 * best['linear']:.1f}% "
-        f"({best['name']}, {best['encoded_views']:,} encoded views). All accuracies are of the validation split.\n\n"
+        f"times ({by_steps.interval or 'no interval'}). {last.text}: "
+        f"{last.shown or '?'} times faster. Best linear accuracy of one run: {100 * best['linear']:.1f}% ("
+        f"{best['name']}, {best['encoded_views']:,} encoded views). All accuracies are of the validation split.\n\n"
         f"{experiments.markdown(table)}\nMean and standard deviation over seeds:\n\n{experiments.markdown(lengths)}\n"
         f"Milliseconds of the parts of a training step:\n\n{experiments.markdown(parts)}"
     )
@@ -245,7 +251,7 @@ def picture(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], st
         points = [(claims.of(scale, rows, r, "seconds").values(), claims.of(scale, rows, r).values()) for r in lengths]
         look = figures.style((3, 1, 0, 2, 4, 5, 6)[i % 7])
         figures.draw(curves, points, **look, label=name)
-        target = claims.estimate(claims.of(scale, rows, lengths[-1]).values())
+        target = intervals.estimate(claims.of(scale, rows, lengths[-1]).values())
         if i == 0 and target:
             curves.axhline(target.mean, color=look["color"], linestyle=":", linewidth=1)
     curves.set(xlabel="training seconds", ylabel=figures.ACCURACY)

@@ -4,8 +4,6 @@ import itertools
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
 import time
 import types
@@ -22,12 +20,14 @@ sys.path.insert(0, str(ANALYSIS))
 import claims  # noqa: E402
 import experiments  # noqa: E402
 import figures  # noqa: E402
+import intervals  # noqa: E402
 import projector  # noqa: E402
 import step_cost  # noqa: E402
 import subset  # noqa: E402
 import views  # noqa: E402
 import wallclock  # noqa: E402
-from claims import Estimate, Question, Recipe  # noqa: E402
+from claims import Recipe  # noqa: E402
+from intervals import Estimate, Question  # noqa: E402
 
 from effssl import InputError, cli, models, train  # noqa: E402
 
@@ -47,22 +47,22 @@ def cpu() -> claims.Scale:
 
 
 def test_intervals_are_students():
-    found = claims.estimate([1, 2, 3])
+    found = intervals.estimate([1, 2, 3])
     assert found == Estimate(2, 1, pytest.approx(4.302652729911275 / 3**0.5), 3)  # the table's t for two degrees
     values = [3.1, 4.7, 2.2, 9.0, 5.5]
     low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    found = claims.estimate(values)
+    found = intervals.estimate(values)
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
-    assert claims.estimate([]) is None
-    one = claims.estimate([7])
+    assert intervals.estimate([]) is None
+    one = intervals.estimate([7])
     assert one.mean == 7 and math.isnan(one.std) and one.half == math.inf
-    assert claims.mean_std([7]) == "7.0"
-    assert claims.mean_std([1, 2, 3]) == "2.0 +- 1.0"
+    assert intervals.mean_std([7]) == "7.0"
+    assert intervals.mean_std([1, 2, 3]) == "2.0 +- 1.0"
 
 
 def test_differences_are_paired_by_seed():
     a, b = {0: 50.0, 1: 61.0, 2: 70.0, 3: 1.0}, {2: 69.0, 1: 59.0, 0: 49.5, 7: 0.0}
-    found = claims.difference(a, b)
+    found = intervals.difference(a, b)
     low, high = scipy.stats.ttest_rel([50, 61, 70], [49.5, 59, 69]).confidence_interval(0.95)
     assert found.n == 3
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
@@ -70,22 +70,22 @@ def test_differences_are_paired_by_seed():
 
 def test_accuracy_between_runs_is_linear_in_log_seconds():
     points = [(1000.0, 70.0), (10.0, 40.0), (100.0, 60.0)]  # in any order
-    assert claims.at_seconds(points, 10 * 10**0.5) == (pytest.approx(50), True)
-    assert claims.at_seconds(points, 100) == (pytest.approx(60), True)
-    assert claims.at_seconds(points, 1000) == (pytest.approx(70), True)
-    assert claims.at_seconds(points, 5) == (40, False)
-    assert claims.at_seconds(points, 2000) == (70, False)
+    assert intervals.at_seconds(points, 10 * 10**0.5) == (pytest.approx(50), True)
+    assert intervals.at_seconds(points, 100) == (pytest.approx(60), True)
+    assert intervals.at_seconds(points, 1000) == (pytest.approx(70), True)
+    assert intervals.at_seconds(points, 5) == (40, False)
+    assert intervals.at_seconds(points, 2000) == (70, False)
 
 
 def test_seconds_to_an_accuracy_invert_that():
     points = [(10.0, 40.0), (100.0, 60.0), (1000.0, 70.0)]
     for accuracy in (40, 45, 60, 61, 70):
-        seconds, said = claims.seconds_to(points, accuracy)
+        seconds, said = intervals.seconds_to(points, accuracy)
         assert said == "at"
-        assert claims.at_seconds(points, seconds)[0] == pytest.approx(accuracy)
-    assert claims.seconds_to(points, 39) == (10, "by")
-    assert claims.seconds_to(points, 71) == (1000, "not by")
-    assert claims.seconds_to([(1.0, 10.0), (2.0, 30.0), (4.0, 20.0), (8.0, 40.0)], 20)[0] == pytest.approx(2**0.5)
+        assert intervals.at_seconds(points, seconds)[0] == pytest.approx(accuracy)
+    assert intervals.seconds_to(points, 39) == (10, "by")
+    assert intervals.seconds_to(points, 71) == (1000, "not by")
+    assert intervals.seconds_to([(1.0, 10.0), (2.0, 30.0), (4.0, 20.0), (8.0, 40.0)], 20)[0] == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_an_answer_needs_the_whole_interval_on_one_side(mean, half, margin, answ
 
 
 def test_verdicts():
-    assert claims.verdict(["yes", "yes"]) == "holds"
-    assert claims.verdict(["yes", "no"]) == claims.verdict(["open", "yes"]) == "holds in part"
-    assert claims.verdict(["no", "open"]) == "does not hold"
-    assert claims.verdict(["open"]) == claims.verdict([]) == "not decided"
+    assert intervals.verdict(["yes", "yes"]) == "holds"
+    assert intervals.verdict(["yes", "no"]) == intervals.verdict(["open", "yes"]) == "holds in part"
+    assert intervals.verdict(["no", "open"]) == "does not hold"
+    assert intervals.verdict(["open"]) == intervals.verdict([]) == "not decided"
     assert Question("", None, 0).answer == "open"
 
 
@@ -169,6 +169,7 @@ def test_every_run_of_every_scale_has_valid_flags_and_names_that_tell_them_apart
 
 
 def test_names_say_what_a_run_is(cpu):
+    assert scale_of("--method", "vicreg").args.out == Path("runs/claims-cpu/views-vicreg") != cpu.args.out
     assert claims.name_of(cpu, Recipe(2, 256, 4), 0) == "bt_k2_d256_f1_e4_s0"
     recipe = Recipe(4, 8192, 100, 0.5, 0.0008, 512, ("--lr", "1"), "fast")
     assert claims.name_of(scale_of("--method", "vicreg"), recipe, 2) == "vr_k4_d8192_w0.0008_f0.5_e100_b512_fast_s2"
@@ -357,24 +358,24 @@ def test_a_report_of_what_is_finished_says_how_many(tmp_path, monkeypatch):
     assert cells(said, "K = 8 better than K = 2 at equal encoded views")[1:5] == ["", "", "0", "open"]
 
 
-def test_a_script_that_is_interrupted_goes_on_and_ends(digits_dir, tmp_path):
-    flags = on(tmp_path, digits_dir, "--views", "2")
-    command = [sys.executable, str(ANALYSIS / "views.py"), *flags, "--epochs", "30"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    (run,) = [tmp_path / "bt_k2_d16_f1_e30_s0"]
-    deadline = time.monotonic() + 100
-    while len(experiments.read_metrics(run)) < 2 and time.monotonic() < deadline:  # a probe, and the first steps
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=100)[1]
-    assert process.returncode == 130, said
-    assert "interrupted; the same command goes on" in said
+def test_a_script_that_is_interrupted_goes_on_and_ends(digits_dir, tmp_path, monkeypatch, capfd):
+    flags = [*on(tmp_path, digits_dir, "--views", "2"), "--epochs", "15"]
+    run, sleep = tmp_path / "bt_k2_d16_f1_e15_s0", time.sleep
+
+    def until_it_trains(seconds: float) -> None:
+        sleep(seconds)
+        if len(experiments.read_metrics(run)) > 1:  # a probe, and the first steps
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.time, "sleep", until_it_trains)
+        assert views.main(flags) == 130
+    assert "interrupted; the same command goes on" in capfd.readouterr().err
     before = experiments.read_metrics(run)
     assert len(before) > 1 and not (run / "result.json").exists()
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "1 of 1 runs are finished" in done.stdout
-    assert "1 of 1 runs: 100%" in done.stderr
+    assert views.main(flags) == 0
+    said = capfd.readouterr()
+    assert "1 of 1 runs are finished" in said.out and "1 of 1 runs: 100%" in said.err
     assert experiments.read_metrics(run)[: len(before)] == before
     assert "not decided" in (tmp_path / "views" / "summary.md").read_text()
 
