@@ -16,18 +16,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
 import experiments
-import matplotlib.pyplot as plt
+import matplotlib as mpl
+from claims import weight_flags, weight_of
+from matplotlib.figure import Figure
 
-from effssl import InputError
+from effssl.run_folder import write_text
 
 WIDTHS = (64, 256, 1024, 4096)
 PRODUCTS = {"barlow_twins": (0.25, 1.0, 4.0, 16.0, 64.0), "vicreg": (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)}
 METHODS = {"barlow_twins": "Barlow Twins", "vicreg": "VICReg"}
-INV_WEIGHT = 25.0
 CONFIGS = Path(__file__).parent.parent / "configs"
 _SHORT = ["--probe-every", "0", "--final-images", "0"]
 PRESETS = {
@@ -37,69 +35,50 @@ PRESETS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="scale of the runs")
-    parser.add_argument("--data-dir", default="data", help="folder of CIFAR-10")
-    parser.add_argument("--runs", type=Path, default=Path("runs/weight_rule"), help="where the runs are kept")
-    parser.add_argument("--out", type=Path, default=Path("runs/weight_rule/summary"), help="where table and picture go")
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="D")
+    parser = experiments.parser(__doc__, PRESETS, "runs/weight_rule", "1")
+    parser.add_argument("--widths", type=experiments.count, nargs="+", default=WIDTHS, metavar="D")
     parser.add_argument(
         "--products", type=float, nargs="+", metavar="WD", help="values of w * d (default: 1/4 to 64, 256)"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1")
-    parser.add_argument("--parallel", type=int, help="runs at once (default: one per GPU, else one per core)")
-    parser.add_argument("--seconds", type=float, help="stop after this long; the next call goes on")
-    parser.add_argument("further", nargs=argparse.REMAINDER, help="-- and further flags of effssl.train for every run")
-    args = parser.parse_args(argv)
-    common = [*PRESETS[args.preset], "--data-dir", args.data_dir, *_SHORT, *[f for f in args.further if f != "--"]]
+    args = experiments.read_flags(parser, argv)
+    args.runs = args.runs or Path("runs/weight_rule")
+    args.out = args.out or args.runs / "summary"
+    return experiments.exit_code(lambda: _train_and_report(args))
+
+
+def _train_and_report(args: argparse.Namespace) -> None:
+    common = [*PRESETS[args.preset], "--data-dir", args.data_dir, *_SHORT, *args.further]
     wanted = {
         f"{method}_d{dim}_wd{product:g}_s{seed}": [*common, *_flags(method, dim, product), "--seed", str(seed)]
-        for seed in range(args.seeds)
+        for seed in range(args.seeds or 1)
         for dim in args.widths
         for method in args.methods
         for product in args.products or PRODUCTS[method]
     }
-    try:
-        finished = experiments.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
-    except (InputError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    print(f"{len(finished)} of {len(wanted)} runs are finished")
-    if finished:
-        report({name: experiments.read(args.runs / name) for name in finished}, args.out)
-    return 0
+    if finished := experiments.trained(args, wanted):
+        report(finished, args.out, args.command)
 
 
-def report(finished: dict[str, dict], out: Path) -> None:
+def report(finished: list[dict], out: Path, command: str = "") -> None:
     """Write runs.csv, summary.md and weight_rule.png of runs as experiments.read gives them, and print the table."""
-    rows = [_row(run) for run in finished.values()]
+    rows = [_row(run) for run in finished]
     rows.sort(key=lambda r: (r["method"], r["dim"], r["product"], r["seed"]))
+    text = f"{experiments.provenance([run['result'] for run in finished], command)}\n\n"
+    text += experiments.markdown(_summary(rows))
     experiments.write_csv(out / "runs.csv", rows)
-    table = experiments.markdown(_summary(rows))
-    text = f"{experiments.provenance([run['result'] for run in finished.values()])}\n\n{table}"
-    (out / "summary.md").write_text(text)
-    _picture(rows, out / "weight_rule.png")
+    experiments.write_picture(out / "weight_rule.png", _picture(rows))
+    write_text(out / "summary.md", text)
     print(f"{text}\n{out / 'runs.csv'}\n{out / 'weight_rule.png'}")
 
 
 def _flags(method: str, dim: int, product: float) -> list[str]:
-    weight = product / dim
-    if method == "vicreg":
-        strengths = ["--inv-weight", str(INV_WEIGHT), "--var-weight", str(INV_WEIGHT)]
-        strengths += ["--cov-weight", repr(weight * INV_WEIGHT)]
-    else:
-        strengths = ["--redundancy-weight", repr(weight)]
-    return ["--method", method, "--proj-dim", str(dim), *strengths]
+    return ["--method", method, "--proj-dim", str(dim), *weight_flags(method, product / dim)]
 
 
 def _row(run: dict) -> dict:
     s, result = run["settings"], run["result"]
-    vicreg = s["method"] == "vicreg"
-    weight = s["cov_weight"] / s["inv_weight"] if vicreg else float(s["redundancy_weight"])
+    weight = weight_of(s)
     measured = ("linear", "knn", "h/effective_rank", "z/effective_rank", "h/off_diagonal", "z/off_diagonal")
     return {
         "method": s["method"],
@@ -133,10 +112,11 @@ def _mean(rows: list[dict], method: str, dim: int, product: float, key: str) -> 
     return sum(found) / len(found) if found else None
 
 
-def _picture(rows: list[dict], path: Path) -> None:
+def _picture(rows: list[dict]) -> Figure:
     methods = list(dict.fromkeys(r["method"] for r in rows))
-    figure, axes = plt.subplots(len(methods), 3, figsize=(12, 3.4 * len(methods)), squeeze=False)
-    colours = plt.get_cmap("viridis")
+    figure = Figure(figsize=(12, 3.4 * len(methods)))
+    axes = figure.subplots(len(methods), 3, squeeze=False)
+    colours = mpl.colormaps["viridis"]
     for line, method in zip(axes, methods, strict=True):
         dims = sorted({r["dim"] for r in rows if r["method"] == method})
         for i, dim in enumerate(dims):
@@ -162,9 +142,7 @@ def _picture(rows: list[dict], path: Path) -> None:
         line[0].legend(fontsize=8)
     figure.suptitle("best decorrelation weight by projector width: against w (left), against w d (middle)", fontsize=11)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return figure
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 # Where it finds TBB (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch that FFCV reads.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 
 # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later: training would run on
 # one core, and its results depend on --workers. Everything that imports FFCV lies in this package, so this is first.
