@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -138,7 +138,7 @@ def measures_of_views(h: Tensor, projector: nn.Module | None) -> Columns:
     return _measured(h, projector, of)
 
 
-def _measured(h: Tensor, projector: nn.Module | None, of: dict[str, Callable[[Tensor], float]]) -> Columns:
+def _measured(h: Tensor, projector: nn.Module | None, of: Mapping[str, Callable[[Tensor], float]]) -> Columns:
     measured = {"h": h}
     if projector is not None:
         measured["z"] = embed(projector, h.flatten(0, -2)).unflatten(0, h.shape[:-1])
