@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 from run_measures import Measured
 
 MAX_MAPS = 6  # recipes whose correlations are shown
@@ -54,9 +56,12 @@ def picture(measured: Sequence[Measured], path: Path) -> None:
         handles.append(plt.Line2D([], [], color="black", linestyle=style, label=of, marker="o", markerfacecolor=face))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130)
     plt.close(figure)
+    temporary = path.with_suffix(".tmp")
+    # A palette: a quarter of the size, as noise of correlations does not compress.
+    Image.open(drawn).convert("RGB").quantize(256).save(temporary, "png", optimize=True)
     temporary.replace(path)
 
 

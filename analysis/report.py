@@ -135,7 +135,7 @@ def _section(number: int, section: Section, verdict: Verdict, results: Path, not
             f'<section id="s{number}">',
             f"<h2>{number}. {escape(section.title)}</h2>",
             f'<p class="claim">{escape(section.claim)}</p>',
-            f"<p>{_badge(verdict.verdict)}</p>",
+            f'<p>{_badge(verdict.verdict)} <span class="soft">({_said(verdict)})</span></p>',
             _table(["part", "answer", "seen"], parts, f"parts of claim {number}", "parts"),
             f"<details><summary>How it is judged</summary>{rules}<p>{general}</p></details>",
             *(_results(results / folder, noted) for folder in section.folders),
