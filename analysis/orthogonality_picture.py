@@ -61,7 +61,7 @@ def picture(measured: Sequence[Measured], path: Path) -> None:
     plt.close(figure)
     temporary = path.with_suffix(".tmp")
     # A palette: a quarter of the size, as noise of correlations does not compress.
-    Image.open(drawn).convert("RGB").quantize(256).save(temporary, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(temporary, "png", optimize=True)
     temporary.replace(path)
 
 
