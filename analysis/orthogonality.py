@@ -126,7 +126,8 @@ def report(measured: list[Measured], folders: list[Path], out: Path, command: st
     text = f"{experiments.provenance([*results, machine(torch.device('cpu'))])}; `{command}`\n\n"
     text += f"Of clean views of {' or '.join(splits)}; LiDAR of {protocols.VIEWS} random views of at most "
     text += f"{protocols.VIEW_IMAGES:,} of them; the test split is not read. Mean and standard deviation over n seeds. "
-    text += f"`w` is the decorrelation weight against the invariance.\n\n{experiments.markdown(summary(rows))}"
+    text += "`w` is the decorrelation weight against the invariance.\n\n"
+    text += "\n".join(map(experiments.markdown, summary(rows)))
     try:
         out.mkdir(parents=True, exist_ok=True)
         experiments.write_csv(out / "runs.csv", rows)
@@ -137,20 +138,21 @@ def report(measured: list[Measured], folders: list[Path], out: Path, command: st
     print(f"{text}\n{out / 'runs.csv'}\n{out / 'orthogonality.png'}")
 
 
-def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a recipe: mean and standard deviation over seeds; accuracies in %."""
-    table = []
+def summary(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Two tables, the first with accuracies in % and the measures of z, the second with those of h; a line a recipe:
+    mean and standard deviation over seeds."""
+    tables: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         own = [row for row in rows if row["recipe"] == recipe]
-        line: dict[str, Any] = {"recipe": recipe, "n": len(own)}
-        line["linear %"] = _spread([row["linear"] for row in own], 100, 1)
-        line["kNN %"] = _spread([row["knn"] for row in own], 100, 1)
-        for of in ("z", "h"):
+        accuracies = {"linear %": "linear", "kNN %": "knn"}
+        shared = {name: _spread([row[key] for row in own], 100, 1) for name, key in accuracies.items()}
+        for of, more, table in zip(("z", "h"), (shared, {}), tables, strict=True):
+            line: dict[str, Any] = {"recipe": recipe, "n": len(own)} | more
             for name, digits in (("effective_rank", 1), ("off_diagonal", 3), ("alpha", 2), ("lidar", 1)):
                 shown = {"effective_rank": "rank", "off_diagonal": "off-diag", "lidar": "LiDAR"}.get(name, name)
                 line[f"{shown} {of}"] = _spread([row[f"{of}/{name}"] for row in own], 1, digits)
-        table.append(line)
-    return table
+            table.append(line)
+    return tables
 
 
 def _spread(values: list[Any], factor: float, digits: int) -> str:

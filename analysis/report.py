@@ -246,8 +246,8 @@ def _markdown():
     made.add_render_rule("heading_close", demoted)
 
     def cell(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-        if len(tokens[index + 1].content) <= 24:  # a number with its deviation stays on one line
-            tokens[index].attrSet("class", "short")
+        # A number with its deviation stays on one line, a sentence gets room.
+        tokens[index].attrSet("class", "short" if len(tokens[index + 1].content) <= 24 else "long")
         return self.renderToken(tokens, index, options, env)
 
     made.add_render_rule("td_open", cell)

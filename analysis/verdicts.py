@@ -137,10 +137,10 @@ def over_seeds(says: str, values: Sequence[float], above: float = 0.0, unit: str
     if not values:
         return Part(says, "missing", "no seed has both")
     mean, low, high = interval(values)
-    spread = (
-        f"95% interval {low:+.3g} to {high:+.3g}, {len(values)} seeds" if len(values) > 1 else "one seed: no interval"
-    )
-    return Part(says, answer(values, above), f"{mean:+.3g} {unit}, {spread}".replace(" ,", ","))
+    form = "+.2f" if unit == "points" else "+.3g"
+    spread = f"95% interval {low:{form}} to {high:{form}}, {len(values)} seeds"
+    seen = f"{mean:{form}} {unit}".strip()
+    return Part(says, answer(values, above), f"{seen}, {spread if len(values) > 1 else 'one seed: no interval'}")
 
 
 def plainly(says: str, holds: bool, seen: str) -> Part:

@@ -199,8 +199,9 @@ def test_several_widths_and_more_recipes_than_maps_make_a_picture(measured, tmp_
 def test_the_summary_is_mean_and_deviation_over_seeds():
     empty = {f"{of}/{name}": "" for of in "hz" for name in run_measures.MEASURES}
     rows = [empty | {"recipe": "a", "linear": 0.5 + 0.1 * seed, "knn": "", "z/lidar": 3.0} for seed in range(2)]
-    (line,) = orthogonality.summary([*rows])
-    assert line["n"] == 2
+    (line,), (of_h,) = orthogonality.summary(rows)
+    assert line["n"] == of_h["n"] == 2
+    assert (list(of_h)[2:], of_h["LiDAR h"]) == (["rank h", "off-diag h", "alpha h", "LiDAR h"], "")
     assert (line["linear %"], line["kNN %"], line["LiDAR z"]) == ("55.0 +- 7.1", "", "3.0 +- 0.0")
 
 
