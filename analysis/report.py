@@ -4,7 +4,8 @@ python analysis/report.py                          # analysis/results -> report.
 python analysis/report.py --results DIR --to PAGE
 
 The page is one HTML file that holds its pictures and asks no network. Verdicts are computed from the CSVs by the rules
-in claim_rules.py, which the page quotes; results that are not there are shown as not measured yet, with the command.
+in claim_rules.py and support_rules.py, which the page quotes; of results that are not there it says so, with the
+command.
 """
 
 from __future__ import annotations

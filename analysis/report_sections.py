@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import claim_rules
+import support_rules
 from verdicts import Judge
 
 
@@ -48,37 +49,37 @@ SUPPORT = (
         "The theory, where it is exact",
         "On a small augmentation graph whose eigenfunctions are known, the losses find them, sooner with more views, "
         "and the effective rank follows weight times width.",
-        (claim_rules.spans, claim_rules.estimates, claim_rules.ranks),
+        (support_rules.spans, support_rules.estimates, support_rules.ranks),
         ("theory",),
     ),
     Section(
         "The decorrelation rule",
         "The best decorrelation weight falls as 1/d: 3.4 / d for Barlow Twins, 40 / d of the invariance for VICReg.",
-        (claim_rules.weight_rule,),
+        (support_rules.weight_rule,),
         ("weight_rule",),
     ),
     Section(
         "What a loss costs",
         "The losses take time about linear in the number of views, and less than a double loop over pairs of views.",
-        (claim_rules.losses_cost,),
+        (support_rules.losses_cost,),
         ("losses_cost",),
     ),
     Section(
         "Loading",
         "Every image is decoded once for all its views, so these reach the encoder sooner than with other loaders.",
-        (claim_rules.throughput,),
+        (support_rules.throughput,),
         ("throughput",),
     ),
     Section(
         "CIFAR-10 on two CPU cores",
         "A small encoder pretrained on CIFAR-10 for minutes beats its untrained self and the pixels.",
-        (claim_rules.beats_baselines("cifar10_cpu"),),
+        (support_rules.beats_baselines("cifar10_cpu"),),
         ("cifar10_cpu",),
     ),
     Section(
         "Handwritten digits",
         "The demo's encoder beats its untrained self and the pixels.",
-        (claim_rules.beats_baselines("digits"),),
+        (support_rules.beats_baselines("digits"),),
         ("digits",),
     ),
 )

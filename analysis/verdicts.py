@@ -1,4 +1,4 @@
-"""Verdicts on the claims by written rules (claim_rules.py) from the committed CSVs of analysis/results.
+"""Verdicts on the claims, by written rules (claim_rules.py, support_rules.py) from the CSVs of analysis/results.
 
 A claim is judged in parts. A part that compares runs takes the differences between runs of one seed: it is `yes` where
 the 95% interval of their mean (Student's, over seeds) lies wholly above what the rule asks, `no` where it lies wholly
@@ -100,6 +100,23 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def groups(rows: Rows, *keys: str) -> dict[tuple, Rows]:
+    """Rows by their values of `keys`."""
+    found: dict[tuple, Rows] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def only(rows: Rows, **wanted: Any) -> Rows:
+    """Those rows that have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def mean_of(rows: Rows, key: str) -> float:
+    return statistics.fmean(row[key] for row in rows)
 
 
 def differences(ours: Rows, others: Rows, key: str, factor: float = 1.0) -> list[float]:

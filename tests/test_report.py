@@ -18,6 +18,7 @@ sys.path.insert(0, str(ANALYSIS))
 import claim_rules  # noqa: E402
 import report  # noqa: E402
 import report_sections  # noqa: E402
+import support_rules  # noqa: E402
 import verdicts  # noqa: E402
 
 EXACT = (0.0, 0.001, -0.001)  # what three seeds differ by, in [0, 1]: intervals of half a point
@@ -241,21 +242,21 @@ def test_the_theory_s_rules(tmp_path):
         for k, seed, (step, error) in itertools.product((2, 8), range(3), ((0, 0.9), (800, last)))
     ]
     write(tmp_path, "theory/spans.csv", spans)
-    assert outcomes(claim_rules.spans, tmp_path) == ["yes", "yes", "no", "no", "yes"]
+    assert outcomes(support_rules.spans, tmp_path) == ["yes", "yes", "no", "no", "yes"]
     rows = [
         {"at": "equal images", "eigenfunctions": 4, "views": k, "predicted": 1 / k, "measured": error}
         for k, error in ((2, 0.5), (4, 0.26), (8, 0.13))
     ]
     write(tmp_path, "theory/estimates.csv", [row | {"standard_error": 0.01} for row in rows])
-    assert outcomes(claim_rules.estimates, tmp_path) == ["yes", "yes"]
+    assert outcomes(support_rules.estimates, tmp_path) == ["yes", "yes"]
     rows[-1]["measured"] = 0.3
     write(tmp_path, "theory/estimates.csv", [row | {"standard_error": 0.01} for row in rows])
-    assert outcomes(claim_rules.estimates, tmp_path) == ["no", "no"]
+    assert outcomes(support_rules.estimates, tmp_path) == ["no", "no"]
     ranks = [("VICReg", 2.0, 2.1), ("VICReg", 4.0, 4.1), ("Barlow Twins", 2.0, 2.5), ("Barlow Twins", 4.0, 5.0)]
     write(
         tmp_path, "theory/ranks.csv", [dict(zip(("loss", "predicted", "learned"), row, strict=True)) for row in ranks]
     )
-    assert outcomes(claim_rules.ranks, tmp_path) == ["yes", "no"]
+    assert outcomes(support_rules.ranks, tmp_path) == ["yes", "no"]
 
 
 def test_the_other_rules(tmp_path):
@@ -265,16 +266,16 @@ def test_the_other_rules(tmp_path):
         for product in (1, 4, 16, 64)
     ]
     write(tmp_path, "weight_rule/runs.csv", rows)
-    assert outcomes(claim_rules.weight_rule, tmp_path) == ["yes", "no", "yes"]
+    assert outcomes(support_rules.weight_rule, tmp_path) == ["yes", "no", "yes"]
     costs = [("a", 0, 2, 10), ("a", 0, 8, 40), ("a", 1, 8, 90), ("b", 0, 2, 10), ("b", 0, 8, 60), ("b", 1, 8, 50)]
     costs += [("b", 0, 16, "nan")]
     names = ("loss", "loop", "views", "both_ms")
     write(tmp_path, "losses_cost/losses_cost.csv", [dict(zip(names, row, strict=True)) | {"dim": 8} for row in costs])
-    assert outcomes(claim_rules.losses_cost, tmp_path) == ["yes", "yes", "no", "no"]
+    assert outcomes(support_rules.losses_cost, tmp_path) == ["yes", "yes", "no", "no"]
     speeds = [("effssl", 2, 1), ("x", 2, 1.5), ("x", 4, 2), ("y", 2, 0.9), ("effssl", 0, 1)]
     names = ("loader", "views", "effssl_over_it")
     write(tmp_path, "throughput/throughput.csv", [dict(zip(names, row, strict=True)) | {"size": 32} for row in speeds])
-    assert outcomes(claim_rules.throughput, tmp_path) == ["yes", "no"]
+    assert outcomes(support_rules.throughput, tmp_path) == ["yes", "no"]
 
 
 # The page
