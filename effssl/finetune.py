@@ -1,8 +1,8 @@
 """Training a classifier on a backbone: on few labels, on all of them, or from scratch; and adapting its BatchNorm.
 
 The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and Barlow Twins' own code):
-a linear head on the backbone, both trained, on crops and flips of 1% or 10% of the labels. Supervised training from scratch is the same loop on an untrained backbone, at one rate, with the
-views and the steps of a pretraining run.
+a linear head on the backbone, both trained, on crops and flips of 1% or 10% of the labels. Supervised training from
+scratch is the same loop on an untrained backbone, at one rate, with the views and the steps of a pretraining run.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""What the report shows: the claims in order, and of every folder of results its command, its data and its pictures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import claim_rules
+import support_rules
+from verdicts import Judge
+
+
+class Section(NamedTuple):
+    title: str
+    claim: str  # in one sentence
+    judges: tuple[Judge, ...]
+    folders: tuple[str, ...]  # of the results that it shows
+
+
+CLAIMS = (
+    Section(
+        "Orthogonality rather than width",
+        "What matters is that the dimensions of the embedding are orthogonal, not that the projector is wide: with the "
+        "decorrelation weight scaled up as the width goes down, d = 256 does as well as d = 8192, and costs less.",
+        (claim_rules.width, claim_rules.orthogonality),
+        ("projector", "orthogonality"),
+    ),
+    Section(
+        "More views give features sooner",
+        "With more views of every image, features come earlier: after fewer epochs, and in the same training time.",
+        (claim_rules.views,),
+        ("views",),
+    ),
+    Section(
+        "Fewer images suffice",
+        "With more views of each, a quarter to a half of the images give features as good as two views of all of them.",
+        (claim_rules.subset,),
+        ("subset",),
+    ),
+    Section(
+        "Together: half the time",
+        "A small projector and more views reach the accuracy of the baseline (two views, d = 8192) in at most half its "
+        "seconds of training.",
+        (claim_rules.wallclock,),
+        ("wallclock",),
+    ),
+)
+SUPPORT = (
+    Section(
+        "The theory, where it is exact",
+        "On a small augmentation graph whose eigenfunctions are known, the losses find them, sooner with more views, "
+        "and the effective rank follows weight times width.",
+        (support_rules.spans, support_rules.estimates, support_rules.ranks),
+        ("theory",),
+    ),
+    Section(
+        "The decorrelation rule",
+        "The best decorrelation weight falls as 1/d: 3.4 / d for Barlow Twins, 40 / d of the invariance for VICReg.",
+        (support_rules.weight_rule,),
+        ("weight_rule",),
+    ),
+    Section(
+        "What a loss costs",
+        "The losses take time about linear in the number of views, and less than a double loop over pairs of views.",
+        (support_rules.losses_cost,),
+        ("losses_cost",),
+    ),
+    Section(
+        "Loading",
+        "Every image is decoded once for all its views, so these reach the encoder sooner than with other loaders.",
+        (support_rules.throughput,),
+        ("throughput",),
+    ),
+    Section(
+        "CIFAR-10 on two CPU cores",
+        "A small encoder pretrained on CIFAR-10 for minutes beats its untrained self and the pixels.",
+        (support_rules.beats_baselines("cifar10_cpu"),),
+        ("cifar10_cpu",),
+    ),
+    Section(
+        "Handwritten digits",
+        "The demo's encoder beats its untrained self and the pixels.",
+        (support_rules.beats_baselines("digits"),),
+        ("digits",),
+    ),
+)
+COMMANDS = {
+    "projector": "python analysis/projector.py --data-dir DIR",
+    "orthogonality": "python analysis/orthogonality.py",
+    "views": "python analysis/views.py --data-dir DIR",
+    "subset": "python analysis/subset.py --data-dir DIR",
+    "wallclock": "python analysis/wallclock.py --data-dir DIR",
+    "theory": "python analysis/theory.py",
+    "weight_rule": "python analysis/weight_rule.py --data-dir DIR",
+    "losses_cost": "python analysis/losses_cost.py",
+    "throughput": "python analysis/throughput.py --set 32 cifar10 DIR",
+    "cifar10_cpu": "python -m effssl.train --config configs/cifar10_cpu.yaml --data-dir DIR",
+    "digits": "make demo",
+}
+# What a picture shows, for those who cannot see it.
+ALT = {
+    "projector.png": "Linear accuracy against the projector's width and against weight times width.",
+    "orthogonality.png": "Correlation matrices of z and h, their eigenspectra with fitted decay, rank, off-diagonal "
+    "energy, alpha and accuracy through training, and the same by recipe.",
+    "views.png": "Linear accuracy against epochs, encoded views and seconds, for each number of views.",
+    "subset.png": "Linear accuracy by the part of the images, for each number of views.",
+    "wallclock.png": "Linear accuracy against seconds of training, for the baseline and the recipes.",
+    "theory.png": "Error of the learned span by step, of the kernel's estimate by number of views, and effective rank "
+    "against weight times width: predictions as lines, measurements as points.",
+    "weight_rule.png": "Linear accuracy against the decorrelation weight and against weight times width, and the "
+    "effective rank of z, for widths 64 to 4096.",
+    "losses_cost.png": "Milliseconds of each loss by number of views and width, beside double loops.",
+    "throughput.png": "Images a second by number of views, for each loader.",
+    "curves.png": "Loss terms, and probe accuracy against seconds and encoded views.",
+}
+ALT_IMAGES = "Sample images and the views made of them."
+DATA = dict.fromkeys(("projector", "views", "subset", "wallclock", "weight_rule"), "CIFAR-10")
+DATA |= {"theory": "a synthetic augmentation graph", "losses_cost": "random embeddings"}
