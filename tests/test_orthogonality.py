@@ -13,6 +13,7 @@ sys.path.insert(0, str(ANALYSIS))
 
 import orthogonality  # noqa: E402
 import orthogonality_picture  # noqa: E402
+import report  # noqa: E402
 import run_measures  # noqa: E402
 
 from effssl import cli, losses  # noqa: E402
@@ -214,6 +215,14 @@ def test_bad_input_is_one_line(flags, finished, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    for main in (orthogonality.main, report.main):
+        with pytest.raises(SystemExit) as ended:
+            main(["--no-such-flag"])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == "error: unrecognized arguments: --no-such-flag\n"
 
 
 def test_an_output_that_cannot_be_written_is_one_line(finished, tmp_path, capsys):
