@@ -11,14 +11,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import write_class_folders
+from conftest import QUICK, write_class_folders
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from effssl import cli, evaluate, pictures, protocols
+from effssl import cli, evaluate, pictures, protocols, train
 from effssl.data.datasets import open_source
 from effssl.data.splits import train_and_validation
 from effssl.models import load_backbone
@@ -160,11 +160,18 @@ def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
     capsys.readouterr()
 
 
-def test_the_supervised_twin_learns_from_labels(run):
-    """By the run's own few steps it gets further than the weights that it began with."""
+def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--epochs", 20, "--lr", 0.01, "--batch-size", 128]
+    assert train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
     assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
     rows = report(run)["rows"]
-    assert rows["supervised"]["linear"] > rows["untrained"]["linear"]
+    assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
+    _, about = load_backbone(run / "supervised.safetensors")
+    assert about["supervised"]["accuracy"] > 0.5 and about["supervised"]["images"] == 360
+    encoded = json.loads((run / "result.json").read_text())["encoded_views"]
+    assert about["supervised"]["encoded_views"] == encoded
+    assert f"{100 * about['supervised']['accuracy']:.1f} on 360 images" in capsys.readouterr().out
 
 
 def test_layers_are_compared(run, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_h_and_z_are_measured_apart():
     with torch.no_grad():
         doubled.weight.copy_(torch.eye(8)[[0, 0, 1, 1]])  # z: two dimensions, each twice
     probed = validation_probe(separable(1.0), make_data(), 1000, doubled)
-    assert probed.keys() == {"linear", "knn"} | MEASURES
+    assert probed.keys() == {"linear", "knn"} | MEASURES - {"z/alpha"}  # two dimensions have no rank 3 to fit from
     assert probed["z/effective_rank"] <= 2
     assert probed["z/off_diagonal"] > 0.25
     assert probed["h/effective_rank"] > 6
