@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from intervals import at_seconds, seconds_to
 from verdicts import (
     Missing,
     Part,
@@ -110,15 +109,9 @@ def views(results: Path) -> list[Part]:
         for row in only(own, epochs=longest):
             points = [(other["seconds"], other["linear"]) for other in only(two, seed=row["seed"])]
             if points and len(points) == len(lengths):
-                gain.append(100 * (row["linear"] - _at_seconds(points, row["seconds"])))
+                gain.append(100 * (row["linear"] - at_seconds(points, row["seconds"])[0]))
         parts.append(over_seeds(f"K = {k} better than K = 2 at equal seconds", gain))
     return parts
-
-
-def _at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> float:
-    """Accuracy at `seconds` between (seconds, accuracy) of runs, linear in log seconds; beyond them the nearest's."""
-    at, reached = zip(*sorted(points), strict=True)
-    return float(np.interp(math.log(seconds), np.log(at), reached))
 
 
 # Claim 3
@@ -164,9 +157,9 @@ def wallclock(results: Path) -> list[Part]:
     for row in baseline:
         points = sorted((r["seconds"], r["linear"]) for r in only(own, seed=row["seed"]))
         if points and len(points) == len(lengths):
-            at, bound = _seconds_to(points, row["linear"])
+            at, said = seconds_to(points, row["linear"])
             ratios.append(math.log2(row["seconds"] / at))
-            bounds.add(bound)
+            bounds.add({"at": "", "by": "at least", "not by": "at most"}[said])
     says = f"K = 4, d = {dims[0]:.0f}: more than 2 times faster to the accuracy of K = 2, d = {dims[-1]:.0f}"
     if not ratios:
         return [Part(says, "missing", "no seed has both")]
@@ -180,14 +173,3 @@ def wallclock(results: Path) -> list[Part]:
     known = bounds - {""}
     bound = f"{known.pop()} " if len(known) == 1 else "about " * len(known)  # of some seeds at least, of others at most
     return [Part(says, said, f"{bound}{mean:.2f} times, {spread}")]
-
-
-def _seconds_to(points: Sequence[tuple[float, float]], accuracy: float) -> tuple[float, str]:
-    """Seconds at which runs (seconds, accuracy), in order, first have `accuracy`, linear in log seconds; and whether
-    the ratio to them is then "at least" (the shortest has it) or "at most" (none has it) what it comes to."""
-    if points[0][1] >= accuracy:
-        return points[0][0], "at least" * (points[0][1] > accuracy)
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if y1 >= accuracy:
-            return x0 * (x1 / x0) ** ((accuracy - y0) / (y1 - y0)), ""
-    return points[-1][0], "at most"

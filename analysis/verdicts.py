@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy import stats
+from intervals import estimate
 
 from effssl import InputError
 
@@ -138,9 +138,9 @@ def _by_seed(rows: Rows, key: str) -> dict[float, float]:
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and Student's 95% interval of it; infinite for one value."""
-    mean, n = statistics.fmean(values), len(values)
-    half = math.inf if n == 1 else float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
-    return mean, mean - half, mean + half
+    found = estimate(values)
+    assert found is not None
+    return found.mean, found.mean - found.half, found.mean + found.half
 
 
 def answer(values: Sequence[float], above: float) -> str:
