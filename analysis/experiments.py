@@ -34,14 +34,16 @@ class RunFailed(RuntimeError):
     """A run of effssl.train ended with an error."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One line for bad flags."""
+
     def error(self, message: str):
         self.exit(2, f"error: {message}\n")
 
 
 def parser(doc: str | None, presets: Iterable[str], runs: str, seeds: str = "the preset's") -> argparse.ArgumentParser:
     """The flags of every script that trains runs. runs, seeds: what the help says of these two defaults."""
-    made = _Parser(
+    made = Parser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="-- FLAGS: further flags of effssl.train for every run",

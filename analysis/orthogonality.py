@@ -58,15 +58,10 @@ PRESETS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"error: {message}\n")
-
-
 def main(argv: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     own, further = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parser = _Parser(
+    parser = experiments.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="-- and flags of effssl.train after all others go to every run that is trained",
@@ -82,25 +77,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parallel", type=int, help="runs at once (default: one per GPU, else one per core)")
     parser.add_argument("--seconds", type=float, help="stop training after this long; the next call goes on")
     args = parser.parse_args(own)
-    try:
-        folders = args.run
-        if not folders:
-            wanted = _wanted(args, further)
-            names = experiments.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
-            print(f"{len(names)} of {len(wanted)} runs are finished")
-            folders = [args.runs / name for name in names]
-        elif further:
-            raise InputError(f"{shlex.join(further)}: finished runs are not trained; leave out RUN or these flags")
-        if folders:
-            command = shlex.join(["python", "analysis/orthogonality.py", *given])
-            report(measure_runs(folders, args.data_dir), folders, args.out, command)
-    except (InputError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    command = shlex.join(["python", "analysis/orthogonality.py", *given])
+    return experiments.exit_code(lambda: _measure(args, further, command))
+
+
+def _measure(args: argparse.Namespace, further: list[str], command: str) -> None:
+    folders = args.run
+    if not folders:
+        wanted = _wanted(args, further)
+        names = experiments.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
+        print(f"{len(names)} of {len(wanted)} runs are finished")
+        folders = [args.runs / name for name in names]
+    elif further:
+        raise InputError(f"{shlex.join(further)}: finished runs are not trained; leave out RUN or these flags")
+    if folders:
+        report(measure_runs(folders, args.data_dir), folders, args.out, command)
 
 
 def _wanted(args: argparse.Namespace, further: list[str]) -> dict[str, list[str]]:

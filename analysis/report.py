@@ -35,13 +35,8 @@ COLOURS = {verdicts.HOLDS: "holds", verdicts.IN_PART: "part", verdicts.DOES_NOT:
 OUTCOMES = {"yes": ("yes", "holds"), "no": ("no", "not"), "open": ("open", "open"), "missing": ("not measured", "open")}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f"error: {message}\n")
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = experiments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the committed results")
     parser.add_argument("--to", type=Path, default=Path("report.html"), help="the page")
     args = parser.parse_args(argv)
