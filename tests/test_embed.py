@@ -198,18 +198,18 @@ def test_the_time_spent_waiting_is_measured(tmp_path, run, monkeypatch):
     read = module.ImageFiles.__getitem__
 
     def slow(self, position):
-        module.time.sleep(0.02)
+        module.time.sleep(0.08)
         return read(self, position)
 
     with monkeypatch.context() as patched:
         patched.setattr(module.ImageFiles, "__getitem__", slow)
         loading = embed_folder((backbone, about), images, batch_size=4, workers=1)
     assert loading.loader_share > 0.8
-    assert loading.images_per_s < 50
-    backbone.register_forward_hook(lambda *_: module.time.sleep(0.1))
+    assert loading.images_per_s < 12.5
+    backbone.register_forward_hook(lambda *_: module.time.sleep(0.4))
     computing = embed_folder((backbone, about), images, batch_size=4, workers=1)
     assert computing.loader_share < 0.4
-    assert computing.seconds > 0.8
+    assert computing.seconds > 3.2
 
 
 def bad(root: Path, run: Path) -> dict[str, tuple[Embed, str]]:
