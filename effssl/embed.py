@@ -298,24 +298,18 @@ def _run(s: Embed) -> Embedded:
     return embed_set(s.run, storage, s.split, to=s.to, batch_size=s.batch_size, device=s.device)
 
 
-def main(settings: Embed) -> int:
-    """The command; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
-    try:
-        with process.orderly():
-            e = _run(settings)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
+def _say(settings: Embed, e: Embedded) -> None:
     for why in e.skipped:
         print(f"left out: {why}", file=sys.stderr)
     print(
         f"{settings.to}: {len(e.names)} images, {e.representations.shape[1]} numbers each; {e.seconds:.1f} s, "
         f"{e.images_per_s:.0f} images/s, {100 * e.loader_share:.1f}% of the time spent waiting for images"
     )
-    return 0
+
+
+def main(settings: Embed) -> int:
+    """`embed`, as process.exit_code does it."""
+    return process.exit_code(lambda: _say(settings, _run(settings)))
 
 
 if __name__ == "__main__":

@@ -325,20 +325,8 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(settings: Evaluation) -> int:
-    """`evaluate`; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
-    try:
-        with process.orderly():
-            evaluate(settings)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, say
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
-    return 0
+    """`evaluate`, as process.exit_code does it."""
+    return process.exit_code(lambda: evaluate(settings))
 
 
 if __name__ == "__main__":

@@ -301,17 +301,8 @@ def _publish(new: Path, to: Path) -> None:
 
 
 def main(settings: Export) -> int:
-    """`export`; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
-    try:
-        with process.orderly():
-            print(export(settings))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
-    return 0
+    """`export`, as process.exit_code does it."""
+    return process.exit_code(lambda: print(export(settings)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from effssl import InputError, cli
+from effssl import cli
 
 if __name__ == "__main__":
     # Before the imports below, which take seconds: --help and a typo should not.
@@ -51,17 +51,8 @@ def _summary(split: str, beton: Beton, checked: int, seconds: float) -> str:
 
 
 def main(storage: Storage) -> int:
-    """`prepare`; returns the exit code: 2 for bad input, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
-    try:
-        with process.orderly():
-            prepare(storage)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
-    return 0
+    """`prepare`, as process.exit_code does it."""
+    return process.exit_code(lambda: prepare(storage))
 
 
 if __name__ == "__main__":

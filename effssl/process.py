@@ -7,7 +7,7 @@ import datetime
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -87,3 +87,18 @@ def orderly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do a command's work in an `orderly` way, its errors as the command line shows them; returns 0, 2 for bad input
+    and files that cannot be written, 130 for Ctrl-C (SIGTERM leaves with 143 by SystemExit)."""
+    try:
+        with orderly():
+            work()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    return 0
