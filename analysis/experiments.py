@@ -78,15 +78,16 @@ def read_flags(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> arg
     return args
 
 
-def exit_code(work: Callable[[], None]) -> int:
-    """Do it: 0; 2 with one line on stderr for bad input or a failed run; 130 for Ctrl-C."""
+def exit_code(work: Callable[[], None], *, resumes: bool = True) -> int:
+    """Do it: 0; 2 with one line on stderr for bad input or a failed run; 130 for Ctrl-C. resumes: whether the same
+    command then goes on where it was."""
     try:
         work()
     except (InputError, RunFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted" + "; the same command goes on" * resumes, file=sys.stderr)
         return 130
     return 0
 

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from effssl import InputError
 from effssl.losses import barlow_twins, redundancy_weight, vicreg
 from effssl.process import where_it_runs
-from effssl.run_folder import machine
+from effssl.run_folder import machine, write_text
 
 NAN = float("nan")  # not measured
 ONCE = 10000  # ms over which one call of a double loop is enough
@@ -57,25 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # a Case in JSON: what `memory` starts
     args = parser.parse_args(argv)
     views, dims = sorted(set(args.views)), [64, 256] if args.quick else sorted(set(args.dims))
-    try:
-        for flag, least in {"views": 2, "dims": 1, "batch": 2, "repeats": 0}.items():
-            if np.min(getattr(args, flag)) < least:
-                raise InputError(f"--{flag} {np.min(getattr(args, flag))}: at least {least}")
-        device, *_ = where_it_runs(args.device, "fp32", "false")
-        warm_up(device)
-        if args.memory_of:
-            print(json.dumps(memory_here(Case(*json.loads(args.memory_of)), device)))
-            return 0
-        args.out.mkdir(parents=True, exist_ok=True)
-        budget = args.repeats, 100 if args.quick else 500
-        report([row for dim in dims for row in measure(views, args.batch, dim, device, *budget)], device, args.out)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return experiments.exit_code(lambda: _measure_and_report(args, views, dims), resumes=False)
+
+
+def _measure_and_report(args: argparse.Namespace, views: list[int], dims: list[int]) -> None:
+    for flag, least in {"views": 2, "dims": 1, "batch": 2, "repeats": 0}.items():
+        if np.min(getattr(args, flag)) < least:
+            raise InputError(f"--{flag} {np.min(getattr(args, flag))}: at least {least}")
+    device, *_ = where_it_runs(args.device, "fp32", "false")
+    warm_up(device)
+    if args.memory_of:
+        print(json.dumps(memory_here(Case(*json.loads(args.memory_of)), device)))
+        return
+    experiments.writable(args.out)
+    budget = args.repeats, 100 if args.quick else 500
+    report([row for dim in dims for row in measure(views, args.batch, dim, device, *budget)], device, args.out)
 
 
 def measure(views: list[int], batch: int, dim: int, device: torch.device, repeats: int, ms: float) -> list[dict]:
@@ -229,7 +225,7 @@ def report(rows: list[dict[str, Any]], device: torch.device, out: Path) -> None:
         f"Against double loops at K = {at}, forward and backward; peak memory beyond z and its gradient:\n\n"
         f"{experiments.markdown(loops)}"
     )
-    (out / "summary.md").write_text(text)
+    write_text(out / "summary.md", text)
     _picture(of, views, dims, at, out / "losses_cost.png")
     print(f"{text}\n{out / 'losses_cost.csv'}\n{out / 'losses_cost.png'}")
 

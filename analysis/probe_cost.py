@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import experiments
 import numpy as np
 import sklearn
 import torch
@@ -26,13 +27,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
-from effssl import InputError, cli
+from effssl import cli
 from effssl.models import load_backbone
 from effssl.parts import open_images
 from effssl.probe import L2_GRID, accuracy, best_linear_probe
 from effssl.protocols import encode_splits
 from effssl.representations import backbone_features
-from effssl.run_folder import machine
+from effssl.run_folder import machine, write_text
 
 Splits = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # h and y of train, validation, test
 Outcome = tuple[float, float, float]  # l2, accuracy on validation, on test
@@ -46,11 +47,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=100_000, help="training images at most")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(argv)
-    try:
-        splits, classes = encoded(args.run, args.data_dir, args.images)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return experiments.exit_code(lambda: _measure_and_report(args), resumes=False)
+
+
+def _measure_and_report(args: argparse.Namespace) -> None:
+    experiments.writable(args.out)
+    splits, classes = encoded(args.run, args.data_dir, args.images)
     ways: dict[str, Callable[[], Outcome]] = {
         "effssl": lambda: ours(splits, classes),
         "scikit-learn": lambda: sklearns(splits, warm=False),
@@ -63,10 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         outcomes[way] = ways[way]()
         seconds[way].append(time.monotonic() - began)
     text = summary(args, splits, classes, seconds, outcomes)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "summary.md").write_text(text)
+    write_text(args.out / "summary.md", text)
     print(text)
-    return 0
 
 
 def encoded(run: Path, data_dir: Path | None, images: int) -> tuple[Splits, int]:

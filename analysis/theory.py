@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effssl import losses
-from effssl.run_folder import machine
+from effssl.run_folder import machine, write_text
 from effssl.spectrum import effective_rank
 
 SIZE, SHARPNESS = 64, 8.0  # of the ring, and of the offsets: q ~ exp(SHARPNESS cos)
@@ -232,25 +232,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="where tables and picture go")
     args = parser.parse_args(argv)
+    return experiments.exit_code(lambda: _compute_and_report(args.out), resumes=False)
+
+
+def _compute_and_report(out: Path) -> None:
+    experiments.writable(out)
     began = time.monotonic()
     torch.set_num_threads(1)  # the matrices are small
     q = ring.offsets(SIZE, SHARPNESS)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        spans, estimates, ranks = span_rows(q), estimate_rows(q), rank_rows(q)
-    except OSError as error:
-        print(f"error: --out {args.out} cannot be written: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    spans, estimates, ranks = span_rows(q), estimate_rows(q), rank_rows(q)
     for name, rows in (("spans", spans), ("estimates", estimates), ("ranks", ranks)):
-        experiments.write_csv(args.out / f"{name}.csv", rows)
+        experiments.write_csv(out / f"{name}.csv", rows)
     text = f"{experiments.provenance([machine(torch.device('cpu'))])}; {time.monotonic() - began:.0f} s\n\n"
     text += summary(spans, estimates, ranks)
-    (args.out / "summary.md").write_text(text)
-    picture(q, spans, estimates, ranks, args.out / "theory.png")
-    print(f"{text}\n{args.out / 'theory.png'}")
-    return 0
+    write_text(out / "summary.md", text)
+    picture(q, spans, estimates, ranks, out / "theory.png")
+    print(f"{text}\n{out / 'theory.png'}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from effssl import InputError, cli, models, process
 from effssl.data import open_split
 from effssl.data.loader import batches
-from effssl.run_folder import machine
+from effssl.run_folder import machine, write_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,24 +62,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", action="store_true", help="a training step's shares, on a CPU too")
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"), help="where table and picture go")
     args = parser.parse_args(argv)
-    try:
-        for flag in ("images", "batch", "workers", "rounds"):
-            if getattr(args, flag) < 1:
-                raise InputError(f"--{flag} {getattr(args, flag)}: at least 1")
-        device, *_ = process.where_it_runs(args.device, "fp32", "false")
-        with tempfile.TemporaryDirectory() as folder:
-            sets = [one_set(one, args, Path(folder)) for one in args.set]
-            rows = measure(sets, args.loaders, sorted(set(args.views)), args.rounds, args.turn_s, str(device))
-            shares = [step_shares(base, device) for base in sets] if args.step or device.type == "cuda" else []
-        args.out.mkdir(parents=True, exist_ok=True)
-        report(rows, shares, device, args.out)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return experiments.exit_code(lambda: _measure_and_report(args), resumes=False)
+
+
+def _measure_and_report(args: argparse.Namespace) -> None:
+    for flag in ("images", "batch", "workers", "rounds"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: at least 1")
+    device, *_ = process.where_it_runs(args.device, "fp32", "false")
+    experiments.writable(args.out)
+    with tempfile.TemporaryDirectory() as folder:
+        sets = [one_set(one, args, Path(folder)) for one in args.set]
+        rows = measure(sets, args.loaders, sorted(set(args.views)), args.rounds, args.turn_s, str(device))
+        shares = [step_shares(base, device) for base in sets] if args.step or device.type == "cuda" else []
+    report(rows, shares, device, args.out)
 
 
 def one_set(described: list[str], args: argparse.Namespace, folder: Path) -> Case:
@@ -302,7 +298,7 @@ def report(rows: list[dict[str, Any]], shares: list[dict[str, Any]], device: tor
             experiments.markdown(shares),
         ]
     text = "\n".join(parts)
-    (out / "summary.md").write_text(text)
+    write_text(out / "summary.md", text)
     _picture(rows, out / "throughput.png")
     print(f"{text}\n{out / 'throughput.csv'}\n{out / 'throughput.png'}")
 
