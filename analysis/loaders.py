@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from effssl import augment
+from effssl import augment, sampling
 from effssl.config import Augment
 from effssl.data.loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
@@ -77,7 +77,7 @@ def _open(case: Case) -> Loader:
 def make_ours(case: Case, images: torch.Tensor, positions: torch.Tensor, epoch: int) -> torch.Tensor:
     a, side = COLOUR if case.colour else PLAIN, case.side or case.size
     strengths = {k: v for k, v in vars(a).items() if k not in ("views", "mean", "std")}
-    draws = augment.draw(positions, stored=(side, side), views=case.views, seed=0, epoch=epoch, **strengths)
+    draws = sampling.draw(positions, stored=(side, side), views=case.views, seed=0, epoch=epoch, **strengths)
     if not case.colour:
         return augment.resized_crop(images, draws.top, draws.left, draws.height, draws.width, draws.flip, case.size)
     return augment.make_views(images, draws, size=case.size, mean=a.mean, std=a.std)

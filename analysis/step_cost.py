@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 import torch
 from tqdm import tqdm
 
-from effssl import InputError, augment, objective, optim
+from effssl import InputError, augment, objective, optim, sampling
 from effssl.config import Config
 from effssl.data.loader import batches, open_loader
 from effssl.data.splits import epoch_order
@@ -66,7 +66,7 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
     )
     make_views = functools.partial(augment.make_views, size=clean.size, mean=clean.mean, std=clean.std)
     stored = (data.train.side, data.train.side)
-    draw = functools.partial(augment.draw, stored=stored, views=views, seed=cfg.run.seed, **strengths(cfg.augment))
+    draw = functools.partial(sampling.draw, stored=stored, views=views, seed=cfg.run.seed, **strengths(cfg.augment))
     loss_of = objective.build(cfg, encoder)
     for epoch in itertools.count():
         order = epoch_order(data.train_positions, cfg.run.seed, epoch)

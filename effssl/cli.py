@@ -15,17 +15,14 @@ import tyro
 import yaml
 
 from effssl import InputError
+from effssl.commands import Embed, Evaluation, Export, check_evaluation
 from effssl.config import (
     FIELDS,
     SET_DEFAULTS,
     SWITCHES,
     Config,
-    Embed,
-    Evaluation,
-    Export,
     Images,
     Storage,
-    check_evaluation,
     check_values,
     flag_of,
     flat,

@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from effssl import augment, models, process
-from effssl.config import Embed, Storage
+from effssl.commands import Embed
+from effssl.config import Storage
 from effssl.data import open_split
-from effssl.data.beton import listing
-from effssl.data.datasets import ImageFiles, common_side, images_below
+from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.data.loader import batches, open_loader
+from effssl.data.writer import listing
 from effssl.representations import encode
 
 Backbone = str | Path | tuple[nn.Module, dict[str, Any]]

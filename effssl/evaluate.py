@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from effssl import classifiers, models, pictures, process, protocols, run_folder, tables
 from effssl.augment import canvas_of
-from effssl.config import Augment, Config, Evaluation, Images
+from effssl.commands import Evaluation
+from effssl.config import Augment, Config, Images
 from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.data.corruptions import FOLDERS, open_corruptions
@@ -52,6 +53,7 @@ from effssl.spectrum import cka_matrix
 
 T = TypeVar("T")
 CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json
+LINE_AFTER_S = 10.0  # parts that took longer are told of where there is no terminal
 Corruptions = tuple[np.ndarray, dict[str, np.ndarray]]  # labels, and images by corruption
 
 
@@ -179,6 +181,8 @@ def _judge(
         began = time.monotonic()
         result = work(*arguments)
         seconds[part] = round(time.monotonic() - began, 3)
+        if seconds[part] > LINE_AFTER_S and not sys.stderr.isatty():  # where there is no progress bar
+            print(f"  {row.name}: {part}, {seconds[part]:.0f} s", flush=True)
         return result
 
     def features(beton: Beton, positions: np.ndarray) -> Tensor:

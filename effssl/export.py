@@ -32,7 +32,7 @@ from timm.models import ResNet
 from torch import Tensor, nn
 
 from effssl import checkpoint, models, process
-from effssl.config import Export
+from effssl.commands import Export
 
 # timm loads a folder's weights by itself with pretrained=True. Where a ResNet's stem has to be replaced first, they lie
 # deeper: it then says that there are none, and loads nothing into another network (a deep stem's shapes would all fit).

@@ -57,7 +57,7 @@ def clean_of(images: Images, augment: Augment, device: torch.device, dtype: torc
 
 
 def strengths(augment: Augment) -> dict[str, Any]:
-    """What augment.draw takes."""
+    """What sampling.draw takes."""
     return {k: v for k, v in dataclasses.asdict(augment).items() if k not in ("views", "mean", "std")}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import augment
+from effssl import augment, sampling
 from effssl.data.beton import Beton
 from effssl.data.loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
@@ -37,7 +37,7 @@ class RandomViews(NamedTuple):
     """Random views of every image, the same at every call."""
 
     num_views: int
-    strengths: Mapping[str, Any]  # what augment.draw takes
+    strengths: Mapping[str, Any]  # what sampling.draw takes
     seed: int
 
 
@@ -108,7 +108,7 @@ def _of_random_views(
     side = beton.side or clean.size
     loader = _loader(beton, clean, max(1, BATCH // random.num_views), random)
     for images, indices in _watched(batches(loader, positions, clean.device), len(positions), clean):
-        draws = augment.draw(
+        draws = sampling.draw(
             indices, stored=(side, side), views=random.num_views, seed=random.seed, epoch=0, **random.strengths
         )
         x = augment.make_views(images, draws, size=clean.size, mean=clean.mean, std=clean.std)

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, checkpoint, distributed, models, objective, optim, pictures, process, run_folder
+from effssl import augment, checkpoint, distributed, models, objective, optim, pictures, process, run_folder, sampling
 from effssl.config import Config
 from effssl.data import Data
 from effssl.data.loader import Loader, batches, open_loader
@@ -73,7 +73,7 @@ def train(cfg: Config) -> int:
     )  # fmt: skip
     side = data.train.side or clean.size  # of the images or crops that reach the device
     draw = functools.partial(
-        augment.draw, stored=(side, side), views=views, seed=cfg.run.seed, **strengths(cfg.augment)
+        sampling.draw, stored=(side, side), views=views, seed=cfg.run.seed, **strengths(cfg.augment)
     )
     loss_of = objective.build(cfg, encoder)
     features = backbone_features(encoder.backbone, clean)

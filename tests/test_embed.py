@@ -13,7 +13,8 @@ from PIL import Image
 
 from effssl import InputError, augment, cli, models
 from effssl import embed as module
-from effssl.config import Embed, Storage
+from effssl.commands import Embed
+from effssl.config import Storage
 from effssl.data import open_split
 from effssl.embed import embed_folder, embed_set, main
 from effssl.representations import Clean, backbone_features

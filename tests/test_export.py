@@ -15,7 +15,7 @@ from PIL import Image
 from effssl import InputError, cli, models
 from effssl import export as module
 from effssl.augment import clean_view
-from effssl.config import Export
+from effssl.commands import Export
 from effssl.export import export, main
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'

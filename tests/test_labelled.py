@@ -10,7 +10,7 @@ import torch
 from conftest import STORE, write_class_folders
 from PIL import Image
 
-from effssl import InputError, augment
+from effssl import InputError, augment, sampling
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.datasets import open_source
 from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
@@ -135,7 +135,7 @@ def test_views_are_those_of_pretraining_with_the_labels_of_their_images(squares)
     x, _ = next(strong.epoch(1))
     first = torch.from_numpy(epoch_order(positions, 3, 1)[:5])
     images = torch.from_numpy(np.stack([source.images[p] for p in first]))
-    draws = augment.draw(first, stored=(12, 12), views=3, seed=3, epoch=1, **STRENGTHS)
+    draws = sampling.draw(first, stored=(12, 12), views=3, seed=3, epoch=1, **STRENGTHS)
     expected = augment.make_views(images, draws, size=8, mean=NEUTRAL["mean"], std=NEUTRAL["std"])
     torch.testing.assert_close(x, expected)
 

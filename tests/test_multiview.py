@@ -1,4 +1,4 @@
-"""Crops that the loader cuts are those of augment.draw, resized as torchvision does, for any division of the work."""
+"""Crops that the loader cuts are those of sampling.draw, resized as torchvision does, for any division of the work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import STORE, growth_mb
 from PIL import Image
 from scipy import stats
 
-from effssl import augment
+from effssl import augment, sampling
 from effssl.data.beton import ensure_beton
 from effssl.data.datasets import open_source
 from effssl.data.loader import batches, open_loader
@@ -65,7 +65,7 @@ def many_crops(seed, epoch, count, views, height, width, scale, ratio):
 
 def drawn(count, stored, epoch, *, views=2, seed=SEED, scale=SCALE, ratio=RATIO):
     recipe = NEUTRAL | {"stored": stored, "views": views, "seed": seed, "epoch": epoch}
-    return augment.draw(torch.arange(count), crop_scale=scale, crop_ratio=ratio, **recipe)
+    return sampling.draw(torch.arange(count), crop_scale=scale, crop_ratio=ratio, **recipe)
 
 
 @pytest.mark.parametrize(("scale", "ratio"), [(SCALE, RATIO), ((0.2, 0.6), (0.5, 2.0)), ((1.0, 1.0), (0.9, 1.1))])
@@ -107,7 +107,7 @@ def test_views_are_those_of_the_device_path(photographs):
     crops = crops_of(loader_of(photographs), epoch=4)
     normalised = {"size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     for position, image in enumerate(decoded):
-        draws = augment.draw(
+        draws = sampling.draw(
             *(torch.tensor([position]),),
             **(NEUTRAL | {"stored": image.shape[:2], "views": 3, "seed": SEED, "epoch": 4}),
             **{"crop_scale": SCALE, "crop_ratio": RATIO},

@@ -20,7 +20,7 @@ from PIL import Image
 
 from effssl import InputError, cli
 from effssl.config import Storage
-from effssl.data import beton, open_data, open_split
+from effssl.data import beton, open_data, open_split, writer
 from effssl.prepare import main
 
 HALVES = {"beton_dir": None, "val_fraction": 0.5, "fraction": 1.0, "split_seed": 0}
@@ -147,7 +147,7 @@ def test_reading_back_notices_what_changed_in_the_file(tmp_path, capsys, what):
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(beton, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(writer, "LINE_EVERY_S", 0.0)
     assert main(Storage(data="digits", data_dir=tmp_path)) == 0
     assert "  1437 of 1437 images, " in capsys.readouterr().out
 

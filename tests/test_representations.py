@@ -7,7 +7,7 @@ from conftest import STORE, write_class_folders
 from torch import nn
 from torchvision.transforms.v2.functional import resized_crop
 
-from effssl import augment
+from effssl import augment, sampling
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.datasets import open_source
 from effssl.data.labelled import NO_COLOURS
@@ -115,7 +115,7 @@ def test_averaged_is_the_mean_over_the_crops_that_were_drawn(squares):
     positions = np.arange(12)
     actual = averaged_features(backbone(), clean(8), RANDOM)(squares, positions)
     kept = dict.fromkeys(("jitter_prob", "brightness", "contrast", "saturation", "hue", "gray_prob", "blur_prob"), 0.0)
-    draws = augment.draw(
+    draws = sampling.draw(
         torch.from_numpy(positions), stored=(12, 12), views=3, seed=7, epoch=0, crop_scale=(0.2, 1.0),
         crop_ratio=(0.75, 4 / 3), hflip_prob=0.5, **kept, blur_sigma=(0.1, 2.0), solarize_prob=0.0,
     )  # fmt: skip

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from effssl import InputError
+from effssl.data.image_files import ImageFiles, class_of, common_side, image_paths
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 DIGITS_SIDE = 16
 IMAGENET100_CLASSES = Path(__file__).parents[2] / "configs" / "imagenet100_classes.txt"
 # torchvision: set -> (class, folder that it makes under data_dir, side)
@@ -26,15 +26,6 @@ _TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py", 32),
     "cifar100": ("CIFAR100", "cifar-100-python", 32),
     "stl10": ("STL10", "stl10_binary", 96),
-}
-_TURNS = {  # EXIF's orientation -> what makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -57,25 +48,6 @@ class Source(NamedTuple):
     side: int | None  # in pixels, where all images are squares of one size; else None
 
 
-class ImageFiles:
-    """Image files, decoded on access to upright RGB."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        """uint8 [height, width, 3]. Raises InputError naming the file when it does not decode."""
-        path = self.paths[position]
-        try:
-            with Image.open(path) as image:
-                return np.asarray(_upright_rgb(image))
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
-
-
 class Stl10Images:
     """Images of STL-10's .bin files, one file after the other, mapped: all of them would take 3 GB of memory."""
 
@@ -91,20 +63,6 @@ class Stl10Images:
         part = int(np.searchsorted(self.ends, position, side="right"))
         columns = self.parts[part][position - self.ends[part]]  # from that part's end: negative; [3, column, row]
         return np.ascontiguousarray(columns.transpose(2, 1, 0))
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
-    image.load()  # PNG and TIFF know their orientation only now
-    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot express.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    upright = image if turn is None else image.transpose(turn)
-    if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
-        upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-    return upright.convert("RGB")
 
 
 def open_source(name: str, data_dir: Path, split: str) -> Source | None:
@@ -265,8 +223,8 @@ def _folder(
     held_out = [data_dir / s for s in ("test", "val") if (data_dir / s).is_dir()]
     has_train = (data_dir / "train").is_dir()
     train_root = data_dir / "train" if has_train else data_dir
-    paths = _image_paths(train_root, without=[] if has_train else held_out, only=only)
-    classes = sorted({_class_of(p, train_root) for p in paths} - {""})
+    paths = image_paths(train_root, without=[] if has_train else held_out, only=only)
+    classes = sorted({class_of(p, train_root) for p in paths} - {""})
     absent = sorted((only or frozenset()).difference(classes))
     if only and absent:
         raise InputError(
@@ -277,8 +235,8 @@ def _folder(
         if not held_out:
             return None
         root = held_out[0]
-        paths = _image_paths(root, without=[], only=only)
-        unknown = sorted({_class_of(p, root) for p in paths} - {"", *classes})
+        paths = image_paths(root, without=[], only=only)
+        unknown = sorted({class_of(p, root) for p in paths} - {"", *classes})
         if unknown and classes:
             raise InputError(f"{root} has classes that {train_root} lacks: {_some(unknown)}")
     if not paths:
@@ -286,64 +244,15 @@ def _folder(
     # One class says nothing to a probe: such images are as unlabelled as loose ones.
     classes = classes if len(classes) > 1 else []
     number = {c: i for i, c in enumerate(classes)}
-    labels = np.array([number.get(_class_of(p, root), -1) for p in paths], dtype=np.int64)
+    labels = np.array([number.get(class_of(p, root), -1) for p in paths], dtype=np.int64)
     if side is None and name == "folder":
         side = common_side(paths)
     return Source(ImageFiles(paths), labels, classes, *_fingerprints(paths, data_dir, labels), side)
 
 
-def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
-    """All images below a folder, sorted by path: (images, labels, classes), as of a Source. The label is the first
-    folder below it, where there are several. Raises InputError when there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    paths = _image_paths(folder, without=[], only=None)
-    if not paths:
-        raise InputError(f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth)")
-    of_each = [_class_of(p, folder) for p in paths]
-    classes = sorted(set(of_each) - {""})
-    number = {c: i for i, c in enumerate(classes)} if len(classes) > 1 else {}
-    labels = np.array([number.get(c, -1) for c in of_each], dtype=np.int64)
-    return ImageFiles(paths), labels, list(number)
-
-
 def _some(names: Sequence[str], count: int = 5) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def _image_paths(root: Path, without: Sequence[Path], only: frozenset[str] | None) -> list[Path]:
-    """Images below `root`, sorted; links are followed, hidden folders and `without` left out. With `only`, just those
-    in root's folders of these names."""
-    found = []
-    for folder, below, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        below[:] = [b for b in below if not b.startswith(".") and here / b not in without]
-        if only is not None and here == root:
-            below[:] = [b for b in below if b in only]
-            continue
-        found += [here / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
-    return sorted(found)
-
-
-def _class_of(path: Path, root: Path) -> str:
-    parts = path.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else ""
-
-
-def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
-    """The side of the images if all are squares of one small size; only headers are read, damaged ones say nothing."""
-    common = None
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except Exception:  # it is named when it is decoded
-            continue
-        if width != height or width > largest or common not in (None, width):
-            return None
-        common = width
-    return common
 
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:

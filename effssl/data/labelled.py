@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effssl import InputError, augment
+from effssl import InputError, augment, sampling
 from effssl.data.beton import Beton
 from effssl.data.loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import class_balanced, epoch_order
 
-# Of the strengths of augment.draw: crops and flips alone, with which classifiers are fine-tuned
+# Of the strengths of sampling.draw: crops and flips alone, with which classifiers are fine-tuned
 NO_COLOURS = {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}
 
 
@@ -87,9 +87,9 @@ def labelled_views(
     compiled: bool = False,
 ) -> LabelledViews:
     """Views of the images at `positions`, less those without a label, made as those of pretraining are: from (seed,
-    epoch, position, view) alone, with the strengths of augment.draw. All batches have `batch_size` images; what is left
-    of an epoch is left out (see even_batch_size). Raises InputError for a file that cannot be read and for fewer images
-    than a batch."""
+    epoch, position, view) alone, with the strengths of sampling.draw. All batches have `batch_size` images; what is
+    left of an epoch is left out (see even_batch_size). Raises InputError for a file that cannot be read and for fewer
+    images than a batch."""
     positions = positions[beton.labels[positions] >= 0]
     steps = len(positions) // batch_size
     if steps == 0:
@@ -100,7 +100,7 @@ def labelled_views(
         crops = MultiViewDecoder(views=views, size=size, seed=seed, crop_scale=scale, crop_ratio=ratio)
     loader = open_loader(beton.path, batch_size, workers, None, crops)
     side = beton.side or size
-    draw = functools.partial(augment.draw, stored=(side, side), views=views, seed=seed, **strengths)
+    draw = functools.partial(sampling.draw, stored=(side, side), views=views, seed=seed, **strengths)
     make_views = torch.compile(augment.make_views) if compiled else augment.make_views
     labels = torch.from_numpy(beton.labels).to(device)
 

@@ -1,6 +1,6 @@
 """K random resized crops of every image, which is decoded once: a decoder for FFCV, compiled by numba.
 
-The crops are those that augment.draw gives for the stored size of the image, from the same counter-based numbers.
+The crops are those that sampling.draw gives for the stored size of the image, from the same counter-based numbers.
 Nothing here is compiled with fastmath (FFCV's own default), so pixels do not depend on how the work is divided.
 """
 
@@ -17,7 +17,7 @@ from ffcv.libffcv import ctypes_memcopy, imdecode
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 
-_ATTEMPTS = 10  # at a random crop that fits, as in augment.draw
+_ATTEMPTS = 10  # at a random crop that fits, as in sampling.draw
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
@@ -84,7 +84,7 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
 @_compiled
 def random_crop(seed, epoch, index, view, stored_height, stored_width, crop_scale, crop_ratio):
-    """(top, left, height, width) in pixels that augment.draw gives this view of the sample `index`.
+    """(top, left, height, width) in pixels that sampling.draw gives this view of the sample `index`.
 
     In float32 and in its order of operations, so that rounding falls on the same side.
     """
@@ -111,7 +111,7 @@ def random_crop(seed, epoch, index, view, stored_height, stored_width, crop_scal
 
 @_compiled
 def _view_key(seed, epoch, index, view):
-    """The state of augment.uniform's chain from which the numbers of one view of one sample follow."""
+    """The state of sampling.uniform's chain from which the numbers of one view of one sample follow."""
     key = _mix(_mix(np.uint64(seed)) + np.uint64(epoch) * _GOLDEN)
     sample = _mix(key + np.uint64(index) * _GOLDEN)
     return _mix(sample + np.uint64(view + 1) * _GOLDEN)
@@ -119,7 +119,7 @@ def _view_key(seed, epoch, index, view):
 
 @_compiled
 def _uniform(view_key, slot):
-    """float32 in [0, 1), that of augment.uniform."""
+    """float32 in [0, 1), that of sampling.uniform."""
     bits = _mix(view_key + np.uint64(slot + 1) * _GOLDEN)
     return np.float32(bits >> np.uint64(40)) * np.float32(2.0**-24)
 
