@@ -180,11 +180,18 @@ def _text(folder: Path) -> tuple[str, str]:
     """Where the measurements of a folder come from, and its tables as HTML."""
     if (folder / "result.json").is_file():
         result = verdicts.read_json(folder / "result.json")
-        return experiments.provenance([result]), _run_table(result)
+        table, evaluated = _run_table(result), folder / "comparison.md"  # the latter of effssl.evaluate --to
+        if evaluated.is_file():
+            table += f"<p>All protocols, %, and measures without labels:</p>{_rendered(evaluated.read_text())}"
+        return experiments.provenance([result]), table
     paragraphs = [part for file in sorted(folder.glob("*.md")) for part in file.read_text().split("\n\n")]
     origins = [part.strip() for part in paragraphs if "; torch " in part and "|" not in part]
     rest = "\n\n".join(part for part in paragraphs if part.strip() not in origins[:1])
-    return " ".join(origins[:1]).replace("`", ""), _markdown().render(rest.replace(" +- ", " ± "))
+    return " ".join(origins[:1]).replace("`", ""), _rendered(rest)
+
+
+def _rendered(markdown: str) -> str:
+    return _markdown().render(markdown.replace(" +- ", " ± "))
 
 
 def _run_table(result: dict[str, Any]) -> str:

@@ -111,6 +111,8 @@ ALT = {
     "losses_cost.png": "Milliseconds of each loss by number of views and width, beside double loops.",
     "throughput.png": "Images a second by number of views, for each loader.",
     "curves.png": "Loss terms, and probe accuracy against seconds and encoded views.",
+    "evaluation.png": "Confusion matrix of the linear probe, and accuracy by protocol beside the baselines.",
+    "cka.png": "Similarity of the layers to those of the untrained backbone, by linear CKA.",
 }
 ALT_IMAGES = "Sample images and the views made of them."
 DATA = dict.fromkeys(("projector", "views", "subset", "wallclock", "weight_rule"), "CIFAR-10")
