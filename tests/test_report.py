@@ -329,6 +329,14 @@ def test_the_page_of_the_committed_results_is_whole(committed):
     assert "<script" not in committed
 
 
+def test_an_evaluated_run_shows_the_table_of_all_protocols(tmp_path):
+    shutil.copytree(ANALYSIS / "results" / "digits", tmp_path / "digits")
+    assert "All protocols" not in report.page(tmp_path)
+    (tmp_path / "digits" / "comparison.md").write_text("| | 10 labels |\n|---|---|\n| a: trained | 37.5 +- 1.1 |\n")
+    seen = Seen(report.page(tmp_path))
+    assert {"10 labels", "a: trained", "37.5 ± 1.1"} < set(seen.text)
+
+
 def test_results_that_are_not_there_are_said_not_to_be(tmp_path):
     text = " ".join(Seen(report.page(tmp_path)).text)
     assert "holds in part" not in text.partition("How it is judged")[0]
