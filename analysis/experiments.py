@@ -142,7 +142,9 @@ def complete(
                 if out_of_time:
                     break
                 while queue and free:
-                    name, slot = queue.pop(0), free.pop(0)
+                    if _has_result(folder / (name := queue.pop(0))):
+                        continue  # another script that shares the folder finished it meanwhile
+                    slot = free.pop(0)
                     running[name] = _start(folder / name, runs[name], slot, gpus, parallel), slot
                 time.sleep(0.2)
                 ended = [n for n, (process, _) in running.items() if process.poll() is not None]

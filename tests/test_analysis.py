@@ -167,6 +167,22 @@ def test_a_failing_run_is_named_with_its_last_words(tmp_path):
         experiments.complete({"bad": ["--data", "folder", "--data-dir", str(tmp_path / "images")]}, tmp_path)
 
 
+def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(digits_dir, tmp_path, monkeypatch):
+    begun = []
+
+    def start(run, *_):
+        begun.append(run.name)
+        for name in ("a", "b"):  # b is the other script's
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "result.json").write_text("{}")
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(experiments, "_start", start)
+    flags = [*TINY, "--data-dir", str(digits_dir)]
+    assert experiments.complete({"a": flags, "b": flags}, tmp_path, parallel=1) == ["a", "b"]
+    assert begun == ["a"]
+
+
 def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path):
     flags = {"long": [*TINY, "--data-dir", str(digits_dir), "--epochs", "4000", "--final-images", "0"]}
     assert experiments.complete(flags, tmp_path, seconds=4) == []
