@@ -142,7 +142,8 @@ def complete(
                 if out_of_time:
                     break
                 while queue and free:
-                    if _has_result(folder / (name := queue.pop(0))):
+                    name = queue.pop(0)
+                    if _has_result(folder / name):
                         continue  # another script that shares the folder finished it meanwhile
                     slot = free.pop(0)
                     running[name] = _start(folder / name, runs[name], slot, gpus, parallel), slot

@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure_and_report(args: argparse.Namespace) -> None:
-    experiments.writable(args.out)
     splits, classes = encoded(args.run, args.data_dir, args.images)
+    experiments.writable(args.out)  # before the fits, which take minutes
     ways: dict[str, Callable[[], Outcome]] = {
         "effssl": lambda: ours(splits, classes),
         "scikit-learn": lambda: sklearns(splits, warm=False),
