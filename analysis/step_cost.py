@@ -53,7 +53,8 @@ def measure(
 
 def _steps(cfg: Config) -> Generator[list[float], None, None]:
     """Train, and give the seconds of each of PARTS after every step. What train.py does, cut where the parts meet."""
-    device, bf16, _ = where_it_runs(cfg.run.device, cfg.run.precision, cfg.run.compile)
+    device, bf16, compiled = where_it_runs(cfg.run.device, cfg.run.precision, cfg.run.compile)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
     encoder = build_encoder(cfg).to(device)
     data, clean = open_images(cfg.images, cfg.augment, device, torch.bfloat16 if bf16 else torch.float32)
@@ -64,7 +65,9 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
     optimizer = optim.build_optimizer(
         encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
     )
-    make_views = functools.partial(augment.make_views, size=clean.size, mean=clean.mean, std=clean.std)
+    made = torch.compile(augment.make_views) if compiled else augment.make_views
+    make_views = functools.partial(made, size=clean.size, mean=clean.mean, std=clean.std)
+    backbone, projector = (torch.compile(m) if compiled else m for m in (encoder.backbone, encoder.projector))
     stored = (data.train.side, data.train.side)
     draw = functools.partial(sampling.draw, stored=stored, views=views, seed=cfg.run.seed, **strengths(cfg.augment))
     loss_of = objective.build(cfg, encoder)
@@ -75,21 +78,21 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
             loaded = _now(device)
             x = make_views(images, draw(indices=positions, epoch=epoch))  # [views, batch, 3, size, size]
             x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            made = _now(device)
+            viewed = _now(device)
             with autocast():
-                h = encoder.backbone(x)
+                h = backbone(x)
             encoded = _now(device)
             cut = h.detach().requires_grad_()
             with autocast():
-                z = encoder.projector(cut)
+                z = projector(cut)
             loss_of(z.unflatten(0, (views, batch)))["loss"].backward()
             lost = _now(device)
             h.backward(cut.grad)
             differentiated = _now(device)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            encoder_s = (encoded - made) + (differentiated - lost)
-            yield [loaded - began, made - loaded, encoder_s, lost - encoded, _now(device) - differentiated]
+            encoder_s = (encoded - viewed) + (differentiated - lost)
+            yield [loaded - began, viewed - loaded, encoder_s, lost - encoded, _now(device) - differentiated]
             began = _now(device)
 
 

@@ -94,7 +94,7 @@ def canvas_of(size: int) -> int:
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x - mean) / std per channel; x [..., 3, height, width]."""
-    shift, scale = x.new_tensor(mean), x.new_tensor(std)
+    shift, scale = _constant(mean, x), _constant(std, x)
     return (x - shift[:, None, None]) / scale[:, None, None]
 
 
@@ -153,7 +153,7 @@ def adjust_hue(x: Tensor, turns: Tensor) -> Tensor:
     sixths = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     sixths = sixths + 6 * turns[:, None, None]
     # HSV -> RGB: channel n is value - chroma max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6.
-    offsets = x.new_tensor([5.0, 3.0, 1.0])[:, None, None]
+    offsets = _constant((5.0, 3.0, 1.0), x)[:, None, None]
     k = torch.remainder(sixths[:, None] + offsets, 6)
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
@@ -203,6 +203,19 @@ def _blur_matrix(kernel: Tensor, side: int) -> Tensor:
     source = (side - 1) - ((side - 1) - source.abs()).abs()
     matrix = kernel.new_zeros(len(kernel), side, side)
     return matrix.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1))
+
+
+def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """The values as a tensor beside `like`; kept, as copying them to a GPU at every step would wait for it."""
+    if torch.compiler.is_compiling():
+        return like.new_tensor(values)  # a constant of the compiled function
+    return _kept(tuple(values), like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # wherever it is made first, it serves everywhere
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _where(mask: Tensor, operation, x: Tensor, *parameters: Tensor) -> Tensor:

@@ -22,9 +22,13 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.de
 
 
 def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Put back what `capture` took, strictly. On another kind of device, its random numbers go on from its seed."""
+    """Put back what `capture` took, strictly. On another kind of device, its random numbers go on from its seed, and
+    the optimizer stays fused, or not, as it was built."""
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    saved = state["optimizer"]
+    fused = [{"fused": own["fused"]} if "fused" in own else {} for own in optimizer.param_groups]
+    groups = [group | own for group, own in zip(saved["param_groups"], fused, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
     torch.set_rng_state(state["random"]["cpu"])
     if device.type == "cuda" and "cuda" in state["random"]:
         torch.cuda.set_rng_state(state["random"]["cuda"], device)

@@ -188,7 +188,7 @@ class Run:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward pass; the loss is in float32. auto: bf16 on CUDA, fp32 on CPU."""
     compile: Literal["auto", "true", "false"] = "auto"
-    """torch.compile for backbone, projector and augmentation; auto: on CUDA."""
+    """torch.compile for backbone, projector and augmentation (under torchrun the last alone); auto: on CUDA."""
     log_every: int = 20
     """Steps between records in metrics.jsonl."""
     save_every_s: float = 300.0

@@ -220,13 +220,13 @@ def _all_pairs(z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor,
     """sum_n (z - mean)^2 [views, dim]; diagonals of C_ab, a < b [pairs, dim]; mean of |C_ab|_F^2 over these pairs."""
     views, _, dim = z.shape
     batch = sum(sizes)
-    a, b = torch.triu_indices(views, views, 1)
     if batch <= views * dim:
         squares, diagonals, energy = StandardisedSums.apply(z, sizes, eps)
         return squares, diagonals / batch, energy / (batch**2 * views * (views - 1))
     x, squares = _standardise(z, sizes, eps)  # fewer multiplications: all C_ab side by side, [K d, K d]
     side_by_side = x.transpose(0, 1).flatten(1)  # [n, K d]
     c = all_sum(side_by_side.T @ side_by_side).unflatten(0, (views, dim)).unflatten(2, (views, dim)) / batch
+    a, b = torch.triu_indices(views, views, 1, device=z.device)
     between = c.transpose(1, 2)[a, b]  # [pairs, d, d]
     return squares, between.diagonal(dim1=1, dim2=2), between.square().sum((1, 2)).mean()
 

@@ -29,9 +29,9 @@ def where_it_runs(name: str, precision: str, compiled: str) -> tuple[torch.devic
         raise InputError(f"--device {name}: no such device; auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name} is not supported; auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices")
     on_gpu = device.type == "cuda"
     if on_gpu:

@@ -114,7 +114,8 @@ def uniform(indices: Tensor, *, views: int, slots: int, seed: int, epoch: int) -
     A chain of splitmix64 finalisers over (seed, epoch, index, view, slot); the same on every device.
     """
     device = indices.device
-    key = _mix(_mix(torch.tensor(seed, dtype=torch.int64)) + _times(epoch, _GOLDEN)).to(device)
+    # A number, not a tensor: to copy one to a GPU would wait for it.
+    key = int(_mix(_mix(torch.tensor(seed, dtype=torch.int64)) + _times(epoch, _GOLDEN)))
     sample = _mix(key + _times(indices, _GOLDEN))  # [batch]
     view = _mix(sample + _times(torch.arange(1, views + 1, device=device)[:, None], _GOLDEN))
     slot = _mix(view[..., None] + _times(torch.arange(1, slots + 1, device=device), _GOLDEN))

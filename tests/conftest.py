@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Before torch looks: `auto` is the CPU, where runs repeat bit for bit. test_device.py is for a GPU.
+if "EFFSSL_TEST_DEVICE" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import re
 import subprocess
 import sys
@@ -43,10 +48,7 @@ def command(arguments: list) -> list[str]:
 
 def run_train(arguments: list, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess:
     """`python -m effssl.train ARGUMENTS` in the folder `cwd`."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command(arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def write_class_folders(

@@ -127,12 +127,3 @@ def test_views_do_not_depend_on_the_batch_or_the_number_of_views():
     a = augment.make_views(images, whole, size=24, mean=MEAN, std=STD)
     b = augment.make_views(images[pick], part, size=24, mean=MEAN, std=STD)
     assert_near(a[:2, pick], b)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_makes_the_same_views():
-    images, indices = random_images(16, 40, 40), torch.arange(16)
-    on_cpu, on_gpu = draw(indices, stored=(40, 40)), draw(indices.cuda(), stored=(40, 40))
-    assert_near(torch.stack([p.float() for p in on_gpu]).cpu(), torch.stack([p.float() for p in on_cpu]))
-    views = augment.make_views(images.cuda(), on_gpu, size=32, mean=MEAN, std=STD)
-    assert_near(views.cpu(), augment.make_views(images, on_cpu, size=32, mean=MEAN, std=STD), atol=1e-3)

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from effssl import InputError, process
 
@@ -35,6 +36,21 @@ def test_while_training_a_first_signal_is_noted_and_a_second_is_not_caught(numbe
 def test_auto_on_the_cpu_is_float32_and_not_compiled(precision, compiled, expected):
     device, *found = process.where_it_runs("cpu", precision, compiled)
     assert (device.type, tuple(found)) == ("cpu", expected)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+@pytest.mark.parametrize("local_rank", [None, 1])
+def test_a_gpu_is_named_by_its_number(name, local_rank, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))  # torch's wants a number
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    number = 1 if name == "cuda:1" or local_rank else 0
+    assert process.where_it_runs(name, "auto", "auto") == (torch.device("cuda", number), True, True)
+    assert chosen == [number]
 
 
 @pytest.mark.parametrize("name", ["meta", "abacus", "cuda:99"])

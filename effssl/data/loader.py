@@ -61,17 +61,30 @@ def batches(
     if isinstance(decoder, MultiViewDecoder):
         decoder.epoch = epoch
     source = _WatchedIterator(loader, order.astype(np.uint64))
+    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
     try:
         start = 0
         for (images,) in source:
             positions = torch.from_numpy(order[start : start + len(images)].astype(np.int64))
             start += len(images)
-            # FFCV reuses its buffers: copy, also where the device is the CPU.
-            yield images.to(device, copy=True), positions.to(device)
+            yield _copied(images, device, copies), _copied(positions, device, copies)
         if start != len(order):
             raise RuntimeError(f"FFCV delivered {start} of {len(order)} images of {loader.fname}")
     finally:
         source.stop()
+
+
+def _copied(x: torch.Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> torch.Tensor:
+    """On the device, and whole before this returns, as FFCV reuses its buffers (on a CPU too). On a GPU through a
+    stream of its own: a copy in the stream that computes would wait for all that is queued there, such as the last
+    step."""
+    if copies is None:
+        return x.to(device, copy=True)
+    with torch.cuda.stream(copies):
+        copied = x.to(device, non_blocking=True)
+    copies.synchronize()
+    copied.record_stream(torch.cuda.current_stream(device))  # its memory is that stream's to use, too
+    return copied
 
 
 class _WatchedIterator(EpochIterator):
