@@ -9,6 +9,7 @@ if "EFFSSL_TEST_DEVICE" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+# Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run of seconds: 1,295 digits, a tiny encoder.
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
