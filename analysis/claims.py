@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from effssl import InputError, cli, losses
 from effssl.config import Config, flag_of
-from effssl.run_folder import write_text
+from effssl.run.folder import write_text
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 INV_WEIGHT = 25.0  # of VICReg, and its variance term's

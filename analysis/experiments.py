@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from effssl import InputError, cli
 from effssl.config import Config, flat
-from effssl.log import read_metrics
-from effssl.run_folder import write_text
+from effssl.run.folder import write_text
+from effssl.run.log import read_metrics
 
 _PLACES = ("--data-dir", "--runs", "--out", "--seconds")  # of this machine and call: no part of what was measured
 

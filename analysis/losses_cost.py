@@ -36,8 +36,8 @@ from tqdm import tqdm
 
 from effssl import InputError
 from effssl.losses import barlow_twins, redundancy_weight, vicreg
-from effssl.process import where_it_runs
-from effssl.run_folder import machine, write_text
+from effssl.run.device import where_it_runs
+from effssl.run.folder import machine, write_text
 
 NAN = float("nan")  # not measured
 ONCE = 10000  # ms over which one call of a double loop is enough

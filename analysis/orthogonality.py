@@ -29,7 +29,7 @@ from orthogonality_picture import picture
 from run_measures import Measured, measure_runs
 
 from effssl import InputError, cli, losses, protocols
-from effssl.run_folder import machine, write_text
+from effssl.run.folder import machine, write_text
 
 FRACTION_OF_RULE = 0.01  # "far too small"
 CONFIGS = Path(__file__).parent.parent / "configs"

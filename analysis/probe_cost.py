@@ -33,7 +33,7 @@ from effssl.parts import open_images
 from effssl.probe import L2_GRID, accuracy, best_linear_probe
 from effssl.protocols import encode_splits
 from effssl.representations import backbone_features
-from effssl.run_folder import machine, write_text
+from effssl.run.folder import machine, write_text
 
 Splits = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # h and y of train, validation, test
 Outcome = tuple[float, float, float]  # l2, accuracy on validation, on test

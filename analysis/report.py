@@ -28,7 +28,7 @@ from report_sections import ALT, ALT_IMAGES, CLAIMS, COMMANDS, DATA, SUPPORT, Se
 from verdicts import Verdict
 
 from effssl import InputError
-from effssl.run_folder import machine, write_text
+from effssl.run.folder import machine, write_text
 
 HERE = Path(__file__).parent
 COLOURS = {verdicts.HOLDS: "holds", verdicts.IN_PART: "part", verdicts.DOES_NOT: "not"}

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import cli, losses, process, protocols
+from effssl import cli, losses, protocols
 from effssl.config import Config, flat
 from effssl.data import Data
-from effssl.log import read_metrics
 from effssl.parts import build_encoder, open_images, open_run, strengths
 from effssl.representations import Clean, RandomViews, backbone_features, embed, spread, view_features
+from effssl.run import device as process
+from effssl.run.log import read_metrics
 
 SHOWN = 256  # dimensions of a correlation matrix, in order
 METHODS = {"vicreg": "VICReg", "barlow_twins": "Barlow Twins", "simclr": "SimCLR"}

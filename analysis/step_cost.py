@@ -17,7 +17,7 @@ from effssl.config import Config
 from effssl.data.loader import batches, open_loader
 from effssl.data.splits import epoch_order
 from effssl.parts import build_encoder, open_images, strengths
-from effssl.process import where_it_runs
+from effssl.run.device import where_it_runs
 
 PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 

@@ -34,9 +34,9 @@ from tqdm import tqdm
 
 from effssl.final_table import validation_probe
 from effssl.parts import open_images, open_run
-from effssl.process import where_it_runs
 from effssl.representations import backbone_features
-from effssl.run_folder import write_json
+from effssl.run.device import where_it_runs
+from effssl.run.folder import write_json
 
 MARGIN = 1.0  # points
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effssl import losses
-from effssl.run_folder import machine, write_text
+from effssl.run.folder import machine, write_text
 from effssl.spectrum import effective_rank
 
 SIZE, SHARPNESS = 64, 8.0  # of the ring, and of the offsets: q ~ exp(SHARPNESS cos)

@@ -38,10 +38,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from effssl import InputError, cli, models, process
+from effssl import InputError, cli, models
 from effssl.data import open_split
 from effssl.data.loader import batches
-from effssl.run_folder import machine, write_text
+from effssl.run import device as process
+from effssl.run.folder import machine, write_text
 
 
 def main(argv: list[str] | None = None) -> int:

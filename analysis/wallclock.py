@@ -44,7 +44,7 @@ from matplotlib.ticker import NullLocator
 
 from effssl import cli
 from effssl.config import flat
-from effssl.run_folder import machine, write_json
+from effssl.run.folder import machine, write_json
 
 AUTHORS = {"barlow_twins": 0.0008, "vicreg": 1 / 800}  # their weights at d = 8192 (arXiv 2312.10725)
 FACTOR = 2.0

@@ -21,7 +21,7 @@ import matplotlib as mpl
 from claims import weight_flags, weight_of
 from matplotlib.figure import Figure
 
-from effssl.run_folder import write_text
+from effssl.run.folder import write_text
 
 WIDTHS = (64, 256, 1024, 4096)
 PRODUCTS = {"barlow_twins": (0.25, 1.0, 4.0, 16.0, 64.0), "vicreg": (0.25, 1.0, 4.0, 16.0, 64.0, 256.0)}

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import augment, models, process
+from effssl import augment, models
+from effssl.run import device as process
 from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split

@@ -27,7 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl import classifiers, models, pictures, process, protocols, run_folder, tables
+from effssl import classifiers, models, protocols, tables
+from effssl.run import pictures
+from effssl.run import device as process
+from effssl.run import folder as run_folder
 from effssl.augment import canvas_of
 from effssl.commands import Evaluation
 from effssl.config import Augment, Config, Images

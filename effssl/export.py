@@ -31,7 +31,9 @@ from safetensors.torch import save_file
 from timm.models import ResNet
 from torch import Tensor, nn
 
-from effssl import checkpoint, models, process
+from effssl import models
+from effssl.run import checkpoint
+from effssl.run import device as process
 from effssl.commands import Export
 
 # timm loads a folder's weights by itself with pretrained=True. Where a ResNet's stem has to be replaced first, they lie

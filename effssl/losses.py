@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effssl.distributed import all_rows, all_sum, batch_sizes, first_row
 from effssl.pair_sums import CentredSums, StandardisedSums, no_autocast
+from effssl.run.distributed import all_rows, all_sum, batch_sizes, first_row
 
 
 class VICReg(NamedTuple):

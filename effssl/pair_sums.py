@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from effssl.distributed import all_rows, all_sum
+from effssl.run.distributed import all_rows, all_sum
 
 
 class CentredSums(torch.autograd.Function):

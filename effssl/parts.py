@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from effssl import InputError, checkpoint, cli, models
+from effssl import InputError, cli, models
 from effssl.augment import canvas_of
 from effssl.config import Augment, Config, Images
 from effssl.data import Data, open_data
 from effssl.representations import Clean
+from effssl.run import checkpoint
 
 
 class FinishedRun(NamedTuple):

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import time
 
-from effssl import process
+from effssl.run import device as process
 from effssl.config import Storage
 from effssl.data import SPLITS, open_split
 from effssl.data.beton import Beton, check_beton

@@ -30,14 +30,19 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, checkpoint, distributed, models, objective, optim, pictures, process, run_folder, sampling
+from effssl import augment, models, objective, optim, sampling
+from effssl.run import checkpoint
+from effssl.run import distributed
+from effssl.run import pictures
+from effssl.run import device as process
+from effssl.run import folder as run_folder
 from effssl.config import Config
 from effssl.data import Data
 from effssl.data.loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
 from effssl.final_table import final_rows, format_table, validation_probe
-from effssl.log import Clock, RunLog, read_metrics
+from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.parts import build_encoder, open_images, strengths
 from effssl.representations import Clean, Features, backbone_features, clean_views, pixel_features, spread
 

@@ -97,7 +97,8 @@ def write_run(
     seed: int = 0,
 ) -> Path:
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
-    from effssl import checkpoint, models
+    from effssl import models
+    from effssl.run import checkpoint
 
     torch.manual_seed(seed)
     encoder = models.Encoder(models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm)

@@ -11,12 +11,14 @@ from conftest import QUICK, STORE
 from test_augment import MEAN, STD, assert_near, draw, random_images
 from test_losses import TERMS, embeddings
 
-from effssl import augment, checkpoint, cli, evaluate, optim, process, train
+from effssl import augment, cli, evaluate, optim, train
 from effssl.data.beton import ensure_beton
 from effssl.data.datasets import open_source
 from effssl.data.loader import batches, open_loader
 from effssl.embed import embed_set
-from effssl.log import read_metrics
+from effssl.run import checkpoint
+from effssl.run import device as process
+from effssl.run.log import read_metrics
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=cuda")

@@ -17,9 +17,9 @@ import report  # noqa: E402
 import run_measures  # noqa: E402
 
 from effssl import cli, losses  # noqa: E402
-from effssl.log import read_metrics  # noqa: E402
 from effssl.parts import build_encoder, open_images, open_run  # noqa: E402
 from effssl.representations import clean_views  # noqa: E402
+from effssl.run.log import read_metrics  # noqa: E402
 from effssl.spectrum import decay_exponent  # noqa: E402
 
 TINY = [

@@ -6,7 +6,8 @@ import signal
 import pytest
 import torch
 
-from effssl import InputError, process
+from effssl import InputError
+from effssl.run import device as process
 
 
 def test_before_training_sigterm_is_an_exception_so_that_clean_up_runs():

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl import InputError, checkpoint, pictures
-from effssl.log import Clock, RunLog, read_metrics
+from effssl import InputError
+from effssl.run import checkpoint, pictures
+from effssl.run.log import Clock, RunLog, read_metrics
 
 
 def record(step: int, **more) -> dict:
