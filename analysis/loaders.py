@@ -17,7 +17,7 @@ from PIL import Image
 
 from effssl import augment, sampling
 from effssl.config import Augment
-from effssl.data.loader import Loader, batches, open_loader
+from effssl.data.ffcv_loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 
 OURS = "effssl"

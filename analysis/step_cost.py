@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from effssl import InputError, augment, objective, optim, sampling
 from effssl.config import Config
-from effssl.data.loader import batches, open_loader
+from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.splits import epoch_order
 from effssl.parts import build_encoder, open_images, strengths
 from effssl.run.device import where_it_runs

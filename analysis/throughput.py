@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from effssl import InputError, cli, models
 from effssl.data import open_split
-from effssl.data.loader import batches
+from effssl.data.ffcv_loader import batches
 from effssl.run import device as process
 from effssl.run.folder import machine, write_text
 

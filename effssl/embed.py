@@ -37,8 +37,8 @@ from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.data.image_files import ImageFiles, common_side, images_below
-from effssl.data.loader import batches, open_loader
-from effssl.data.writer import listing
+from effssl.data.ffcv_loader import batches, open_loader
+from effssl.data.ffcv_writer import listing
 from effssl.representations import encode
 
 Backbone = str | Path | tuple[nn.Module, dict[str, Any]]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from effssl import augment, sampling
 from effssl.data.beton import Beton
-from effssl.data.loader import batches, open_loader
+from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.layers import evaluating
 

@@ -38,7 +38,7 @@ from effssl.run import device as process
 from effssl.run import folder as run_folder
 from effssl.config import Config
 from effssl.data import Data
-from effssl.data.loader import Loader, batches, open_loader
+from effssl.data.ffcv_loader import Loader, batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
 from effssl.final_table import final_rows, format_table, validation_probe

@@ -128,7 +128,7 @@ STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": Fals
 
 def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
     """(order, images, positions) of one pass in a random order."""
-    from effssl.data.loader import batches, open_loader
+    from effssl.data.ffcv_loader import batches, open_loader
 
     loader = open_loader(path, batch_size, workers, canvas)
     order = np.random.default_rng(1).permutation(count)
@@ -146,7 +146,7 @@ def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
 
 
 def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
-    from effssl.data.loader import batches
+    from effssl.data.ffcv_loader import batches
 
     def pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])

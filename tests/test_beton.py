@@ -15,7 +15,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.beton import ensure_beton
-from effssl.data.datasets import open_source
+from effssl.data.sources import open_source
 
 
 def test_digits_survive_storing_bit_for_bit(digits_dir):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data import open_data
-from effssl.data.datasets import IMAGENET100_CLASSES, open_source, stl10_folds
+from effssl.data.sources import IMAGENET100_CLASSES, open_source, stl10_folds
 
 OPEN = {"beton_dir": None, "val_fraction": 0.2, "fraction": 1.0, "split_seed": 0, **STORE}
 

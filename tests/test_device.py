@@ -13,8 +13,8 @@ from test_losses import TERMS, embeddings
 
 from effssl import augment, cli, evaluate, optim, train
 from effssl.data.beton import ensure_beton
-from effssl.data.datasets import open_source
-from effssl.data.loader import batches, open_loader
+from effssl.data.ffcv_loader import batches, open_loader
+from effssl.data.sources import open_source
 from effssl.embed import embed_set
 from effssl.run import checkpoint
 from effssl.run import device as process

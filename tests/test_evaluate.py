@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from effssl import cli, evaluate, protocols, train
-from effssl.data.datasets import open_source
+from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
 from effssl.models import load_backbone
 from effssl.run import pictures

@@ -15,8 +15,8 @@ from torch import nn
 
 from effssl import augment, cli, parts, train
 from effssl.data import open_data
+from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.labelled import NO_COLOURS, labelled_views
-from effssl.data.loader import batches, open_loader
 from effssl.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
 from effssl.layers import layer_features
 from effssl.models import create_backbone

@@ -12,8 +12,8 @@ from PIL import Image
 
 from effssl import InputError, augment, sampling
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.datasets import open_source
 from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
+from effssl.data.sources import open_source
 from effssl.data.splits import epoch_order
 
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from scipy import stats
 
 from effssl import augment, sampling
 from effssl.data.beton import ensure_beton
-from effssl.data.datasets import open_source
-from effssl.data.loader import batches, open_loader
+from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder, random_crop, resized_crop
+from effssl.data.sources import open_source
 
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3

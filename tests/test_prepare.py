@@ -20,7 +20,8 @@ from PIL import Image
 
 from effssl import InputError, cli
 from effssl.config import Storage
-from effssl.data import beton, open_data, open_split, writer
+from effssl.data import beton, open_data, open_split
+from effssl.data import ffcv_writer as writer
 from effssl.prepare import main
 
 HALVES = {"beton_dir": None, "val_fraction": 0.5, "fraction": 1.0, "split_seed": 0}

@@ -9,8 +9,8 @@ from torchvision.transforms.v2.functional import resized_crop
 
 from effssl import augment, sampling
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.datasets import open_source
 from effssl.data.labelled import NO_COLOURS
+from effssl.data.sources import open_source
 from effssl.probe import accuracy, fit_linear_probes
 from effssl.representations import (
     Clean,

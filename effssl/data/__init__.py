@@ -27,7 +27,7 @@ ffcv.loader.epoch_iterator.IS_CUDA = False
 from effssl import InputError
 from effssl.config import SetName, Storage
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.datasets import Source, open_source
+from effssl.data.sources import Source, open_source
 from effssl.data.splits import train_and_validation
 
 SPLITS = ("train", "test")

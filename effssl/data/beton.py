@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.datasets import Source
-from effssl.data.writer import Complaint, listing, write
+from effssl.data.ffcv_writer import Complaint, listing, write
+from effssl.data.sources import Source
 
 FORMAT = 2  # of what we write into a .beton; raise it when that changes
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effssl import InputError, augment, sampling
 from effssl.data.beton import Beton
-from effssl.data.loader import batches, open_loader
+from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import class_balanced, epoch_order
 

@@ -26,7 +26,7 @@ from ffcv.fields import IntField, RGBImageField
 from tqdm import tqdm
 
 from effssl import InputError
-from effssl.data.datasets import Source
+from effssl.data.sources import Source
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
