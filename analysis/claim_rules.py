@@ -23,7 +23,7 @@ from verdicts import (
     read,
 )
 
-from effssl import losses
+from effssl.losses import functional as losses
 
 MARGIN = 1.0  # points that count as noise where a claim says "as good as"
 NAMES = {"vicreg": "VICReg", "barlow_twins": "Barlow Twins"}

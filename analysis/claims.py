@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import experiments
 from matplotlib.figure import Figure
 
-from effssl import InputError, cli, losses
+from effssl import InputError, cli
 from effssl.config import Config, flag_of
+from effssl.losses import functional as losses
 from effssl.run.folder import write_text
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -35,7 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effssl import InputError
-from effssl.losses import barlow_twins, redundancy_weight, vicreg
+from effssl.losses.functional import barlow_twins, redundancy_weight, vicreg
 from effssl.run.device import where_it_runs
 from effssl.run.folder import machine, write_text
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import cli, losses, protocols
+from effssl import cli, protocols
 from effssl.config import Config, flat
 from effssl.data import Data
+from effssl.losses import functional as losses
 from effssl.parts import build_encoder, open_images, open_run, strengths
 from effssl.representations import Clean, RandomViews, backbone_features, embed, spread, view_features
 from effssl.run import device as process

@@ -12,10 +12,11 @@ from contextlib import ExitStack, closing
 import torch
 from tqdm import tqdm
 
-from effssl import InputError, augment, objective, optim, sampling
+from effssl import InputError, augment, optim, sampling
 from effssl.config import Config
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.splits import epoch_order
+from effssl.losses import objective
 from effssl.parts import build_encoder, open_images, strengths
 from effssl.run.device import where_it_runs
 

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from effssl import losses
+from effssl.losses import functional as losses
 from effssl.run.folder import machine, write_text
 from effssl.spectrum import effective_rank
 

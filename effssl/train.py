@@ -30,7 +30,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, models, objective, optim, sampling
+from effssl import augment, models, optim, sampling
+from effssl.losses import objective
 from effssl.run import checkpoint
 from effssl.run import distributed
 from effssl.run import pictures

@@ -18,7 +18,8 @@ import theory  # noqa: E402
 import throughput  # noqa: E402
 import weight_rule  # noqa: E402
 
-from effssl import InputError, losses  # noqa: E402
+from effssl import InputError  # noqa: E402
+from effssl.losses import functional as losses  # noqa: E402
 
 
 @pytest.fixture(scope="module")

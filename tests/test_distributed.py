@@ -13,7 +13,7 @@ from test_losses import TERMS, embeddings
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import pair_sums
+from effssl.losses import sums_over_images as pair_sums
 
 BATCH = 16
 SHARDS = {  # of processes: how many images each has

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from effssl import losses, pair_sums
-from effssl.losses import (
+from effssl.losses import functional as losses
+from effssl.losses import sums_over_images as pair_sums
+from effssl.losses.functional import (
     barlow_twins,
     entropy_reconstruction,
     redundancy_weight,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import README, example
 
-from effssl import losses, modules
+from effssl.losses import functional as losses
+from effssl.losses import modules
 
 Z = {views: torch.randn(views, 12, 6, generator=torch.Generator().manual_seed(views)) for views in (2, 4)}
 
@@ -63,7 +64,7 @@ def test_the_loop_in_the_readme_lowers_the_loss():
     views = torch.randn(1, 12, 3, 32, 32) + 0.3 * torch.randn(3, 12, 3, 32, 32)
     names = {"loader": [views] * 8}
     said: list[float] = []
-    code = example(README, "effssl.modules").replace("loss_of(z).backward()", "noted(loss_of(z)).backward()")
+    code = example(README, "effssl.losses.modules").replace("loss_of(z).backward()", "noted(loss_of(z)).backward()")
     names["noted"] = lambda loss: said.append(loss.item()) or loss
     exec(code, names)
     assert len(said) == 8

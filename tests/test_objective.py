@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from effssl import cli, losses, models, objective
+from effssl import cli, models
+from effssl.losses import functional as losses
+from effssl.losses import objective
 from effssl.parts import build_encoder
 
 ENCODER = ["--image-size", "8", "--backbone-kwargs", "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"]

@@ -16,7 +16,8 @@ import orthogonality_picture  # noqa: E402
 import report  # noqa: E402
 import run_measures  # noqa: E402
 
-from effssl import cli, losses  # noqa: E402
+from effssl import cli  # noqa: E402
+from effssl.losses import functional as losses  # noqa: E402
 from effssl.parts import build_encoder, open_images, open_run  # noqa: E402
 from effssl.representations import clean_views  # noqa: E402
 from effssl.run.log import read_metrics  # noqa: E402

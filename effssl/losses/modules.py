@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from effssl import losses
+from effssl.losses import functional as losses
 
 Embeddings = Tensor | Sequence[Tensor]
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effssl.pair_sums import CentredSums, StandardisedSums, no_autocast
+from effssl.losses.sums_over_images import CentredSums, StandardisedSums, no_autocast
 from effssl.run.distributed import all_rows, all_sum, batch_sizes, first_row
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from effssl import losses
 from effssl.config import Config
+from effssl.losses import functional as losses
 from effssl.models import Encoder
 
 
