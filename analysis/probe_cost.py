@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effssl import cli
-from effssl.models import load_backbone
+from effssl.models.backbones import load_backbone
 from effssl.parts import open_images
 from effssl.probe import L2_GRID, accuracy, best_linear_probe
 from effssl.protocols import encode_splits

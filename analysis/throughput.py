@@ -38,9 +38,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from effssl import InputError, cli, models
+from effssl import InputError, cli
 from effssl.data import open_split
 from effssl.data.ffcv_loader import batches
+from effssl.models import backbones as models
 from effssl.run import device as process
 from effssl.run.folder import machine, write_text
 

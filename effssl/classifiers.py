@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from effssl import models
 from effssl.config import Augment, Config
 from effssl.data import Data
 from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
 from effssl.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
+from effssl.models import backbones as models
 from effssl.parts import FinishedRun, build_encoder, strengths
 from effssl.probe import wilson_interval
 from effssl.protocols import Columns, choose_linear, encode_splits, labelled_positions, linear, reported_images

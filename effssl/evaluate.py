@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl import classifiers, models, protocols, tables
+from effssl import classifiers, protocols, tables
+from effssl.models import backbones as models
 from effssl.run import pictures
 from effssl.run import device as process
 from effssl.run import folder as run_folder

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from timm.models import ResNet
 from torch import Tensor, nn
 
-from effssl import models
+from effssl.models import backbones as models
 from effssl.run import checkpoint
 from effssl.run import device as process
 from effssl.commands import Export

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from effssl.layers import evaluating
-from effssl.models import representation_dim
+from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate
 
 # (backbone, head) for SGD with batches of 256: VICReg's own for 1% of ImageNet after 1000 epochs; encoders that were

@@ -30,7 +30,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, models, optim, sampling
+from effssl import augment, optim, sampling
+from effssl.models import backbones as models
 from effssl.losses import objective
 from effssl.run import checkpoint
 from effssl.run import distributed

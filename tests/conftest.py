@@ -97,7 +97,7 @@ def write_run(
     seed: int = 0,
 ) -> Path:
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
-    from effssl import models
+    from effssl.models import backbones as models
     from effssl.run import checkpoint
 
     torch.manual_seed(seed)

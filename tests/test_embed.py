@@ -10,12 +10,13 @@ import torch
 from conftest import README, example, write_class_folders, write_run
 from PIL import Image
 
-from effssl import InputError, augment, cli, models
+from effssl import InputError, augment, cli
 from effssl import embed as module
 from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.embed import embed_folder, embed_set, main
+from effssl.models import backbones as models
 from effssl.representations import Clean, backbone_features
 
 

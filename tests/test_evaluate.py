@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from effssl import cli, evaluate, protocols, train
 from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
-from effssl.models import load_backbone
+from effssl.models.backbones import load_backbone
 from effssl.run import pictures
 
 SHORT = ["--num-averaged-views", "0", "--no-untrained"]

@@ -19,7 +19,7 @@ from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.labelled import NO_COLOURS, labelled_views
 from effssl.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
 from effssl.layers import layer_features
-from effssl.models import create_backbone
+from effssl.models.backbones import create_backbone
 
 CPU = torch.device("cpu")
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"

@@ -4,7 +4,7 @@ from torch import nn
 
 from effssl import InputError
 from effssl.layers import layer_features, layer_names
-from effssl.models import create_backbone
+from effssl.models.backbones import create_backbone
 
 SMALL = {
     "resnet18": "{channels: [8, 16, 16, 24], layers: [1, 1, 1, 1]}",

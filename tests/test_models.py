@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from effssl import InputError
-from effssl.models import (
+from effssl.models.backbones import (
     Encoder,
     Projector,
     check_takes,

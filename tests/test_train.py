@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effssl import cli, train
-from effssl.models import load_backbone
+from effssl.models.backbones import load_backbone
 from effssl.run.log import read_metrics
 
 FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}

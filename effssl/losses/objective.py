@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effssl.config import Config
 from effssl.losses import functional as losses
-from effssl.models import Encoder
+from effssl.models.backbones import Encoder
 
 
 def build(cfg: Config, encoder: Encoder) -> Callable[[Tensor], dict[str, Tensor]]:
