@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from effssl import augment, sampling
 from effssl.config import Augment
 from effssl.data.ffcv_loader import Loader, batches, open_loader
-from effssl.data.multiview import MultiViewDecoder
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
+from effssl.views.decode_crops import MultiViewDecoder
 
 OURS = "effssl"
 COLOUR = Augment(saturation=0.4, hue=0.0, blur_prob=0.0, solarize_prob=0.0)  # the CIFAR-10 recipe of arXiv 2312.10725

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import augment
+from effssl.views import ops as augment
 from effssl.models import backbones as models
 from effssl.run import device as process
 from effssl.commands import Embed

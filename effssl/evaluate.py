@@ -32,7 +32,7 @@ from effssl.models import backbones as models
 from effssl.run import pictures
 from effssl.run import device as process
 from effssl.run import folder as run_folder
-from effssl.augment import canvas_of
+from effssl.views.ops import canvas_of
 from effssl.commands import Evaluation
 from effssl.config import Augment, Config, Images
 from effssl.data import Data

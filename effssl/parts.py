@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from effssl import InputError, cli
-from effssl.augment import canvas_of
 from effssl.config import Augment, Config, Images
 from effssl.data import Data, open_data
 from effssl.models import backbones as models
 from effssl.representations import Clean
 from effssl.run import checkpoint
+from effssl.views.ops import canvas_of
 
 
 class FinishedRun(NamedTuple):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import augment, sampling
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.multiview import MultiViewDecoder
 from effssl.layers import evaluating
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
+from effssl.views.decode_crops import MultiViewDecoder
 
 BATCH = 256  # views through the backbone at a time
 PIXEL_SIDE = 32  # pixels are probed at no more than this

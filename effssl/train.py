@@ -30,7 +30,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import augment, optim, sampling
+from effssl import optim
+from effssl.views import ops as augment
+from effssl.views import draws as sampling
 from effssl.models import backbones as models
 from effssl.losses import objective
 from effssl.run import checkpoint
@@ -41,7 +43,7 @@ from effssl.run import folder as run_folder
 from effssl.config import Config
 from effssl.data import Data
 from effssl.data.ffcv_loader import Loader, batches, open_loader
-from effssl.data.multiview import MultiViewDecoder
+from effssl.views.decode_crops import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
 from effssl.final_table import final_rows, format_table, validation_probe
 from effssl.run.log import Clock, RunLog, read_metrics

@@ -4,7 +4,8 @@ import torch
 import torchvision.transforms.v2.functional as F
 from test_sampling import draw
 
-from effssl import augment, sampling
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "hflip_prob": 0.0}

@@ -11,7 +11,7 @@ from conftest import QUICK, STORE
 from test_augment import MEAN, STD, assert_near, draw, random_images
 from test_losses import TERMS, embeddings
 
-from effssl import augment, cli, evaluate, optim, train
+from effssl import cli, evaluate, optim, train
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.sources import open_source
@@ -19,6 +19,7 @@ from effssl.embed import embed_set
 from effssl.run import checkpoint
 from effssl.run import device as process
 from effssl.run.log import read_metrics
+from effssl.views import ops as augment
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=cuda")

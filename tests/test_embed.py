@@ -10,7 +10,7 @@ import torch
 from conftest import README, example, write_class_folders, write_run
 from PIL import Image
 
-from effssl import InputError, augment, cli
+from effssl import InputError, cli
 from effssl import embed as module
 from effssl.commands import Embed
 from effssl.config import Storage
@@ -18,6 +18,7 @@ from effssl.data import open_split
 from effssl.embed import embed_folder, embed_set, main
 from effssl.models import backbones as models
 from effssl.representations import Clean, backbone_features
+from effssl.views import ops as augment
 
 
 @pytest.fixture(scope="module")

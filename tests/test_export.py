@@ -14,10 +14,10 @@ from PIL import Image
 
 from effssl import InputError, cli
 from effssl import export as module
-from effssl.augment import clean_view
 from effssl.commands import Export
 from effssl.export import export, main
 from effssl.models import backbones as models
+from effssl.views.ops import clean_view
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"

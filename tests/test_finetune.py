@@ -13,13 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from effssl import augment, cli, parts, train
+from effssl import cli, parts, train
 from effssl.data import open_data
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.labelled import NO_COLOURS, labelled_views
 from effssl.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
 from effssl.layers import layer_features
 from effssl.models.backbones import create_backbone
+from effssl.views import ops as augment
 
 CPU = torch.device("cpu")
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"

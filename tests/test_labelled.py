@@ -10,11 +10,13 @@ import torch
 from conftest import STORE, write_class_folders
 from PIL import Image
 
-from effssl import InputError, augment, sampling
+from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
 from effssl.data.sources import open_source
 from effssl.data.splits import epoch_order
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
 
 CPU = torch.device("cpu")
 STRENGTHS = {

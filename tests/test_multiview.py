@@ -14,11 +14,12 @@ from conftest import STORE, growth_mb
 from PIL import Image
 from scipy import stats
 
-from effssl import augment, sampling
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.multiview import MultiViewDecoder, random_crop, resized_crop
 from effssl.data.sources import open_source
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
+from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop
 
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3

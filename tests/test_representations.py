@@ -7,7 +7,6 @@ from conftest import STORE, write_class_folders
 from torch import nn
 from torchvision.transforms.v2.functional import resized_crop
 
-from effssl import augment, sampling
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.labelled import NO_COLOURS
 from effssl.data.sources import open_source
@@ -21,6 +20,8 @@ from effssl.representations import (
     encode,
     view_features,
 )
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
 
 COLOURS = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.4) | {"blur_sigma": (0.1, 2.0)}
 RANDOM = RandomViews(

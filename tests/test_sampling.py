@@ -4,7 +4,7 @@ import torch
 import torchvision.transforms as tv
 from scipy import stats
 
-from effssl import sampling
+from effssl.views import draws as sampling
 
 CROP = {"crop_scale": (0.2, 1.0), "crop_ratio": (3 / 4, 4 / 3), "hflip_prob": 0.5}
 JITTER = {"jitter_prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}

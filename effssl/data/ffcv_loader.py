@@ -15,7 +15,7 @@ from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.transforms import ToTensor
 
 from effssl import InputError
-from effssl.data.multiview import MultiViewDecoder
+from effssl.views.decode_crops import MultiViewDecoder
 
 
 def open_loader(

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effssl import InputError, augment, sampling
+from effssl import InputError
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.multiview import MultiViewDecoder
 from effssl.data.splits import class_balanced, epoch_order
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
+from effssl.views.decode_crops import MultiViewDecoder
 
 # Of the strengths of sampling.draw: crops and flips alone, with which classifiers are fine-tuned
 NO_COLOURS = {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from effssl.sampling import Draws
+from effssl.views.draws import Draws
 
 _BLOCK_BYTES = 2**21  # of views made at once on a CPU: what fits its cache is several times faster
 _GRAY = (0.2989, 0.587, 0.114)
