@@ -28,7 +28,8 @@ import torch
 from orthogonality_picture import picture
 from run_measures import Measured, measure_runs
 
-from effssl import InputError, cli, protocols
+from effssl import InputError, cli
+from effssl.evaluation import protocols
 from effssl.losses import functional as losses
 from effssl.run.folder import machine, write_text
 

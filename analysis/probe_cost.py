@@ -28,11 +28,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from effssl import cli
+from effssl.evaluation.encode import backbone_features
+from effssl.evaluation.finished_run import open_images
+from effssl.evaluation.probes import L2_GRID, accuracy, best_linear_probe
+from effssl.evaluation.protocols import encode_splits
 from effssl.models.backbones import load_backbone
-from effssl.parts import open_images
-from effssl.probe import L2_GRID, accuracy, best_linear_probe
-from effssl.protocols import encode_splits
-from effssl.representations import backbone_features
 from effssl.run.folder import machine, write_text
 
 Splits = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # h and y of train, validation, test

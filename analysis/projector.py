@@ -30,7 +30,7 @@ from intervals import Question
 from matplotlib.figure import Figure
 
 from effssl import cli
-from effssl.parts import build_encoder
+from effssl.evaluation.finished_run import build_encoder
 
 WIDTHS = {
     "cpu": [64, 256, 1024, 8192],

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl import cli, protocols
+from effssl import cli
 from effssl.config import Config, flat
 from effssl.data import Data
+from effssl.evaluation import protocols
+from effssl.evaluation.encode import Clean, RandomViews, backbone_features, embed, spread, view_features
+from effssl.evaluation.finished_run import build_encoder, open_images, open_run, strengths
 from effssl.losses import functional as losses
-from effssl.parts import build_encoder, open_images, open_run, strengths
-from effssl.representations import Clean, RandomViews, backbone_features, embed, spread, view_features
 from effssl.run import device as process
 from effssl.run.log import read_metrics
 

@@ -16,8 +16,8 @@ from effssl import InputError, optim
 from effssl.config import Config
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.splits import epoch_order
+from effssl.evaluation.finished_run import build_encoder, open_images, strengths
 from effssl.losses import objective
-from effssl.parts import build_encoder, open_images, strengths
 from effssl.run.device import where_it_runs
 from effssl.views import draws as sampling
 from effssl.views import ops as augment

@@ -32,9 +32,9 @@ from intervals import Question
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from effssl.final_table import validation_probe
-from effssl.parts import open_images, open_run
-from effssl.representations import backbone_features
+from effssl.evaluation.encode import backbone_features
+from effssl.evaluation.final_table import validation_probe
+from effssl.evaluation.finished_run import open_images, open_run
 from effssl.run.device import where_it_runs
 from effssl.run.folder import write_json
 

@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from effssl.evaluation.spectrum import effective_rank
 from effssl.losses import functional as losses
 from effssl.run.folder import machine, write_text
-from effssl.spectrum import effective_rank
 
 SIZE, SHARPNESS = 64, 8.0  # of the ring, and of the offsets: q ~ exp(SHARPNESS cos)
 SEEDS = 3

@@ -40,7 +40,7 @@ from effssl.data import open_split
 from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.ffcv_writer import listing
-from effssl.representations import encode
+from effssl.evaluation.encode import encode
 
 Backbone = str | Path | tuple[nn.Module, dict[str, Any]]
 

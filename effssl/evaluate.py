@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl import classifiers, protocols, tables
+from effssl.evaluation import classifiers
+from effssl.evaluation import protocols
+from effssl.evaluation import tables
 from effssl.models import backbones as models
 from effssl.run import pictures
 from effssl.run import device as process
@@ -38,10 +40,10 @@ from effssl.config import Augment, Config, Images
 from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.data.labelled import NO_COLOURS
-from effssl.layers import layer_features
-from effssl.parts import FinishedRun, build_encoder, clean_of, open_images, open_run, strengths
-from effssl.representations import (
+from effssl.evaluation.labelled_views import NO_COLOURS
+from effssl.evaluation.layers import layer_features
+from effssl.evaluation.finished_run import FinishedRun, build_encoder, clean_of, open_images, open_run, strengths
+from effssl.evaluation.encode import (
     Clean,
     RandomViews,
     averaged_features,
@@ -53,7 +55,7 @@ from effssl.representations import (
     spread,
     view_features,
 )
-from effssl.spectrum import cka_matrix
+from effssl.evaluation.spectrum import cka_matrix
 
 T = TypeVar("T")
 CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json

@@ -45,10 +45,10 @@ from effssl.data import Data
 from effssl.data.ffcv_loader import Loader, batches, open_loader
 from effssl.views.decode_crops import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
-from effssl.final_table import final_rows, format_table, validation_probe
+from effssl.evaluation.final_table import final_rows, format_table, validation_probe
 from effssl.run.log import Clock, RunLog, read_metrics
-from effssl.parts import build_encoder, open_images, strengths
-from effssl.representations import Clean, Features, backbone_features, clean_views, pixel_features, spread
+from effssl.evaluation.finished_run import build_encoder, open_images, strengths
+from effssl.evaluation.encode import Clean, Features, backbone_features, clean_views, pixel_features, spread
 
 
 def train(cfg: Config) -> int:

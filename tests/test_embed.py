@@ -16,8 +16,8 @@ from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.embed import embed_folder, embed_set, main
+from effssl.evaluation.encode import Clean, backbone_features
 from effssl.models import backbones as models
-from effssl.representations import Clean, backbone_features
 from effssl.views import ops as augment
 
 

@@ -18,9 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from effssl import cli, evaluate, protocols, train
+from effssl import cli, evaluate, train
 from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
+from effssl.evaluation import protocols
 from effssl.models.backbones import load_backbone
 from effssl.run import pictures
 

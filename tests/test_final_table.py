@@ -8,7 +8,7 @@ import torch
 
 from effssl.data import Data
 from effssl.data.beton import Beton
-from effssl.final_table import final_rows, format_table, validation_probe
+from effssl.evaluation.final_table import final_rows, format_table, validation_probe
 
 PROJECTOR = torch.nn.Linear(8, 4, bias=False)
 MEASURES = {f"{x}/{name}" for x in "hz" for name in ("effective_rank", "alpha", "off_diagonal")}

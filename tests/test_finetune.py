@@ -13,12 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from effssl import cli, parts, train
+from effssl import cli, train
 from effssl.data import open_data
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.labelled import NO_COLOURS, labelled_views
-from effssl.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
-from effssl.layers import layer_features
+from effssl.evaluation import finished_run as parts
+from effssl.evaluation.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
+from effssl.evaluation.labelled_views import NO_COLOURS, labelled_views
+from effssl.evaluation.layers import layer_features
 from effssl.models.backbones import create_backbone
 from effssl.views import ops as augment
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
 from effssl.data.sources import open_source
 from effssl.data.splits import epoch_order
+from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, label_fraction, labelled_views
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from effssl import InputError
-from effssl.layers import layer_features, layer_names
+from effssl.evaluation.layers import layer_features, layer_names
 from effssl.models.backbones import create_backbone
 
 SMALL = {

@@ -50,7 +50,7 @@ def test_memory_does_not_grow_over_200_epochs(digits_dir):
     assert growth_mb(open_loader, beton.path, 64, 2, None, count=640) < 8  # a batch kept of each pass: 10
 
 
-@pytest.mark.parametrize("module", ["effssl.data.ffcv_loader", "effssl.data.beton", "effssl.representations"])
+@pytest.mark.parametrize("module", ["effssl.data.ffcv_loader", "effssl.data.beton", "effssl.evaluation.encode"])
 def test_importing_ffcv_leaves_torchs_threads_alone(module):
     script = f"import torch; torch.set_num_threads(2); import {module}; print(torch.get_num_threads())"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from effssl import cli
+from effssl.evaluation.finished_run import build_encoder
 from effssl.losses import functional as losses
 from effssl.losses import objective
 from effssl.models import backbones as models
-from effssl.parts import build_encoder
 
 ENCODER = ["--image-size", "8", "--backbone-kwargs", "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"]
 

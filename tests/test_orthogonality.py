@@ -17,11 +17,11 @@ import report  # noqa: E402
 import run_measures  # noqa: E402
 
 from effssl import cli  # noqa: E402
+from effssl.evaluation.encode import clean_views  # noqa: E402
+from effssl.evaluation.finished_run import build_encoder, open_images, open_run  # noqa: E402
+from effssl.evaluation.spectrum import decay_exponent  # noqa: E402
 from effssl.losses import functional as losses  # noqa: E402
-from effssl.parts import build_encoder, open_images, open_run  # noqa: E402
-from effssl.representations import clean_views  # noqa: E402
 from effssl.run.log import read_metrics  # noqa: E402
-from effssl.spectrum import decay_exponent  # noqa: E402
 
 TINY = [
     *("--image-size", "8", "--fraction", "0.2", "--epochs", "2", "--probe-every", "1", "--precision", "fp32"),

@@ -6,8 +6,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from effssl import logistic
-from effssl.probe import L2_GRID, accuracy, best_linear_probe, fit_linear_probes, knn_accuracy, wilson_interval
+from effssl.evaluation import logistic
+from effssl.evaluation.probes import (
+    L2_GRID,
+    accuracy,
+    best_linear_probe,
+    fit_linear_probes,
+    knn_accuracy,
+    wilson_interval,
+)
 
 
 def clusters(n, classes=4, dim=6, spread=1.5, seed=0):

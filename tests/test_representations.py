@@ -8,10 +8,8 @@ from torch import nn
 from torchvision.transforms.v2.functional import resized_crop
 
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.labelled import NO_COLOURS
 from effssl.data.sources import open_source
-from effssl.probe import accuracy, fit_linear_probes
-from effssl.representations import (
+from effssl.evaluation.encode import (
     Clean,
     RandomViews,
     averaged_features,
@@ -20,6 +18,8 @@ from effssl.representations import (
     encode,
     view_features,
 )
+from effssl.evaluation.labelled_views import NO_COLOURS
+from effssl.evaluation.probes import accuracy, fit_linear_probes
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
 

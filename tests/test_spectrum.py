@@ -5,8 +5,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from effssl import spectrum
-from effssl.spectrum import (
+from effssl.evaluation import spectrum
+from effssl.evaluation.spectrum import (
     alignment,
     cka_matrix,
     decay_exponent,

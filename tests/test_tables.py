@@ -1,4 +1,4 @@
-from effssl import tables
+from effssl.evaluation import tables
 
 LINEAR = {"linear": 0.5, "linear_low": 0.41, "linear_high": 0.59}
 ROWS = {"trained": LINEAR | {"few_labels": 0.25, "few_labels_std": 0.015}, "pixels": LINEAR | {"knn": 0.125}}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.layers import evaluating
+from effssl.evaluation.layers import evaluating
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
 from effssl.views.decode_crops import MultiViewDecoder

@@ -12,13 +12,20 @@ from torch import nn
 
 from effssl.config import Augment, Config
 from effssl.data import Data
-from effssl.data.labelled import NO_COLOURS, even_batch_size, label_fraction, labelled_views
-from effssl.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
+from effssl.evaluation.encode import Clean, backbone_features, clean_views, spread
+from effssl.evaluation.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
+from effssl.evaluation.finished_run import FinishedRun, build_encoder, strengths
+from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, label_fraction, labelled_views
+from effssl.evaluation.probes import wilson_interval
+from effssl.evaluation.protocols import (
+    Columns,
+    choose_linear,
+    encode_splits,
+    labelled_positions,
+    linear,
+    reported_images,
+)
 from effssl.models import backbones as models
-from effssl.parts import FinishedRun, build_encoder, strengths
-from effssl.probe import wilson_interval
-from effssl.protocols import Columns, choose_linear, encode_splits, labelled_positions, linear, reported_images
-from effssl.representations import Clean, backbone_features, clean_views, spread
 
 SUPERVISED = "supervised.safetensors"
 ADAPT_IMAGES = 10_000  # that BatchNorm's statistics are taken of

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from effssl.layers import evaluating
+from effssl.evaluation.layers import evaluating
 from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate
 

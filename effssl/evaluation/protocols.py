@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.data.splits import class_balanced, per_class
-from effssl.probe import LinearProbe, accuracy, best_linear_probe, knn_accuracy, wilson_interval
-from effssl.representations import Features, embed, spread
-from effssl.spectrum import alignment, decay_exponent, effective_rank, lidar, off_diagonal_energy, uniformity
+from effssl.evaluation.encode import Features, embed, spread
+from effssl.evaluation.probes import LinearProbe, accuracy, best_linear_probe, knn_accuracy, wilson_interval
+from effssl.evaluation.spectrum import alignment, decay_exponent, effective_rank, lidar, off_diagonal_energy, uniformity
 
 FEW_LABEL_DRAWS = 5
 FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing where the classes are separable

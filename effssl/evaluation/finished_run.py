@@ -12,8 +12,8 @@ from torch import nn
 from effssl import InputError, cli
 from effssl.config import Augment, Config, Images
 from effssl.data import Data, open_data
+from effssl.evaluation.encode import Clean
 from effssl.models import backbones as models
-from effssl.representations import Clean
 from effssl.run import checkpoint
 from effssl.views.ops import canvas_of
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effssl.logistic import minimise
+from effssl.evaluation.logistic import minimise
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 VALUES = 2**25  # that kNN holds at a time

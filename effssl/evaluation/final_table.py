@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from effssl import protocols
 from effssl.data import Data
-from effssl.probe import best_linear_probe, knn_accuracy
-from effssl.protocols import Columns, encode_splits, labelled_positions, measured_part, reported_split
-from effssl.representations import Features, spread
+from effssl.evaluation import protocols
+from effssl.evaluation.encode import Features, spread
+from effssl.evaluation.probes import best_linear_probe, knn_accuracy
+from effssl.evaluation.protocols import Columns, encode_splits, labelled_positions, measured_part, reported_split
 
 
 def validation_probe(features: Features, data: Data, max_images: int, projector: nn.Module) -> Columns:
