@@ -1,41 +1,47 @@
-"""Verdicts on the claims, by written rules (claim_rules.py, support_rules.py) from the CSVs of analysis/results.
+"""Verdicts on the claims, by written rules, from the rows of a study's table.
 
-A claim is judged in parts. A part that compares runs takes the differences between runs of one seed: it is `yes` where
-the 95% interval of their mean (Student's, over seeds) lies wholly above what the rule asks, `no` where it lies wholly
-below, else `open`; one seed has no interval. A part whose results are not there is not measured. The claim holds where
-all parts are `yes`; it holds in part where some are; it does not hold where none is and some are `no`; else it is not
-decided, or not measured yet. Accuracies are linear probes on the validation split, differences in points of percent.
+This is the only judge: the summaries of the commands and the report page both call it. The rules
+stand in claim_rules.py and support_rules.py.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import functools
 import math
 import re
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from intervals import estimate
+import pandas as pd
 
-from effssl import InputError
+from analysis.harness.stats import Estimate, estimate, interval
+from analysis.harness.tables import Missing, markdown, read_csv
 
 HOLDS, IN_PART, DOES_NOT = "holds", "holds in part", "does not hold"
 NOT_DECIDED, NOT_MEASURED = "not decided", "not measured yet"
-
-Rows = list[dict[str, Any]]
-
-
-class Missing(Exception):
-    """Results that are not there, or lack a column; the message is one line."""
+OUTCOMES = {"yes": "yes", "no": "no", "open": "open", "missing": "not measured"}  # as they are shown
+GENERAL_RULE = (
+    "A claim is judged in parts. A part that compares runs takes the differences between runs of "
+    "one seed: it is `yes` if the 95% interval of their mean (Student's, over seeds) lies wholly "
+    "above what the rule asks, `no` if it lies wholly below, else `open`; one seed has no interval. "
+    "A part whose results are not there is not measured. The claim holds if all parts are `yes`; it "
+    "holds in part if some are; it does not hold if none is and some are `no`; else it is not "
+    "decided, or not measured yet. Accuracies are linear probes on the validation split, "
+    "differences in points of percent."
+)
 
 
 class Part(NamedTuple):
+    """One part of a claim, answered."""
+
     says: str
     outcome: str  # yes, no, open or missing
     seen: str
+    mean: Estimate | None = None  # of what is compared, over seeds; None if that is no mean
+    unit: str = "points"
+    note: str = ""
+    label: str = ""  # `says` in a few words, for a picture
 
 
 class Verdict(NamedTuple):
@@ -43,123 +49,133 @@ class Verdict(NamedTuple):
     parts: list[Part]
 
 
-Judge = Callable[[Path], list[Part]]
+Judge = Callable[[pd.DataFrame], list[Part]]
 
 
-def decide(results: Path, judges: Iterable[Judge]) -> Verdict:
-    """The verdict on the parts that `judges` find in the folder `results`."""
+class Rule(NamedTuple):
+    """What a rule reads from the folder of all results, and how it judges that: the docstring of
+    `judge` is the rule in words."""
+
+    read: Callable[[Path], pd.DataFrame]
+    judge: Judge
+
+
+def table_rule(
+    judge: Judge, name: str, numbers: Sequence[str], texts: Sequence[str] = ()
+) -> Rule:
+    """Return the rule that judges these columns of the CSV file `name`."""
+    return Rule(functools.partial(read_csv, name=name, numbers=numbers, texts=texts), judge)
+
+
+def decide(results: Path, rules: Iterable[Rule]) -> Verdict:
+    """Return the verdict on the parts that the rules find in the folder `results`."""
     parts: list[Part] = []
-    for judge in judges:
+    for rule in rules:
         try:
-            parts += judge(results)
+            rows = rule.read(results)
         except Missing as reason:
-            parts.append(Part(title(judge), "missing", str(reason)))
+            parts.append(Part(title(rule.judge), "missing", str(reason)))
+        else:
+            parts += judge(rule.judge, rows).parts
+    return Verdict(verdict_of(parts), parts)
+
+
+def judge(rule: Judge, rows: pd.DataFrame) -> Verdict:
+    """Return the verdict of one rule on the rows of its table."""
+    try:
+        parts = rule(rows)
+    except Missing as reason:
+        parts = [Part(title(rule), "missing", str(reason))]
+    return Verdict(verdict_of(parts), parts)
+
+
+def verdict_of(parts: Iterable[Part]) -> str:
+    """Return what the parts of a claim make of it, as GENERAL_RULE says."""
     outcomes = {part.outcome for part in parts}
     if outcomes <= {"missing"}:
-        return Verdict(NOT_MEASURED, parts)
+        return NOT_MEASURED
     if "yes" in outcomes:
-        return Verdict(HOLDS if outcomes == {"yes"} else IN_PART, parts)
-    return Verdict(DOES_NOT if "no" in outcomes else NOT_DECIDED, parts)
+        return HOLDS if outcomes == {"yes"} else IN_PART
+    return DOES_NOT if "no" in outcomes else NOT_DECIDED
 
 
-def title(judge: Judge) -> str:
-    """The first words of its rule."""
-    return re.split(r"[.:] ", " ".join((judge.__doc__ or "").split()))[0]
+def words(rule: Judge) -> str:
+    """Return the rule in words, on one line."""
+    return " ".join((rule.__doc__ or "").split())
 
 
-def read(results: Path, name: str, numbers: Sequence[str], texts: Sequence[str] = ()) -> Rows:
-    """The rows of results/name that have all of `numbers`, as floats, and `texts`. Raises Missing where the file is
-    not there, lacks a column, or has no such row."""
-    file = results / name
-    if not file.is_file():
-        raise Missing(f"{name} is not there")
-    with file.open(newline="") as opened:
-        reader = csv.DictReader(opened)
-        found = list(reader)
-    lacking = [column for column in (*numbers, *texts) if column not in (reader.fieldnames or [])]
-    if lacking:
-        raise Missing(f"{name} has no column {', '.join(lacking)}")
-    values = [{key: _number(row[key]) for key in numbers} | {key: row[key] for key in texts} for row in found]
-    rows = [row for row in values if all(row[key] is not None for key in (*numbers, *texts))]
-    if not rows:
-        raise Missing(f"{name} has no row with {', '.join(numbers)}")
+def title(rule: Judge) -> str:
+    """Return the first words of a rule."""
+    return re.split(r"[.:] ", words(rule))[0]
+
+
+def only(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """Return the rows that have these values."""
+    for column, value in wanted.items():
+        rows = rows[rows[column] == value]
     return rows
 
 
-def read_json(file: Path) -> Any:
-    """Raises InputError for a damaged file."""
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from None
+def pairs(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return one row for each seed that both have: the means of `ours` and of `others`."""
+    means = {
+        name: rows.groupby("seed")[column].mean() for name, rows in (("ours", ours), ("others", others))
+    }
+    return pd.DataFrame(means).dropna()
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def differences(
+    ours: pd.DataFrame, others: pd.DataFrame, column: str, factor: float = 1.0
+) -> pd.Series:
+    """Return ours less the others', times `factor`, for each seed that both have."""
+    both = pairs(ours, others, column)
+    return factor * (both["ours"] - both["others"])
 
 
-def groups(rows: Rows, *keys: str) -> dict[tuple, Rows]:
-    """Rows by their values of `keys`."""
-    found: dict[tuple, Rows] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
+def answer(mean: Estimate, above: float) -> str:
+    """Return yes, no or open: the interval lies above `above`, below it, or about it."""
+    return "yes" if mean.low > above else "no" if mean.high < above else "open"
 
 
-def only(rows: Rows, **wanted: Any) -> Rows:
-    """Those rows that have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def mean_of(rows: Rows, key: str) -> float:
-    return statistics.fmean(row[key] for row in rows)
-
-
-def differences(ours: Rows, others: Rows, key: str, factor: float = 1.0) -> list[float]:
-    """Of every seed that both have: the mean of ours less that of the others."""
-    return [factor * (a - b) for a, b in pairs(ours, others, key)]
-
-
-def pairs(ours: Rows, others: Rows, key: str) -> list[tuple[float, float]]:
-    a, b = (_by_seed(rows, key) for rows in (ours, others))
-    return [(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
-
-
-def _by_seed(rows: Rows, key: str) -> dict[float, float]:
-    found: dict[float, list[float]] = {}
-    for row in rows:
-        found.setdefault(row["seed"], []).append(row[key])
-    return {seed: statistics.fmean(values) for seed, values in found.items()}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and Student's 95% interval of it; infinite for one value."""
-    found = estimate(values)
-    assert found is not None
-    return found.mean, found.mean - found.half, found.mean + found.half
-
-
-def answer(values: Sequence[float], above: float) -> str:
-    """yes, no or open: whether the interval of the mean lies above `above`, below it, or about it."""
-    _, low, high = interval(values)
-    return "yes" if low > above else "no" if high < above else "open"
-
-
-def over_seeds(says: str, values: Sequence[float], above: float = 0.0, unit: str = "points") -> Part:
-    """A part that asks for a mean above `above`, judged by the 95% interval over seeds."""
-    if not values:
-        return Part(says, "missing", "no seed has both")
-    mean, low, high = interval(values)
+def over_seeds(
+    says: str, values: Iterable[float], above: float = 0.0, unit: str = "points", note: str = "",
+    label: str = "",
+) -> Part:  # fmt: skip
+    """Return a part that asks for a mean above `above`, judged by its 95% interval over seeds."""
+    mean = estimate(values)
+    if mean is None:
+        return Part(says, "missing", "no seed has both", None, unit, note, label)
     form = "+.2f" if unit == "points" else "+.3g"
-    spread = f"95% interval {low:{form}} to {high:{form}}, {len(values)} seeds"
-    seen = f"{mean:{form}} {unit}".strip()
-    return Part(says, answer(values, above), f"{seen}, {spread if len(values) > 1 else 'one seed: no interval'}")
+    seen = f"{mean.mean:{form}} {unit}".strip()
+    seen += f", {spread(mean, form)}"
+    return Part(says, answer(mean, above), seen, mean, unit, note, label)
+
+
+def spread(mean: Estimate, form: str) -> str:
+    """Return the interval and the number of seeds, in words."""
+    if math.isinf(mean.half):
+        return "one seed: no interval"
+    return f"95% interval {mean.low:{form}} to {mean.high:{form}}, {mean.n} seeds"
 
 
 def plainly(says: str, holds: bool, seen: str) -> Part:
-    """A part without an interval, that is so or not."""
+    """Return a part without an interval, which is so or not."""
     return Part(says, "yes" if holds else "no", seen)
+
+
+def parts_table(parts: Iterable[Part]) -> str:
+    """Return parts that were judged over seeds as a Markdown table."""
+    rows = []
+    for part in parts:
+        form, unit = ("{:+.1f}", "") if part.unit == "points" else ("{:+.2f}", f" {part.unit}")
+        rows.append(
+            {
+                "question": part.says,
+                "difference (points)": "" if part.mean is None else form.format(part.mean.mean) + unit,
+                "95% interval": interval(part.mean, form),
+                "seeds": part.mean.n if part.mean else 0,
+                "answer": OUTCOMES[part.outcome],
+                "note": part.note,
+            }
+        )
+    return markdown(rows)

@@ -1,17 +1,14 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-ANALYSIS = Path(__file__).parents[2] / "analysis"
-sys.path.insert(0, str(ANALYSIS))
+from analysis.harness import verdicts
+from analysis.report_page import sections
 
-import report_sections  # noqa: E402
-import verdicts  # noqa: E402
-
+RESULTS = Path(__file__).parents[2] / "analysis" / "results"
 EXPECTED = json.loads((Path(__file__).parent / "verdicts_of_committed_results.json").read_text())
-SECTIONS = {section.title: section for section in (*report_sections.CLAIMS, *report_sections.SUPPORT)}
+SECTIONS = {section.title: section for section in (*sections.CLAIMS, *sections.SUPPORT)}
 
 
 def test_every_section_of_the_report_has_its_verdict_here():
@@ -20,6 +17,6 @@ def test_every_section_of_the_report_has_its_verdict_here():
 
 @pytest.mark.parametrize("title", EXPECTED)
 def test_the_committed_results_are_judged_as_they_were(title):
-    judged = verdicts.decide(ANALYSIS / "results", SECTIONS[title].judges)
+    judged = verdicts.decide(RESULTS, SECTIONS[title].rules)
     parts = [{"says": part.says, "outcome": part.outcome, "seen": part.seen} for part in judged.parts]
     assert {"verdict": judged.verdict, "parts": parts} == EXPECTED[title]
