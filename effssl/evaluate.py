@@ -240,11 +240,11 @@ def _images(of_run: Images, settings: Evaluation) -> Images:
     """Where the images come from that are probed on."""
     images = of_run
     if settings.data not in (None, of_run.data):
-        kept = {k: getattr(of_run, k) for k in ("val_fraction", "split_seed", "image_size", "workers", "skip_corrupt")}
+        kept = {k: getattr(of_run, k) for k in ("val_fraction", "split_seed", "workers", "skip_corrupt")}
         images = Images(data=settings.data, **kept)
     if settings.data_dir is not None:  # its .beton files lie there too
         images = dataclasses.replace(images, data_dir=settings.data_dir, beton_dir=None)
-    names = ("beton_dir", "image_size", "fraction", "workers")
+    names = ("beton_dir", "fraction", "workers")
     return dataclasses.replace(images, **{k: getattr(settings, k) for k in names if getattr(settings, k) is not None})
 
 

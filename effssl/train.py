@@ -224,7 +224,7 @@ def _open_loader(cfg: Config, data: Data) -> Loader:
     crops = None
     if data.train.side is None:
         how = {"crop_scale": cfg.augment.crop_scale, "crop_ratio": cfg.augment.crop_ratio}
-        crops = MultiViewDecoder(views=cfg.augment.views, size=cfg.images.image_size, seed=cfg.run.seed, **how)
+        crops = MultiViewDecoder(views=cfg.augment.views, size=cfg.augment.image_size, seed=cfg.run.seed, **how)
     own_batch = cfg.optim.batch_size // distributed.world_size()
     return open_loader(data.train.path, own_batch, cfg.images.workers, None, crops)
 
