@@ -1,3 +1,3 @@
 """Images: found as files, stored once as .beton, read back as uint8 batches."""
 
-import effssl.data.ffcv_setup as _  # before anything else imports FFCV
+from effssl.data import ffcv_setup as ffcv_setup  # before anything else imports FFCV
