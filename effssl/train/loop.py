@@ -1,26 +1,12 @@
-"""Pretrain a timm backbone with a K-view loss: VICReg, Barlow Twins and baselines beside them.
-
-python -m effssl.train --views 4 --proj-dim 256                       # scikit-learn's digits
-python -m effssl.train --config configs/cifar10.yaml --data-dir DIR   # CIFAR-10
-python -m effssl.train --data folder --data-dir MY_IMAGES             # your own
-python -m effssl.train --resume RUN
-torchrun --nproc-per-node 4 -m effssl.train ...                       # any of these on four GPUs
-"""
+"""Pretrain a timm backbone with a K-view loss: VICReg, Barlow Twins and baselines beside them."""
 
 from __future__ import annotations
-
-import sys
-
-from effssl import InputError, cli
-
-if __name__ == "__main__":
-    # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit(cli.parse)
 
 import functools
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,25 +16,23 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import optim
-from effssl.views import ops as augment
-from effssl.views import draws as sampling
-from effssl.models import backbones as models
-from effssl.losses import objective
-from effssl.run import checkpoint
-from effssl.run import distributed
-from effssl.run import pictures
-from effssl.run import device as process
-from effssl.run import folder as run_folder
+from effssl import InputError, cli, optim
 from effssl.config import Config
 from effssl.data import Data
 from effssl.data.ffcv_loader import Loader, batches, open_loader
-from effssl.views.decode_crops import MultiViewDecoder
 from effssl.data.splits import epoch_order, own_part
-from effssl.evaluation.final_table import final_rows, format_table, validation_probe
-from effssl.run.log import Clock, RunLog, read_metrics
-from effssl.evaluation.finished_run import build_encoder, open_images, strengths
 from effssl.evaluation.encode import Clean, Features, backbone_features, clean_views, pixel_features, spread
+from effssl.evaluation.final_table import final_rows, format_table, validation_probe
+from effssl.evaluation.finished_run import build_encoder, open_images, strengths
+from effssl.losses import objective
+from effssl.models import backbones as models
+from effssl.run import checkpoint, distributed, pictures
+from effssl.run import device as process
+from effssl.run import folder as run_folder
+from effssl.run.log import Clock, RunLog, read_metrics
+from effssl.views import draws as sampling
+from effssl.views import ops as augment
+from effssl.views.decode_crops import MultiViewDecoder
 
 
 def train(cfg: Config) -> int:
@@ -291,7 +275,3 @@ def _finish(
     run_folder.write_result(out, final, steps=step, seconds=seconds, encoded_views=encoded, device=clean.device)
     log.close()
     print(f"\n{format_table(final)}\n", *(out / name for name in run_folder.HIGHLIGHTS), sep="\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main(COMMAND_LINE))
