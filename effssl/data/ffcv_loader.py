@@ -18,9 +18,7 @@ from torch import Tensor
 from effssl import InputError
 
 
-def open_loader(
-    path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder
-) -> Loader:
+def open_loader(path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder) -> Loader:
     """Compile the reading of a .beton, which takes seconds.
 
     One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored image,

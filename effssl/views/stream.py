@@ -54,6 +54,20 @@ class ViewStream:
         self.stored, self.augment, self.runtime = stored, augment, runtime
         self.batch_size = batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
+        self._assemble = views_of_crops if stored.side is None else views_of_images
+        self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
+
+    def with_views(self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None) -> ViewStream:
+        """Return a stream of the same images with other views; None keeps what this one has."""
+        return ViewStream(
+            self.stored,
+            augment,
+            seed=self._seed if seed is None else seed,
+            batch_size=batch_size or self.batch_size,
+            workers=self._workers,
+            runtime=self.runtime,
+            progress=self._progress,
+        )
 
     def epoch(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Make K augmented views of the images at `positions`, in that order.
@@ -84,15 +98,12 @@ class ViewStream:
     def _views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        flips, colours = draw_flips(numbers, augment), draw_colours(numbers, augment)
+        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        if side is not None:  # else the crops are cut already
+            draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
-        is_compiled = self.runtime.compile and len(positions) == self.batch_size
-        if side is None:
-            assemble = _compiled_views_of_crops() if is_compiled else views_of_crops
-            return assemble(pixels, flips, colours, augment)
-        assemble_whole = _compiled_views_of_images() if is_compiled else views_of_images
-        crops = draw_crops(numbers, augment, stored=(side, side))
-        return assemble_whole(pixels, crops, flips, colours, augment)
+        is_whole = len(positions) == self.batch_size
+        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
@@ -119,13 +130,3 @@ class ViewStream:
 def canvas_of(size: int) -> int:
     """Return the side, in pixels, of the central squares that clean views of JPEGs are made of."""
     return round(_CANVAS * size)
-
-
-@functools.cache
-def _compiled_views_of_images():
-    return torch.compile(views_of_images)
-
-
-@functools.cache
-def _compiled_views_of_crops():
-    return torch.compile(views_of_crops)
