@@ -49,8 +49,6 @@ class Images(Storage):
     """Part of the labelled training images held out, class-balanced, for every choice; test is read once."""
     split_seed: int = 0
     """Seed of the validation split, of `fraction` and of the 10-label draws; kept apart from `seed`."""
-    image_size: int = 224
-    """Side of a view in pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ class Augment:
 
     views: int = 4
     """Views per image, K, at least 2."""
+    image_size: int = 224
+    """Side of a view in pixels."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random crop as a part of the image's."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)

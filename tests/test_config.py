@@ -16,13 +16,13 @@ def write(path: Path, text: str) -> str:
 
 
 def test_flags_beat_yaml_beats_set_defaults_beat_defaults(tmp_path):
-    assert cli.parse(["--data", "folder"]).images.image_size == 224
-    assert cli.parse(["--data", "cifar10"]).images.image_size == 32
+    assert cli.parse(["--data", "folder"]).augment.image_size == 224
+    assert cli.parse(["--data", "cifar10"]).augment.image_size == 32
     file = write(tmp_path / "c.yaml", "data: cifar10\nimage_size: 40\nviews: 6\n")
-    assert cli.parse(["--config", file]).images.image_size == 40
+    assert cli.parse(["--config", file]).augment.image_size == 40
     both = cli.parse(["--config", file, "--image-size", "48"])
-    assert (both.images.image_size, both.augment.views, both.augment.blur_prob) == (48, 6, 0.0)
-    assert cli.parse(["--image-size=48", f"--config={file}"]).images.image_size == 48
+    assert (both.augment.image_size, both.augment.views, both.augment.blur_prob) == (48, 6, 0.0)
+    assert cli.parse(["--image-size=48", f"--config={file}"]).augment.image_size == 48
 
 
 @pytest.mark.parametrize("text", ["lr: 3e-4", "lr: 0.0003", "lr: '3e-4'"])

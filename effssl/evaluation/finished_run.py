@@ -29,7 +29,7 @@ def build_encoder(cfg: Config) -> models.Encoder:
     """Backbone and projector with the weights that the seed gives, in channels_last."""
     torch.manual_seed(cfg.run.seed)
     m = cfg.model
-    backbone = models.create_backbone(m.backbone, cfg.images.image_size, stem=m.stem, kwargs=m.backbone_kwargs)
+    backbone = models.create_backbone(m.backbone, cfg.augment.image_size, stem=m.stem, kwargs=m.backbone_kwargs)
     layers = m.proj_layers or {"authors": 2, "official": 3}[m.projector]
     encoder = models.Encoder(backbone, m.proj_hidden_dim or m.proj_dim, m.proj_dim, layers, m.proj_norm)
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -54,8 +54,8 @@ def open_images(images: Images, augment: Augment, device: torch.device, dtype: t
 
 def clean_of(images: Images, augment: Augment, device: torch.device, dtype: torch.dtype) -> Clean:
     """How clean views are made."""
-    canvas = canvas_of(images.image_size)
-    return Clean(images.image_size, augment.mean, augment.std, canvas, images.workers, device, dtype)
+    canvas = canvas_of(augment.image_size)
+    return Clean(augment.image_size, augment.mean, augment.std, canvas, images.workers, device, dtype)
 
 
 def strengths(augment: Augment) -> dict[str, Any]:
