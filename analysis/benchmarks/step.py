@@ -1,36 +1,77 @@
-"""Where the time of a training step goes: waiting for images, making views, encoder, projector and loss, optimizer."""
+"""Where the time of a training step goes: waiting for images, making views, encoder, projector and loss,
+optimizer.
+
+python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml
+python -m analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" -- --data cifar10
+
+Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a machine
+that slows down slows all. The device is waited for after each part, so on a GPU the parts together take
+longer than a step that is not measured. Nothing is written.
+"""
 
 from __future__ import annotations
 
-import functools
+import argparse
 import itertools
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from effssl import InputError, optim
+from analysis.harness import cli
+from analysis.harness.tables import markdown
+from effssl.cli import parse
 from effssl.config import Config
-from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.splits import epoch_order
-from effssl.evaluation.finished_run import build_encoder, open_images, strengths
-from effssl.losses import objective
-from effssl.run.device import where_it_runs
-from effssl.views import draws as sampling
-from effssl.views import ops as augment
+from effssl.train.job import build_job
 
 PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 
 
+def main(argv: list[str] | None = None) -> int:
+    own, further = cli.split_further(argv)
+    parser = cli.Parser(__doc__, "-- FLAGS: flags of effssl.train for all settings")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the images")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        metavar="FLAGS",
+        help='flags of one of the settings, as one word: "--views 8"; may be repeated',
+    )
+    parser.add_argument("--rounds", type=cli.count, default=12, help="steps of each that count")
+    parser.add_argument("--threads", type=cli.count, help="of torch on a CPU (default: torch's)")
+    args = parser.parse_args(own)
+    return cli.exit_code(lambda: _measure_and_print(args, further), resumes=False)
+
+
+def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
+    settings = {
+        vary or "as given": parse([*further, "--data-dir", str(args.data_dir), *shlex.split(vary)])
+        for vary in args.vary or [""]
+    }
+    measured = measure(settings, rounds=args.rounds, threads=args.threads)
+    print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]))
+
+
+def shown(ms: dict[str, float]) -> dict[str, str]:
+    """Return the milliseconds of a step and of its parts, as text."""
+    return {"ms a step": f"{sum(ms.values()):.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
+
+
 def measure(
-    settings: dict[str, Config], *, rounds: int = 12, seconds: float = 60.0, threads: int | None = None
+    settings: dict[str, Config],
+    *,
+    rounds: int = 12,
+    seconds: float = 60.0,
+    threads: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each part of a training step, by the name of the settings: medians over `rounds`, fewer (but
-    three) once `seconds` are over. All settings take turns, so that a machine that slows down slows all; the device
-    is waited for after each part. threads: of torch on a CPU. Raises InputError for images of varied size."""
+    """Return the milliseconds of each part of a training step, by the name of the settings: medians
+    over `rounds`, fewer (but three) once `seconds` are over. threads: of torch on a CPU."""
     before = torch.get_num_threads()
     times: dict[str, list[list[float]]] = {name: [] for name in settings}
     with ExitStack() as stack:
@@ -46,60 +87,53 @@ def measure(
                 taken = next(step)
                 if turn >= 2:  # the first ones compile and allocate
                     times[name].append(taken)
-    return {
-        name: {
-            part: 1000 * statistics.median(column) for part, column in zip(PARTS, zip(*taken, strict=True), strict=True)
-        }
-        for name, taken in times.items()
-    }
+    return {name: _medians(taken) for name, taken in times.items()}
+
+
+def _medians(taken: list[list[float]]) -> dict[str, float]:
+    columns = zip(*taken, strict=True)
+    return {p: 1000 * statistics.median(column) for p, column in zip(PARTS, columns, strict=True)}
 
 
 def _steps(cfg: Config) -> Generator[list[float], None, None]:
-    """Train, and give the seconds of each of PARTS after every step. What train.py does, cut where the parts meet."""
-    device, bf16, compiled = where_it_runs(cfg.run.device, cfg.run.precision, cfg.run.compile)
-    torch.backends.cudnn.benchmark = device.type == "cuda"
-    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
-    encoder = build_encoder(cfg).to(device)
-    data, clean = open_images(cfg.images, cfg.augment, device, torch.bfloat16 if bf16 else torch.float32)
-    if data.train.side is None:
-        raise InputError("the parts of a step are measured on images of one size")
-    batch, views = cfg.optim.batch_size, cfg.augment.views
-    loader = open_loader(data.train.path, batch, cfg.images.workers, None)
-    optimizer = optim.build_optimizer(
-        encoder, cfg.optim.optimizer, lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay
+    """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut where
+    the parts meet."""
+    job = build_job(cfg)
+    encoder, runtime, stream = job.encoder, job.runtime, job.stream
+    backbone, projector = (
+        torch.compile(module) if runtime.compile else module
+        for module in (encoder.backbone, encoder.projector)
     )
-    made = torch.compile(augment.make_views) if compiled else augment.make_views
-    make_views = functools.partial(made, size=clean.size, mean=clean.mean, std=clean.std)
-    backbone, projector = (torch.compile(m) if compiled else m for m in (encoder.backbone, encoder.projector))
-    stored = (data.train.side, data.train.side)
-    draw = functools.partial(sampling.draw, stored=stored, views=views, seed=cfg.run.seed, **strengths(cfg.augment))
-    loss_of = objective.build(cfg, encoder)
+
+    def now() -> float:
+        runtime.wait()
+        return time.perf_counter()
+
     for epoch in itertools.count():
-        order = epoch_order(data.train_positions, cfg.run.seed, epoch)
-        began = _now(device)
-        for images, positions in batches(loader, order[: len(order) // batch * batch], device, epoch=epoch):
-            loaded = _now(device)
-            x = make_views(images, draw(indices=positions, epoch=epoch))  # [views, batch, 3, size, size]
-            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            viewed = _now(device)
-            with autocast():
+        order = job.positions(epoch)
+        began = now()
+        for pixels, positions in stream.load(order, epoch):
+            loaded = now()
+            views = stream.make_views(pixels, positions, epoch)  # [views, batch, 3, size, size]
+            x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            viewed = now()
+            with runtime.autocast():
                 h = backbone(x)
-            encoded = _now(device)
+            encoded = now()
             cut = h.detach().requires_grad_()
-            with autocast():
+            with runtime.autocast():
                 z = projector(cut)
-            loss_of(z.unflatten(0, (views, batch)))["loss"].backward()
-            lost = _now(device)
+            job.loss_of(z.unflatten(0, views.shape[:2]))["loss"].backward()
+            lost = now()
             h.backward(cut.grad)
-            differentiated = _now(device)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            differentiated = now()
+            job.optimizer.step()
+            job.optimizer.zero_grad(set_to_none=True)
             encoder_s = (encoded - viewed) + (differentiated - lost)
-            yield [loaded - began, viewed - loaded, encoder_s, lost - encoded, _now(device) - differentiated]
-            began = _now(device)
+            optimizer_s = now() - differentiated
+            yield [loaded - began, viewed - loaded, encoder_s, lost - encoded, optimizer_s]
+            began = now()
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+if __name__ == "__main__":
+    sys.exit(main())

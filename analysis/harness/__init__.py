@@ -1,1 +1,2 @@
-"""What the commands share: runs and their records, statistics, verdicts, tables, pictures, flags."""
+"""What the commands share: runs and their records, statistics, verdicts, tables, pictures,
+flags."""

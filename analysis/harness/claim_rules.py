@@ -31,9 +31,10 @@ def _close(ours: pd.Series, others: pd.Series | float, relative: float) -> pd.Se
 
 
 def orthogonality(rows: pd.DataFrame) -> list[Part]:
-    """At one width, a decorrelation weight far below the rule's costs orthogonality and accuracy: of
-    each method and width in orthogonality/runs.csv, at the rule's weight less at the smallest: linear
-    accuracy above 0; and the off-diagonal energy of z at the smallest less at the rule's above 0."""
+    """At one width, a decorrelation weight far below the rule's costs orthogonality and accuracy:
+    of each method and width in orthogonality/runs.csv, at the rule's weight less at the smallest:
+    linear accuracy above 0; and the off-diagonal energy of z at the smallest less at the rule's
+    above 0."""
     parts = []
     for (method, dim), own in _with_rule(rows).groupby(["method", "dim"], sort=False):
         least = own["weight"].min()
@@ -53,9 +54,10 @@ def orthogonality(rows: pd.DataFrame) -> list[Part]:
 
 def width(rows: pd.DataFrame) -> list[Part]:
     """With the rule's weight a small projector does as well as the widest, and costs less. Of each
-    method in projector/runs.csv, d = 256 (or the width nearest to it) against the widest, both at the
-    rule's weight: linear is no more than 1 point worse, and the widest takes more than 1 times the
-    seconds; and at the smallest width, linear is better at the rule's weight than at the widest's."""
+    method in projector/runs.csv, d = 256 (or the width nearest to it) against the widest, both at
+    the rule's weight: linear is no more than 1 point worse, and the widest takes more than 1 times
+    the seconds; and at the smallest width, linear is better at the rule's weight than at the
+    widest's."""
     parts = []
     for method, own in _with_rule(rows).groupby("method", sort=False):
         right = _at_rule(own)
@@ -122,9 +124,9 @@ def _at_equal_seconds(own: pd.DataFrame, others: pd.DataFrame) -> tuple[list[flo
 
 
 def subset(rows: pd.DataFrame) -> list[Part]:
-    """With more views fewer images suffice. In subset/runs.csv, at equal encoded views, linear: K = 8
-    on 25% of the images and K = 4 on 50% are no more than 1 point worse than K = 2 on all, and better
-    than K = 2 on the same part."""
+    """With more views fewer images suffice. In subset/runs.csv, at equal encoded views, linear: K =
+    8 on 25% of the images and K = 4 on 50% are no more than 1 point worse than K = 2 on all, and
+    better than K = 2 on the same part."""
     parts = []
     for k, part in ((8, 0.25), (4, 0.5)):
         own = only(rows, views=k, part=part)
@@ -143,11 +145,11 @@ def subset(rows: pd.DataFrame) -> list[Part]:
 
 def wallclock(rows: pd.DataFrame) -> list[Part]:
     """The baseline's accuracy in at most half its seconds. In wallclock/runs.csv, K = 4 with the
-    smallest projector against the baseline, K = 2 with the widest: of each seed, the seconds in which
-    K = 4 has the baseline's accuracy are interpolated between its runs, linearly in log seconds; the
-    ratio of the baseline's seconds to them is above 2, by the interval of its logarithm. If its
-    shortest run has that accuracy already the ratio is a lower bound, which answers no `no`; if none
-    has it an upper one, which answers no `yes`."""
+    smallest projector against the baseline, K = 2 with the widest: of each seed, the seconds in
+    which K = 4 has the baseline's accuracy are interpolated between its runs, linearly in log
+    seconds; the ratio of the baseline's seconds to them is above 2, by the interval of its
+    logarithm. If its shortest run has that accuracy already the ratio is a lower bound, which
+    answers no `no`; if none has it an upper one, which answers no `yes`."""
     # The names of runs with further flags do not end so.
     rows = rows[rows["name"].str.contains(r"_e\d+(?:_b\d+)?_s\d+$")]
     if rows.empty:
@@ -162,7 +164,9 @@ def wallclock(rows: pd.DataFrame) -> list[Part]:
     if faster.log2_ratio is None:
         return [Part(says, outcome, "no seed has both")]
     (mean, low, high), n = faster.ratio, faster.log2_ratio.n
-    spread = f"95% interval {low:.2f} to {high:.2f}, {n} seeds" if n > 1 else "one seed: no interval"
+    spread = (
+        f"95% interval {low:.2f} to {high:.2f}, {n} seeds" if n > 1 else "one seed: no interval"
+    )
     seen = f"{faster.bound} {mean:.2f} times, {spread}".strip()
     return [Part(says, outcome, seen)]
 

@@ -28,7 +28,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def training_parser(
-    doc: str | None, presets: Iterable[str], runs: str, seeds: str = "the preset's", epilog: str = ""
+    doc: str | None,
+    presets: Iterable[str],
+    runs: str,
+    seeds: str = "the preset's",
+    epilog: str = "",
 ) -> Parser:
     """Return the flags of every command that trains runs. runs, seeds: these defaults, in words."""
     parser = Parser(doc, f"{epilog}-- FLAGS: further flags of effssl.train for every run")
@@ -38,7 +42,12 @@ def training_parser(
     add("--runs", type=Path, help=f"where the runs are kept (default: {runs})")
     add("--out", type=Path, help="where tables and picture go (default: in RUNS)")
     add("--seeds", type=count, metavar="N", help=f"seeds 0 to N - 1 (default: {seeds})")
-    add("--parallel", type=count, metavar="N", help="runs at once (default: one per GPU, else per core)")
+    add(
+        "--parallel",
+        type=count,
+        metavar="N",
+        help="runs at once (default: one per GPU, else per core)",
+    )
     add("--seconds", type=float, metavar="S", help="stop after this long; the next call goes on")
     return parser
 

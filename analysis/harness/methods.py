@@ -33,8 +33,8 @@ def weight_flags(method: str, weight: float | None) -> list[str]:
 
 
 def weight_of(settings: dict[str, Any]) -> float | None:
-    """Return the weight in a run's settings by name, the rule's resolved; None for a method that has
-    none."""
+    """Return the weight in a run's settings by name, the rule's resolved; None for a method that
+    has none."""
     dim, inv = settings["proj_dim"], settings["inv_weight"]
     match settings["method"]:
         case "vicreg" if inv > 0:

@@ -2,11 +2,12 @@
 
 A file holds one set of runs, a line each:
 
-    {"kind": "run", "name": ..., "config": ..., "result": ..., "linear_all_labels": ..., "metrics": [...]}
+    {"kind": "run", "name": ..., "config": ..., "result": ..., "linear_all_labels": ..., "metrics":
+    [...]}
 
-with what the run's folder has in files of these names (linear_all_labels: only if subset.py measured
-it), and a line of kind "step_cost" for each measurement of benchmarks/step.py that wallclock.py made.
-"""
+with what the run's folder has in files of these names (linear_all_labels: only if subset.py
+measured it), and a line of kind "step_cost" for each measurement of benchmarks/step.py that
+wallclock.py made. """
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from analysis.harness.files import write_text
+from effssl.run.files import write_text
 from effssl import InputError
 from effssl.run.log import read_metrics
 
@@ -27,7 +28,8 @@ FOLDER = Path(__file__).parents[1] / "records"
 
 
 def read(file: Path) -> dict[str, Record]:
-    """Return the records of a file by name. Raises InputError for one that is not there or damaged."""
+    """Return the records of a file by name. Raises InputError for one that is not there or
+    damaged."""
     records = {}
     try:
         for line in file.read_text().splitlines():
@@ -41,10 +43,15 @@ def read(file: Path) -> dict[str, Record]:
 
 
 def save(file: Path, records: Iterable[Record]) -> None:
-    """Put records into a file, in place of those of the same name; sorted by name."""
+    """Put records into a file, in place of those of the same name; sorted by name. Raises
+    InputError for what is not a file."""
+    if file.exists() and not file.is_file():
+        raise InputError(f"--records {file} is not a file")
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        kept = (read(file) if file.is_file() else {}) | {record["name"]: record for record in records}
+        kept = (read(file) if file.is_file() else {}) | {
+            record["name"]: record for record in records
+        }
         lines = [json.dumps(kept[name], separators=(",", ":")) + "\n" for name in sorted(kept)]
         write_text(file, "".join(lines))
 

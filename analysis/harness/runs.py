@@ -27,8 +27,8 @@ def of_record(record: Record) -> Run:
 
 
 def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the settings that tell two runs apart, of those that `was` has; not where they run, nor
-    for how long, nor what they report."""
+    """Return the settings that tell two runs apart, of those that `was` has; not where they run,
+    nor for how long, nor what they report."""
     known = [name for name in was if name in now and name not in cli.RESUME_MAY_CHANGE]
     return [name for name in known if was[name] != now[name]]
 
@@ -39,8 +39,8 @@ def finished_of(runs: Sequence, wanted: Sequence | dict) -> str:
 
 
 def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
-    """Return one line: hardware, versions, commits and dates of result.json of runs, or of `machine`;
-    and the command, as a path below analysis/."""
+    """Return one line: hardware, versions, commits and dates of result.json of runs, or of
+    `machine`; and the command, as a path below analysis/."""
     results = list(results)
     hardware = {
         f"{r['hardware']['gpu'] or r['hardware']['cpu']}, {r['hardware']['cpu_cores']} cores"

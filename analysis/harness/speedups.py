@@ -36,9 +36,25 @@ class Speedup(NamedTuple):
         low, middle, high = np.exp2(np.clip([mean.low, mean.mean, mean.high], -99, 99))
         return float(middle), float(low), float(high)
 
+    @property
+    def shown(self) -> str:
+        """How many times faster, with its bound; nothing if that is not known."""
+        if self.log2_ratio is None:
+            return ""
+        bound = {"at least": ">= ", "at most": "<= "}.get(self.bound, "")
+        return f"{bound}{self.ratio[0]:.2f}"
+
+    @property
+    def interval(self) -> str:
+        """The 95% interval; nothing for one seed."""
+        if self.log2_ratio is None or self.log2_ratio.n < 2:
+            return ""
+        _, low, high = self.ratio
+        return f"{low:.2f} to {high:.2f}"
+
     def outcome(self, factor: float) -> str:
-        """Return yes, no, open or missing: whether it is more than `factor` times faster. A bound on
-        the wrong side decides nothing."""
+        """Return yes, no, open or missing: whether it is more than `factor` times faster. A bound
+        on the wrong side decides nothing."""
         if self.log2_ratio is None:
             return "missing"
         outcome = answer(self.log2_ratio, math.log2(factor))

@@ -1,4 +1,5 @@
-"""From figures by seed to a mean with its interval; and accuracy between runs of several lengths."""
+"""From figures by seed to a mean with its interval; and accuracy between runs of several
+lengths."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import sem, t
+from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
@@ -35,8 +36,9 @@ def estimate(values: Iterable[float]) -> Estimate | None:
         return None
     if len(x) == 1:
         return Estimate(float(x[0]), math.nan, math.inf, 1)
-    half = t.ppf(0.975, len(x) - 1) * sem(x)
-    return Estimate(float(x.mean()), float(x.std(ddof=1)), float(half), len(x))
+    std = float(x.std(ddof=1))
+    quantile = float(stdtrit(len(x) - 1, 0.975))  # of Student's t
+    return Estimate(float(x.mean()), std, quantile * std / math.sqrt(len(x)), len(x))
 
 
 def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, bool]:

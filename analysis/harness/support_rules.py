@@ -59,8 +59,8 @@ def estimates(rows: pd.DataFrame) -> list[Part]:
 
 
 def ranks(rows: pd.DataFrame) -> list[Part]:
-    """The effective rank follows w d: in theory/ranks.csv, the learned rank is within 10% of that of
-    the loss's minimum in the median over all widths and weights, of each loss."""
+    """The effective rank follows w d: in theory/ranks.csv, the learned rank is within 10% of that
+    of the loss's minimum in the median over all widths and weights, of each loss."""
     parts = []
     for loss, own in rows.groupby("loss", sort=False):
         off = (own["learned"] / own["predicted"] - 1).abs().median()
@@ -70,8 +70,8 @@ def ranks(rows: pd.DataFrame) -> list[Part]:
 
 
 def weight_rule(rows: pd.DataFrame) -> list[Part]:
-    """The best decorrelation weight falls as 1/d: in weight_rule/runs.csv, at every width of a method
-    the w d with the best mean accuracy lies within a factor of 4 (a step of the grid) of the
+    """The best decorrelation weight falls as 1/d: in weight_rule/runs.csv, at every width of a
+    method the w d with the best mean accuracy lies within a factor of 4 (a step of the grid) of the
     rule's."""
     parts = []
     ruled = rows[rows["method"].isin(list(RULES))]
@@ -87,13 +87,15 @@ def weight_rule(rows: pd.DataFrame) -> list[Part]:
 
 def losses_cost(rows: pd.DataFrame) -> list[Part]:
     """K views cost little: in losses_cost/losses_cost.csv, of each loss at every d, forward and
-    backward at K = 8 take at most 5 times those at K = 2 (linear is 4), and less time than the double
-    loop over pairs of views."""
+    backward at K = 8 take at most 5 times those at K = 2 (linear is 4), and less time than the
+    double loop over pairs of views."""
     parts = []
     for loss, own in rows.groupby("loss", sort=False):
         ms = own.set_index(["loop", "views", "dim"])["both_ms"]
         dims = sorted(own["dim"].unique())
-        growth = [ms[0, 8, d] / ms[0, 2, d] for d in dims if {(0, 8, d), (0, 2, d)} <= set(ms.index)]
+        growth = [
+            ms[0, 8, d] / ms[0, 2, d] for d in dims if {(0, 8, d), (0, 2, d)} <= set(ms.index)
+        ]
         gains = [ms[1, 8, d] / ms[0, 8, d] for d in dims if {(0, 8, d), (1, 8, d)} <= set(ms.index)]
         for says, ratios, fine in (
             ("K = 8 over K = 2", growth, max(growth, default=9) <= 5),
@@ -107,8 +109,8 @@ def losses_cost(rows: pd.DataFrame) -> list[Part]:
 
 
 def throughput(rows: pd.DataFrame) -> list[Part]:
-    """Views reach the encoder sooner than with other loaders: in throughput/throughput.csv, at every
-    size and K the median ratio of images a second to each other loader's is above 1."""
+    """Views reach the encoder sooner than with other loaders: in throughput/throughput.csv, at
+    every size and K the median ratio of images a second to each other loader's is above 1."""
     parts = []
     others = rows[(rows["views"] > 0) & (rows["loader"] != "effssl")]
     for (loader, size), own in others.groupby(["loader", "size"], sort=False):
@@ -121,10 +123,12 @@ def throughput(rows: pd.DataFrame) -> list[Part]:
 
 
 def beats_baselines(rows: pd.DataFrame) -> list[Part]:
-    """Pretraining beats the untrained backbone and the pixels: in result.json, on the reported split,
-    by linear probe on all labels, on few labels and by kNN. One run: no interval."""
+    """Pretraining beats the untrained backbone and the pixels: in result.json, on the reported
+    split, by linear probe on all labels, on few labels and by kNN. One run: no interval."""
     parts = []
-    for other, column in itertools.product(("untrained", "pixels"), ("linear", "few_labels", "knn")):
+    for other, column in itertools.product(
+        ("untrained", "pixels"), ("linear", "few_labels", "knn")
+    ):
         ours, theirs = 100 * rows.loc["trained", column], 100 * rows.loc[other, column]
         says = f"above {other}, {column.replace('_', ' ')}"
         parts.append(plainly(says, ours > theirs, f"{ours:.1f} beside {theirs:.1f}%"))
@@ -151,9 +155,7 @@ def final_table(results: Path, folder: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-SPANS = table_rule(
-    spans, "theory/spans.csv", ("views", "seed", "step", "span_error"), ("loss",)
-)
+SPANS = table_rule(spans, "theory/spans.csv", ("views", "seed", "step", "span_error"), ("loss",))
 ESTIMATES = table_rule(
     estimates,
     "theory/estimates.csv",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.harness.files import write_text
+from effssl.run.files import write_text
 from effssl.evaluation.tables import as_markdown
 
 
@@ -37,7 +37,9 @@ def read_csv(
         raise Missing(f"{name} has no column {', '.join(lacking)}")
     table = table[columns].copy()
     for column in numbers:
-        table[column] = pd.to_numeric(table[column], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        table[column] = pd.to_numeric(table[column], errors="coerce").replace(
+            [np.inf, -np.inf], np.nan
+        )
     table = table.dropna().reset_index(drop=True)
     if table.empty:
         raise Missing(f"{name} has no row with {', '.join(numbers)}")

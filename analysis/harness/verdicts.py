@@ -20,7 +20,12 @@ from analysis.harness.tables import Missing, markdown, read_csv
 
 HOLDS, IN_PART, DOES_NOT = "holds", "holds in part", "does not hold"
 NOT_DECIDED, NOT_MEASURED = "not decided", "not measured yet"
-OUTCOMES = {"yes": "yes", "no": "no", "open": "open", "missing": "not measured"}  # as they are shown
+OUTCOMES = {
+    "yes": "yes",
+    "no": "no",
+    "open": "open",
+    "missing": "not measured",
+}  # as they are shown
 GENERAL_RULE = (
     "A claim is judged in parts. A part that compares runs takes the differences between runs of "
     "one seed: it is `yes` if the 95% interval of their mean (Student's, over seeds) lies wholly "
@@ -60,9 +65,7 @@ class Rule(NamedTuple):
     judge: Judge
 
 
-def table_rule(
-    judge: Judge, name: str, numbers: Sequence[str], texts: Sequence[str] = ()
-) -> Rule:
+def table_rule(judge: Judge, name: str, numbers: Sequence[str], texts: Sequence[str] = ()) -> Rule:
     """Return the rule that judges these columns of the CSV file `name`."""
     return Rule(functools.partial(read_csv, name=name, numbers=numbers, texts=texts), judge)
 
@@ -119,7 +122,8 @@ def only(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
 def pairs(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return one row for each seed that both have: the means of `ours` and of `others`."""
     means = {
-        name: rows.groupby("seed")[column].mean() for name, rows in (("ours", ours), ("others", others))
+        name: rows.groupby("seed")[column].mean()
+        for name, rows in (("ours", ours), ("others", others))
     }
     return pd.DataFrame(means).dropna()
 
@@ -171,7 +175,9 @@ def parts_table(parts: Iterable[Part]) -> str:
         rows.append(
             {
                 "question": part.says,
-                "difference (points)": "" if part.mean is None else form.format(part.mean.mean) + unit,
+                "difference (points)": ""
+                if part.mean is None
+                else form.format(part.mean.mean) + unit,
                 "95% interval": interval(part.mean, form),
                 "seeds": part.mean.n if part.mean else 0,
                 "answer": OUTCOMES[part.outcome],
