@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_losses import TERMS, embeddings
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl.losses import sums_over_images as pair_sums
+from effssl.losses import sums_over_images
+from tests.losses.oracles import TERMS, embeddings
 
 BATCH = 16
 SHARDS = {  # of processes: how many images each has
@@ -111,6 +111,6 @@ def test_parameters_get_the_gradient_of_one_process_on_the_whole_batch(of_proces
 
 @pytest.mark.parametrize("sizes", [shards["uneven"] for shards in SHARDS.values()], ids=str)
 def test_every_process_goes_through_the_same_blocks(sizes):
-    widths = [[block.shape[2] for (block,) in pair_sums._blocks(sizes, torch.empty(4, n, WIDE))] for n in sizes]
+    widths = [[block.shape[2] for (block,) in sums_over_images._blocks(sizes, torch.empty(4, n, WIDE))] for n in sizes]
     assert len(widths[0]) > 1
     assert all(others == widths[0] for others in widths)
