@@ -11,15 +11,8 @@ from torch import nn
 
 from effssl.losses import barlow_twins, entropy_reconstruction, simclr, vicreg
 
-SHAPES = [
-    (6, 60),
-    (6, 20),
-    (12, 12),
-    (12, 7),
-    (40, 5),
-    (41, 5),
-]  # batch, dim: every way to the matrix products
-
+# batch, dim: every way to the matrix products
+SHAPES = [(6, 60), (6, 20), (12, 12), (12, 7), (40, 5), (41, 5)]
 TERMS = {
     "vicreg": vicreg,
     "barlow all": functools.partial(barlow_twins, redundancy_weight=0.02, var_weight=3.0),
@@ -29,11 +22,8 @@ TERMS = {
     "simclr": simclr,
     "entropy reconstruction": entropy_reconstruction,
 }
-
 LOSSES = {name: lambda z, terms=terms: terms(z).loss for name, terms in TERMS.items()}
-
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-
 each_low_precision = pytest.mark.parametrize(
     "dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"]
 )
@@ -47,9 +37,8 @@ def embeddings(views, batch, dim, dtype=torch.float64):
     generator = torch.Generator().manual_seed(views * 1000 + batch)
     image = torch.randn(batch, dim, dtype=dtype, generator=generator)
     noise = torch.randn(views, batch, dim, dtype=dtype, generator=generator)
-    return (
-        (image + 0.5 * noise) * torch.linspace(0.3, 2.0, dim, dtype=dtype) + 0.7
-    ).requires_grad_()
+    z = (image + 0.5 * noise) * torch.linspace(0.3, 2.0, dim, dtype=dtype) + 0.7
+    return z.requires_grad_()
 
 
 def off_diagonal(x):
@@ -66,7 +55,7 @@ def barlow_of(c):
 
 
 def official_vicreg(x, y, inv_weight, var_weight, cov_weight):
-    """main_vicreg.py of facebookresearch/vicreg."""
+    """Compute the loss as main_vicreg.py of facebookresearch/vicreg does."""
     repr_loss = F.mse_loss(x, y)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     std_x, std_y = torch.sqrt(x.var(dim=0) + 0.0001), torch.sqrt(y.var(dim=0) + 0.0001)
@@ -114,7 +103,7 @@ def barlow_pooled(z, weight, var_weight=0):
 
 
 def of_unit_length(z):
-    """{(view, image): embedding}"""
+    """Return {(view, image): embedding}."""
     places = itertools.product(range(z.shape[0]), range(z.shape[1]))
     return {(a, n): z[a, n] / z[a, n].square().sum().sqrt() for a, n in places}
 
@@ -153,7 +142,7 @@ def entropy_reconstruction_by_pairs(z, concentration):
 
 
 def assert_same(actual, expected, z, rtol=1e-9):
-    """Value and gradient of two losses of z."""
+    """Check that two losses of z have the same value and gradient."""
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=0)
     one, other = gradient_of(actual, z), gradient_of(expected, z)
     assert other.abs().max() > 0

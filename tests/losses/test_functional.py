@@ -21,7 +21,7 @@ from tests.losses.oracles import (
 
 
 def distance_from_identity(rows):
-    """Squared, of the products of all pairs of rows."""
+    """Return |rows rows' - I|_F^2 by a loop over pairs of rows."""
     return sum(
         (a @ b - int(i == j)).square() for i, a in enumerate(rows) for j, b in enumerate(rows)
     )

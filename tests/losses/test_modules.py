@@ -96,11 +96,11 @@ def test_the_loop_in_the_readme_lowers_the_loss():
     torch.manual_seed(0)
     views = torch.randn(1, 12, 3, 32, 32) + 0.3 * torch.randn(3, 12, 3, 32, 32)
     names = {"loader": [views] * 8}
-    said: list[float] = []
-    code = example(README, "effssl.losses.modules").replace(
+    values: list[float] = []
+    code = example(README, "BarlowTwinsLoss").replace(
         "loss_of(z).backward()", "noted(loss_of(z)).backward()"
     )
-    names["noted"] = lambda loss: said.append(loss.item()) or loss
+    names["noted"] = lambda loss: values.append(loss.item()) or loss
     exec(code, names)
-    assert len(said) == 8
-    assert said[-1] < 0.7 * said[0]
+    assert len(values) == 8
+    assert values[-1] < 0.7 * values[0]

@@ -59,7 +59,7 @@ def test_nothing_of_the_size_of_z_but_z_is_kept_for_backward(name):
 
 
 def multiplications(loss, views, batch, dim):
-    """In matrix products, forward and backward, times 2."""
+    """Count multiplications and additions in matrix products, forward and backward."""
     z = embeddings(views, batch, dim, torch.float32)
     in_place = {
         torch.ops.aten.baddbmm_: lambda _, a, b, **__: 2 * math.prod(a) * b[-1]

@@ -134,12 +134,8 @@ def test_timm_weights_load_less_their_classifier(tmp_path, name, suffix):
 @pytest.mark.parametrize("size", [None, 96])
 @pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "test_vit.r160_in1k"])
 def test_the_spec_of_timm_weights_builds_their_model_again(tmp_path, name, size):
-    torch.save(
-        timm.create_model(name, img_size=size or 160).state_dict()
-        if "vit" in name
-        else timm.create_model(name).state_dict(),
-        tmp_path / "weights.pth",
-    )
+    sized = {"img_size": size} if size and "vit" in name else {}
+    torch.save(timm.create_model(name, **sized).state_dict(), tmp_path / "weights.pth")
     backbone, spec = load_weights(name, tmp_path / "weights.pth", size)
     save_backbone(backbone, tmp_path / "backbone.safetensors", spec)
     again, read = load_backbone(tmp_path / "backbone.safetensors")
