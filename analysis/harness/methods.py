@@ -5,9 +5,11 @@ This weight is `redundancy_weight` for Barlow Twins and `cov_weight / inv_weight
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from effssl.losses import functional as losses
+from effssl.config import Loss
+from effssl.losses.auto_weights import cov_weight, decorrelation_weight, redundancy_weight
 
 NAMES = {
     "vicreg": "VICReg",
@@ -16,11 +18,8 @@ NAMES = {
     "entropy_reconstruction": "entropy-reconstruction",
 }
 # Weight times width, w d, by the rule for each method that has one.
-RULES = {
-    "vicreg": losses.cov_weight(1, 1.0),
-    "barlow_twins": losses.redundancy_weight(1),
-}
-INV_WEIGHT = 25.0  # of VICReg's invariance and variance, where a script chooses them
+RULES = {"vicreg": cov_weight(1, 1.0), "barlow_twins": redundancy_weight(1)}
+INV_WEIGHT = 25.0  # of VICReg's invariance and variance, where a command chooses them
 
 
 def weight_flags(method: str, weight: float | None) -> list[str]:
@@ -33,21 +32,14 @@ def weight_flags(method: str, weight: float | None) -> list[str]:
 
 
 def weight_of(settings: dict[str, Any]) -> float | None:
-    """Return the weight in a run's settings by name, the rule's resolved; None for a method that
-    has none."""
-    dim, inv = settings["proj_dim"], settings["inv_weight"]
-    match settings["method"]:
-        case "vicreg" if inv > 0:
-            cov = settings["cov_weight"]
-            return (losses.cov_weight(dim, inv) if cov == "auto" else float(cov)) / inv
-        case "barlow_twins":
-            weight = settings["redundancy_weight"]
-            return losses.redundancy_weight(dim) if weight == "auto" else float(weight)
-    return None
+    """Return the weight in a run's settings by name, the rule's resolved; None for a method that has
+    none."""
+    loss = Loss(**{field.name: settings[field.name] for field in dataclasses.fields(Loss)})
+    return decorrelation_weight(loss, settings["proj_dim"])
 
 
 def rule_weight(method: str, dim: int) -> float:
     """Return the rule's weight at a width."""
     if method == "vicreg":
-        return losses.cov_weight(dim, INV_WEIGHT) / INV_WEIGHT
-    return losses.redundancy_weight(dim)
+        return cov_weight(dim, INV_WEIGHT) / INV_WEIGHT
+    return redundancy_weight(dim)
