@@ -98,7 +98,7 @@ def write_run(
     seed: int = 0,
 ) -> Path:
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
-    from effssl.models import backbones as models
+    from effssl import models
     from effssl.run import checkpoint
 
     torch.manual_seed(seed)
@@ -108,9 +108,8 @@ def write_run(
             if value.is_floating_point():
                 value.add_(0.1 * torch.rand(value.shape))
     root.mkdir(parents=True)
-    about = {"backbone": name, "image_size": size, "stem": stem, "backbone_kwargs": kwargs}
-    about |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-    models.save_backbone(encoder.backbone, root / "backbone.safetensors", about)
+    spec = models.BackboneSpec(name, size, stem, kwargs, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    models.save_backbone(encoder.backbone, root / "backbone.safetensors", spec)
     checkpoint.save(root / "checkpoint.pt", {"model": encoder.state_dict()})
     (root / "config.yaml").write_text(f"backbone: {name}\n")
     return root
@@ -127,14 +126,16 @@ README = Path(__file__).parents[1] / "README.md"
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
 
 
-def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
-    """(order, images, positions) of one pass in a random order."""
-    from effssl.data.ffcv_loader import batches, open_loader
+def read_all(path, count, *, workers=2, batch_size=5):
+    """(order, images, positions) of one pass over images of one size in a random order."""
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
-    loader = open_loader(path, batch_size, workers, canvas)
+    from effssl.data.ffcv_loader import open_loader, read_batches
+
+    loader = open_loader(path, batch_size, workers, SimpleRGBImageDecoder())
     order = np.random.default_rng(1).permutation(count)
-    parts = list(batches(loader, order, torch.device("cpu")))
-    return order, torch.cat([x for x, _ in parts]), torch.cat([p for _, p in parts])
+    batches = list(read_batches(loader, order, torch.device("cpu")))
+    return order, torch.cat([x for x, _ in batches]), torch.cat([p for _, p in batches])
 
 
 def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
@@ -147,14 +148,14 @@ def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
 
 
 def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
-    from effssl.data.ffcv_loader import batches
+    from effssl.data.ffcv_loader import read_batches
 
     def pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])
 
     loader = make_loader(*arguments)
     for epoch in range(220):
-        for _images, _positions in batches(loader, np.arange(count), torch.device("cpu"), epoch=epoch):
+        for _images, _positions in read_batches(loader, np.arange(count), torch.device("cpu")):
             pass
         if epoch == 19:
             before = pages()

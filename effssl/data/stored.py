@@ -24,6 +24,12 @@ class Data(NamedTuple):
     train_positions: np.ndarray
     val_positions: np.ndarray
 
+    def stored(self, split: Split) -> Beton:
+        """Return a split that the set has."""
+        beton = self.train if split == "train" else self.test
+        assert beton is not None
+        return beton
+
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     """Find a split of the set, and store it if it is not stored yet.

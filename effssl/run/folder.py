@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from effssl import InputError
+from effssl.run import distributed
 from effssl.run.files import check_writable, write_json
 from effssl.run.provenance import machine
 
@@ -29,12 +32,16 @@ def choose(out: Path | None, label: str) -> Path:
     return out
 
 
-def claim(out: Path) -> FileLock:
-    """Make the folder, and keep other processes from training in it until the lock is released.
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make the folder, and keep others from training in it within the block.
 
-    The lock ends with the process that holds it. Raises InputError if another one holds it, or if
-    the folder cannot be written.
+    In a process group the first process does so for all. Raises InputError if somebody else trains
+    there, or if the folder cannot be written.
     """
+    if not distributed.is_first():
+        yield
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
@@ -43,7 +50,10 @@ def claim(out: Path) -> FileLock:
         raise InputError(f"{out} is being trained by another process") from None
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_result(

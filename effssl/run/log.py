@@ -53,9 +53,10 @@ class RunLog:
     speaks and writes; the log of any other is silent.
     """
 
-    def __init__(self, folder: Path, *, start_step: int, total_steps: int):
+    def __init__(self, folder: Path, *, start: dict[str, Any], total_steps: int):
+        """Open the log of a run that begins, or goes on, at the _AXES `start`."""
         self._file, self._total_steps = folder / "metrics.jsonl", total_steps
-        self._start = (time.perf_counter(), start_step)
+        self._began_s, self._start, self._last = time.perf_counter(), start, start
         self._spoke_s = 0.0
         self._is_silent = not distributed.is_first()
         if self._is_silent:
@@ -63,6 +64,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         # A run that goes on keeps its records; one that starts again from step 0 says all of it again.
+        start_step = start["step"]
         kept = [r for r in read_metrics(folder) if 0 < start_step >= r["step"]]
         write_text(self._file, "".join(json.dumps(r) + "\n" for r in kept))
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
@@ -77,20 +79,26 @@ class RunLog:
         )
 
     def train(self, record: dict[str, Any]) -> None:
-        """Keep a training record: _AXES, views_per_s, lr, the loss and its terms before weighting."""
+        """Keep a training record: _AXES, lr, the loss and its terms before weighting.
+
+        Encoded views a second since the last one are added as views_per_s.
+        """
         if self._is_silent:
             return
-        self._keep("train", record)
+        axes = {name: record[name] for name in _AXES}
+        views, seconds = (record[k] - self._last[k] for k in ("encoded_views", "seconds"))
+        self._last = record
+        self._keep("train", {**axes, "views_per_s": views / seconds, **record})
         terms = " ".join(f"{k} {v:.4g}" for k, v in record.items() if k.startswith("loss"))
-        text = f"{terms}, {record['views_per_s']:.0f} views/s"
+        text = f"{terms}, {views / seconds:.0f} views/s"
         now_s = time.perf_counter()
         if self._is_terminal:
             self._bar.set_postfix_str(text)
             self._bar.update(record["step"] - self._bar.n)
         elif now_s - self._spoke_s > _LINE_EVERY_S:
             self._spoke_s = now_s
-            step, (began_s, first) = record["step"], self._start
-            left_s = (self._total_steps - step) * (now_s - began_s) / max(1, step - first)
+            step, done = record["step"], record["step"] - self._start["step"]
+            left_s = (self._total_steps - step) * (now_s - self._began_s) / max(1, done)
             at = f"step {step}/{self._total_steps} epoch {record['epoch']:.2f}"
             self.say(f"{at} {text}, {left_s:.0f} s to go")
 
