@@ -12,10 +12,11 @@ from torch import nn
 
 from effssl.config import Augment, Config
 from effssl.data import Data
+from effssl.data.label_files import label_fraction
 from effssl.evaluation.encode import Clean, backbone_features, clean_views, spread
 from effssl.evaluation.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
 from effssl.evaluation.finished_run import FinishedRun, build_encoder, strengths
-from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, label_fraction, labelled_views
+from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, labelled_views
 from effssl.evaluation.probes import wilson_interval
 from effssl.evaluation.protocols import (
     Columns,

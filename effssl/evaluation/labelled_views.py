@@ -1,10 +1,9 @@
-"""Labelled images to train classifiers on: parts of the labels, noted in text files, and augmented views."""
+"""Labelled images to train classifiers on, as augmented views."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from effssl import InputError
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import batches, open_loader
-from effssl.data.splits import class_balanced, epoch_order
+from effssl.data.splits import epoch_order
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
 from effssl.views.decode_crops import MultiViewDecoder
@@ -31,46 +30,6 @@ class LabelledViews(NamedTuple):
     function of the seed and the epoch alone."""
     steps_per_epoch: int
     batch_size: int
-
-
-def label_fraction(
-    folder: Path, name: str, beton: Beton, train_positions: np.ndarray, *, fraction: float, seed: int
-) -> np.ndarray:
-    """Sorted positions in `beton` of a class-balanced part of the labelled images among `train_positions`.
-
-    They are those in FOLDER/NAME-labels-FRACTION-seedSEED.txt, one a line below a header, which is written on the first
-    call: others can train on the same labels. fraction: in (0, 1], of the images that are left to train on once the
-    validation split is cut; at least one image of every class.
-    Raises InputError where the file is not of this set, fraction and seed, or names other than labelled training
-    images, and where it cannot be read or written.
-    """
-    labelled = train_positions[beton.labels[train_positions] >= 0]
-    header = {"set": name, "identity": beton.identity, "fraction": f"{fraction:g}", "seed": str(seed)}
-    file = folder / f"{name}-labels-{fraction:g}-seed{seed}.txt"
-    try:
-        if not file.exists():
-            chosen = labelled[class_balanced(beton.labels[labelled], fraction, seed)]
-            lines = [*(f"# {key}: {value}" for key, value in header.items()), *map(str, chosen.tolist())]
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text("\n".join(lines) + "\n")
-            temporary.replace(file)
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read or written: {getattr(error, 'strerror', None) or error}") from None
-    noted = dict(line[1:].strip().partition(": ")[::2] for line in lines if line.startswith("#"))
-    for key, value in header.items():
-        if noted.get(key) != value:
-            raise InputError(f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew")
-    try:
-        positions = np.array([int(line) for line in lines if line and not line.startswith("#")], dtype=np.int64)
-    except (ValueError, OverflowError):
-        raise InputError(f"{file} does not hold one position a line") from None
-    others = np.setdiff1d(positions, labelled)
-    if len(others) or len(np.unique(positions)) != len(positions) or len(positions) == 0:
-        what = f"position {others[0]} is no labelled training image of this split" if len(others) else "it repeats some"
-        raise InputError(f"{file} does not fit: {what if len(positions) else 'it is empty'}")
-    return np.sort(positions)
 
 
 def labelled_views(
