@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from effssl.data.stored import Data
-from effssl.evaluation.encode import Streams, backbone_features, spread
+from effssl.evaluation.encode import Streams, backbone_features, crops_and_flips, spread
 from effssl.evaluation.finetune import (
     RATES,
     Classifier,
@@ -23,7 +22,6 @@ from effssl.evaluation.finetune import (
 )
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.evaluation.labelled_views import (
-    NO_COLOURS,
     LabelledViews,
     even_batch_size,
     label_fraction,
@@ -83,7 +81,7 @@ def fine_tuned(
         )
     stream = streams["train"]
     batch_size = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
-    crops = replace(stream.augment, views=1, **NO_COLOURS)
+    crops = crops_and_flips(stream.augment, views=1)
     views = labelled_views(
         stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed
     )
@@ -115,9 +113,7 @@ def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int
     return linear(encoded, choose_linear(encoded), "adapted")
 
 
-def supervised(
-    run: FinishedRun, data: Data, streams: Streams
-) -> tuple[nn.Module, dict[str, Any]]:
+def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Module, dict[str, Any]]:
     """Train the run's backbone with labels in place of the loss on embeddings.
 
     It starts from the same weights, and has the same views, steps and schedule. It is trained at

@@ -42,9 +42,9 @@ def final_rows(
 ) -> dict[str, Any]:
     """Make the final table of a run.
 
-    For every row it has accuracies in [0, 1] of a linear probe on all labels, of one on `few_labels`
-    labels a class (mean and standard deviation over draws from `seed`) and of kNN, with at most
-    `max_images` training images.
+    For every row it has accuracies in [0, 1] of a linear probe on all labels, of one on
+    `few_labels` labels a class (mean and standard deviation over draws from `seed`) and of kNN,
+    with at most `max_images` training images.
 
     The penalty of each probe is chosen on the validation split; the test split is encoded once a
     row, after that. A set without a test split reports the validation split, and says so; one

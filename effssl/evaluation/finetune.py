@@ -1,9 +1,9 @@
 """Training a classifier on a backbone, and adapting its BatchNorm.
 
-The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and Barlow
-Twins' own code) is a linear head on the backbone, both trained, on crops and flips of 1% or 10% of the
-labels. Supervised training from scratch is the same loop on an untrained backbone, at one rate, with
-the views and the steps of a pretraining run.
+The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and
+Barlow Twins' own code) is a linear head on the backbone, both trained, on crops and flips of 1% or
+10% of the labels. Supervised training from scratch is the same loop on an untrained backbone, at
+one rate, with the views and the steps of a pretraining run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate
 from effssl.run.device import Runtime
 
-# Rates (of the backbone, of the head) for SGD with batches of 256. The first is VICReg's own for 1% of
-# ImageNet after 1000 epochs; encoders that were trained for minutes want more.
+# Rates (of the backbone, of the head) for SGD with batches of 256. The first is VICReg's own for 1%
+# of ImageNet after 1000 epochs; encoders that were trained for minutes want more.
 RATES = ((0.03, 0.08), (0.1, 0.1), (0.4, 0.4))
 
 # epoch -> (views [views, batch, 3, size, size], labels int64 [batch]), as labelled_views makes them

@@ -16,13 +16,9 @@ from effssl.data.beton import Beton
 from effssl.data.splits import class_balanced, epoch_order
 from effssl.views.stream import ViewStream
 
-# Changes of the settings Augment that leave crops and flips alone, with which classifiers are
-# fine-tuned and representations are averaged
-NO_COLOURS = {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}
-
 
 class LabelledViews(NamedTuple):
-    """Augmented views with labels, an epoch at a time; a function of the seed and the epoch alone."""
+    """Augmented views with labels, an epoch at a time: a function of seed and epoch alone."""
 
     epoch: Callable[[int], Generator[tuple[Tensor, Tensor], None, None]]
     """epoch -> (views float32 [views, batch, 3, size, size], normalised, labels int64 [batch]), on
@@ -31,7 +27,13 @@ class LabelledViews(NamedTuple):
 
 
 def label_fraction(
-    folder: Path, name: str, beton: Beton, train_positions: np.ndarray, *, fraction: float, seed: int
+    folder: Path,
+    name: str,
+    beton: Beton,
+    train_positions: np.ndarray,
+    *,
+    fraction: float,
+    seed: int,
 ) -> np.ndarray:
     """Sorted positions in `beton` of a class-balanced part of the labelled images among `train_positions`.
 
@@ -42,30 +44,48 @@ def label_fraction(
     images, and where it cannot be read or written.
     """
     labelled = train_positions[beton.labels[train_positions] >= 0]
-    header = {"set": name, "identity": beton.identity, "fraction": f"{fraction:g}", "seed": str(seed)}
+    header = {
+        "set": name,
+        "identity": beton.identity,
+        "fraction": f"{fraction:g}",
+        "seed": str(seed),
+    }
     file = folder / f"{name}-labels-{fraction:g}-seed{seed}.txt"
     try:
         if not file.exists():
             chosen = labelled[class_balanced(beton.labels[labelled], fraction, seed)]
-            lines = [*(f"# {key}: {value}" for key, value in header.items()), *map(str, chosen.tolist())]
+            lines = [
+                *(f"# {key}: {value}" for key, value in header.items()),
+                *map(str, chosen.tolist()),
+            ]
             folder.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".tmp")
             temporary.write_text("\n".join(lines) + "\n")
             temporary.replace(file)
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read or written: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"{file} cannot be read or written: {getattr(error, 'strerror', None) or error}"
+        ) from None
     noted = dict(line[1:].strip().partition(": ")[::2] for line in lines if line.startswith("#"))
     for key, value in header.items():
         if noted.get(key) != value:
-            raise InputError(f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew")
+            raise InputError(
+                f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew"
+            )
     try:
-        positions = np.array([int(line) for line in lines if line and not line.startswith("#")], dtype=np.int64)
+        positions = np.array(
+            [int(line) for line in lines if line and not line.startswith("#")], dtype=np.int64
+        )
     except (ValueError, OverflowError):
         raise InputError(f"{file} does not hold one position a line") from None
     others = np.setdiff1d(positions, labelled)
     if len(others) or len(np.unique(positions)) != len(positions) or len(positions) == 0:
-        what = f"position {others[0]} is no labelled training image of this split" if len(others) else "it repeats some"
+        what = (
+            f"position {others[0]} is no labelled training image of this split"
+            if len(others)
+            else "it repeats some"
+        )
         raise InputError(f"{file} does not fit: {what if len(positions) else 'it is empty'}")
     return np.sort(positions)
 

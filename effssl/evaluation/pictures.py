@@ -56,8 +56,8 @@ def save_evaluation(
     """Show what an evaluation says at a glance.
 
     On the left is the confusion matrix [classes, classes] of the first row's linear probe; on the
-    right are the accuracies of all `rows` (numbers by name, as protocols.py gives them) by protocol,
-    with their intervals. averaged_views and few_labels are named in the labels.
+    right are the accuracies of all `rows` (numbers by name, as protocols.py gives them) by
+    protocol, with their intervals. averaged_views and few_labels are named in the labels.
     """
     labels = {
         "linear": "linear",

@@ -1,7 +1,7 @@
 """The protocols by which representations are judged.
 
-Each is one function that gives columns, numbers by name. Whatever is chosen is chosen on the validation
-split; the split that is reported is encoded once, and read after that.
+Each is one function that gives columns, numbers by name. Whatever is chosen is chosen on the
+validation split; the split that is reported is encoded once, and read after that.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def linear(encoded: Encoded, chosen: tuple[LinearProbe, float], name: str = "lin
 
 
 def few_labels(encoded: Encoded, count: int, seed: int) -> Columns:
-    """Judge linear probes on `count` labels a class: mean and standard deviation over seeded draws."""
+    """Judge linear probes on `count` labels a class: mean and deviation over seeded draws."""
     train_y, val = encoded.train_y, (encoded.val_h, encoded.val_y)
     probes = []
     for i in range(FEW_LABEL_DRAWS):
