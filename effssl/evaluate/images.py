@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from effssl import InputError
-from effssl.commands import Evaluation
 from effssl.config import Augment, Images
 from effssl.data.corruptions import FOLDERS, open_corruptions
 from effssl.data.stored import Data, open_data
 from effssl.evaluation import protocols
 from effssl.evaluation.finished_run import FinishedRun
+from effssl.job_config import Evaluation
 
 
 class Corruptions(NamedTuple):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl.commands import Evaluation
 from effssl.evaluate.images import Corruptions, ImageSet
 from effssl.evaluate.rows import Row
 from effssl.evaluation import classifiers, protocols
@@ -24,6 +23,7 @@ from effssl.evaluation.encode import (
     view_features,
 )
 from effssl.evaluation.protocols import Columns
+from effssl.job_config import Evaluation
 
 LINE_AFTER_S = 10.0  # without a terminal, and so without bars, parts that took longer are told of
 T = TypeVar("T")

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_jsonable_python
 
-from effssl.commands import Evaluation
 from effssl.evaluate.images import ImageSet
 from effssl.evaluation import protocols, tables
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.evaluation.pictures import save_evaluation
+from effssl.job_config import Evaluation
 from effssl.run.device import Runtime
 from effssl.run.files import write_json, write_text
 from effssl.run.provenance import machine

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from effssl.commands import Evaluation
 from effssl.config import Augment
 from effssl.evaluate.images import ImageSet, open_own
 from effssl.evaluation import classifiers, protocols
@@ -27,6 +26,7 @@ from effssl.evaluation.encode import (
     small_views,
 )
 from effssl.evaluation.finished_run import FinishedRun
+from effssl.job_config import Evaluation
 from effssl.models import build_encoder
 from effssl.models.backbones import check_takes
 from effssl.models.weight_files import load_weights

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effssl.commands import Evaluation
 from effssl.evaluate import report
 from effssl.evaluate.compare_layers import compare_layers
 from effssl.evaluate.images import find_corruptions, open_probed
@@ -13,6 +12,7 @@ from effssl.evaluate.report import Judged
 from effssl.evaluate.rows import rows_of
 from effssl.evaluation import tables
 from effssl.evaluation.finished_run import FinishedRun, open_run
+from effssl.job_config import Evaluation
 from effssl.run import signals
 from effssl.run.device import Runtime, open_runtime
 from effssl.run.files import check_writable
