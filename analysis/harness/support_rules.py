@@ -76,7 +76,7 @@ def weight_rule(rows: pd.DataFrame) -> list[Part]:
     ruled = rows[rows["method"].isin(list(RULES))]
     for (method, dim), own in groups(ruled, "method", "dim"):
         means = own.groupby("product", sort=False)["linear"].mean()
-        best = float(means.index[means.argmax()])
+        best = max(means.index, key=lambda product: means[product])
         near = 1 / 4.001 < best / RULES[method] < 4.001
         n = own["seed"].nunique()
         seeds = f"{n} seed{'s' * (n > 1)}"
