@@ -78,7 +78,8 @@ def digits_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def finished(digits_dir, tmp_path_factory) -> Path:
     """A finished run of five steps."""
-    from effssl import cli, train
+    from effssl import cli
+    from effssl.train import loop as train
 
     run = tmp_path_factory.mktemp("finished") / "run"
     flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--probe-every", 0, "--epochs", 1, "--final-images", 0]

@@ -29,8 +29,9 @@ import wallclock  # noqa: E402
 from claims import Recipe  # noqa: E402
 from intervals import Estimate, Question  # noqa: E402
 
-from effssl import InputError, cli, train  # noqa: E402
+from effssl import InputError, cli  # noqa: E402
 from effssl.models import backbones as models  # noqa: E402
+from effssl.train import loop as train  # noqa: E402
 
 TINY = [
     *("--data", "digits", "--image-size", "8", "--precision", "fp32", "--proj-dim", "16", "--probe-images", "200"),

@@ -11,14 +11,16 @@ from conftest import QUICK, STORE
 from test_augment import MEAN, STD, assert_near, draw, random_images
 from test_losses import TERMS, embeddings
 
-from effssl import cli, evaluate, optim, train
+from effssl import cli, optim
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.sources import open_source
 from effssl.embed import embed_set
+from effssl.evaluate import run as evaluate
 from effssl.run import checkpoint
 from effssl.run import device as process
 from effssl.run.log import read_metrics
+from effssl.train import loop as train
 from effssl.views import ops as augment
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")

@@ -11,11 +11,11 @@ from conftest import README, example, write_class_folders, write_run
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl import embed as module
 from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
-from effssl.embed import embed_folder, embed_set, main
+from effssl.embed import run as module
+from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import Clean, backbone_features
 from effssl.models import backbones as models
 from effssl.views import ops as augment

@@ -18,12 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from effssl import cli, evaluate, train
+from effssl import cli
 from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
+from effssl.evaluate import run as evaluate
 from effssl.evaluation import protocols
 from effssl.models.backbones import load_backbone
 from effssl.run import pictures
+from effssl.train import loop as train
 
 SHORT = ["--num-averaged-views", "0", "--no-untrained"]
 

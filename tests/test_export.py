@@ -13,9 +13,9 @@ from conftest import README, example, write_run
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl import export as module
 from effssl.commands import Export
-from effssl.export import export, main
+from effssl.export import run as module
+from effssl.export.run import export, main
 from effssl.models import backbones as models
 from effssl.views.ops import clean_view
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from effssl import cli, train
+from effssl import cli
 from effssl.data import open_data
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.evaluation import finished_run as parts
@@ -21,6 +21,7 @@ from effssl.evaluation.finetune import Recipe, accuracy, adapt_batch_norm, best_
 from effssl.evaluation.labelled_views import NO_COLOURS, labelled_views
 from effssl.evaluation.layers import layer_features
 from effssl.models.backbones import create_backbone
+from effssl.train import loop as train
 from effssl.views import ops as augment
 
 CPU = torch.device("cpu")

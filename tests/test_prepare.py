@@ -22,7 +22,7 @@ from effssl import InputError, cli
 from effssl.config import Storage
 from effssl.data import beton, open_data, open_split
 from effssl.data import ffcv_writer as writer
-from effssl.prepare import main
+from effssl.prepare.store import main
 
 HALVES = {"beton_dir": None, "val_fraction": 0.5, "fraction": 1.0, "split_seed": 0}
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2}

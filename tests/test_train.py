@@ -16,9 +16,10 @@ from conftest import QUICK, command, run_train, write_class_folders
 from PIL import Image
 from safetensors.torch import load_file
 
-from effssl import cli, train
+from effssl import cli
 from effssl.models.backbones import load_backbone
 from effssl.run.log import read_metrics
+from effssl.train import loop as train
 
 FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}
 FILES |= {"views.png", "curves.png"}

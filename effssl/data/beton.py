@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from effssl import InputError
+from effssl.config import Storage
 from effssl.data.ffcv_writer import Complaint, listing, write
 from effssl.data.sources import Source
 
@@ -41,9 +42,7 @@ class Beton(NamedTuple):
     is_new: bool  # written by this very call
 
 
-def ensure_beton(
-    source: Source, folder: Path, name: str, *, max_side: int, jpeg_quality: int, workers: int, skip_corrupt: bool
-) -> Beton:
+def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> Beton:
     """Return the stored form of `source`, FOLDER/NAME-FINGERPRINT.beton, writing it if it is not there.
 
     Images that do not decode or cannot be stored are left out with `skip_corrupt`, which does not change the file's
@@ -53,7 +52,7 @@ def ensure_beton(
     """
     made_from = {"format": FORMAT, "fingerprint": source.fingerprint, "images": len(source.images), "side": source.side}
     if source.side is None:
-        made_from |= {"max_side": max_side, "jpeg_quality": jpeg_quality}
+        made_from |= {"max_side": storage.max_side, "jpeg_quality": storage.jpeg_quality}
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
     path = folder / f"{name}-{digest}.beton"
     _remove_left_overs(folder, name)
@@ -64,7 +63,7 @@ def ensure_beton(
             with FileLock(_lock_of(path)):
                 noted = _current(path, made_from)  # another process may have written it while we waited
                 if noted is None:
-                    noted = _write(source, path, made_from, max_side, jpeg_quality, workers, skip_corrupt)
+                    noted = _write(source, path, made_from, storage)
                     is_new = True
         except OSError as error:
             raise InputError(
@@ -74,7 +73,7 @@ def ensure_beton(
     if not skipped:
         positions = np.arange(len(source.images))
         return Beton(path, source.labels, source.classes, source.side, source.identity, positions, is_new)
-    if not skip_corrupt:
+    if not storage.skip_corrupt:
         raise InputError(listing([c.why for c in skipped], len(source.images), "cannot be stored"))
     where = path.with_suffix(".json")
     print(f"{path.name} leaves out {len(skipped)} of {len(source.images)} images, named in {where}", flush=True)
@@ -145,9 +144,7 @@ def _current(path: Path, made_from: dict) -> dict | None:
     return noted
 
 
-def _write(
-    source: Source, path: Path, made_from: dict, max_side: int, jpeg_quality: int, workers: int, skip_corrupt: bool
-) -> dict:
+def _write(source: Source, path: Path, made_from: dict, storage: Storage) -> dict:
     """Write `path` and the note beside it, which is returned; the caller holds the lock."""
     _remove_temporaries(path.parent, path.stem)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
@@ -155,8 +152,8 @@ def _write(
     temporary, count = Path(name), len(source.images)
     print(f"writing {path} ({count} images)", flush=True)
     try:
-        skipped = write(source, temporary, max_side=max_side, jpeg_quality=jpeg_quality, workers=workers)
-        if skipped and (not skip_corrupt or len(skipped) == count):
+        skipped = write(source, temporary, storage)
+        if skipped and (not storage.skip_corrupt or len(skipped) == count):
             raise InputError(listing([c.why for c in skipped], count, "cannot be stored"))
         _sync(temporary)
         temporary.chmod(0o644)

@@ -2,82 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from queue import Empty
 
 import numba
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.transforms import ToTensor
+from torch import Tensor
 
 from effssl import InputError
-from effssl.views.decode_crops import MultiViewDecoder
 
 
-def open_loader(
-    path: Path, batch_size: int, workers: int, canvas: int | None, crops: MultiViewDecoder | None = None
-) -> Loader:
-    """Compile the reading of a .beton; one loader serves any number of passes, one at a time.
+def open_loader(path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder) -> Loader:
+    """Compile the reading of a .beton, which takes seconds.
 
-    canvas: None for images of one size, which are read as they are; else images are decoded once each and their
-    central square is resized to this side.
-    crops: for images of varied size, in place of `canvas`: random crops are cut of each; made for this loader alone.
-    Raises InputError for a file that FFCV cannot read.
+    One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored image,
+    made for this loader alone; SimpleRGBImageDecoder reads images of one size as they are. Raises
+    InputError for a file that FFCV cannot read.
     """
-    if crops is not None:
-        decoder: SimpleRGBImageDecoder = crops
-    elif canvas is not None:
-        decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
-    else:
-        decoder = SimpleRGBImageDecoder()
+    num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
     try:
         return Loader(
             str(path),
             batch_size=batch_size,
-            num_workers=min(workers, numba.config.NUMBA_NUM_THREADS),  # type: ignore[attr-defined]  # cores we may use
+            num_workers=min(workers, num_cores),
             pipelines={"image": [decoder, ToTensor()], "label": None},
             drop_last=False,
         )
     except (AssertionError, ValueError, IndexError, OSError, TypeError) as error:
-        raise InputError(f"{path} is not a .beton that can be read: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a .beton that can be read: {reason}") from None
 
 
-def batches(
-    loader: Loader, order: np.ndarray, device: torch.device, *, epoch: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the images at the positions `order`, in that order; `epoch` is that of random crops.
+def read_batches(
+    loader: Loader, positions: np.ndarray, device: torch.device
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Make one pass over the images at `positions`, in that order.
 
-    Yields (images uint8 [batch, height, width, 3], or [batch, views, size, size, 3] of random crops, positions int64
-    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread. An error in that
-    thread is raised here.
+    Yields (what the loader's decoder makes of the images, uint8 [batch, ...], their positions int64
+    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread. An
+    error in that thread is raised here.
     """
-    if len(order) == 0:
+    if len(positions) == 0:
         return
-    decoder = loader.pipeline_specs["image"].decoder
-    if isinstance(decoder, MultiViewDecoder):
-        decoder.epoch = epoch
-    source = _WatchedIterator(loader, order.astype(np.uint64))
+    source = _WatchedIterator(loader, positions.astype(np.uint64))
     copies = torch.cuda.Stream(device) if device.type == "cuda" else None
     try:
         start = 0
         for (images,) in source:
-            positions = torch.from_numpy(order[start : start + len(images)].astype(np.int64))
+            at = torch.from_numpy(positions[start : start + len(images)].astype(np.int64))
             start += len(images)
-            yield _copied(images, device, copies), _copied(positions, device, copies)
-        if start != len(order):
-            raise RuntimeError(f"FFCV delivered {start} of {len(order)} images of {loader.fname}")
+            yield _copied(images, device, copies), _copied(at, device, copies)
+        if start != len(positions):
+            raise RuntimeError(f"FFCV gave {start} of {len(positions)} images of {loader.fname}")
     finally:
         source.stop()
 
 
-def _copied(x: torch.Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> torch.Tensor:
-    """On the device, and whole before this returns, as FFCV reuses its buffers (on a CPU too). On a GPU through a
-    stream of its own: a copy in the stream that computes would wait for all that is queued there, such as the last
-    step."""
+def _copied(x: Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> Tensor:
+    """Copy to the device, and return when that is done, as FFCV reuses its buffers (on a CPU too).
+
+    On a GPU the copy has a stream of its own: in the stream that computes it would wait for all that
+    is queued there, such as the last step.
+    """
     if copies is None:
         return x.to(device, copy=True)
     with torch.cuda.stream(copies):

@@ -26,6 +26,7 @@ from ffcv.fields import IntField, RGBImageField
 from tqdm import tqdm
 
 from effssl import InputError
+from effssl.config import Storage
 from effssl.data.sources import Source
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -41,23 +42,23 @@ class Complaint(NamedTuple):
     why: str  # names the image
 
 
-def write(source: Source, file: Path, *, max_side: int, jpeg_quality: int, workers: int) -> list[Complaint]:
+def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
     """Write the images of `source` into a .beton at `file`: raw where all are squares of one size, else as JPEGs with
-    their longer side at most `max_side` pixels. Returns what is left out, by position.
+    their longer side at most storage.max_side pixels. Returns what is left out, by position.
 
     Raises OSError where the disk is full, RuntimeError where a worker process dies; `file` is then no .beton.
     """
     if source.side is None:
-        field = RGBImageField(write_mode="jpg", max_resolution=max_side, jpeg_quality=jpeg_quality)
+        field = RGBImageField(write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality)
     else:
         field = RGBImageField(write_mode="raw")
     complaints = Path(f"{file}.tmp")
     try:
-        writer = _Writer(str(file), {"image": field, "label": IntField()}, num_workers=workers)
+        writer = _Writer(str(file), {"image": field, "label": IntField()}, num_workers=storage.workers)
         writer.complaints = complaints
         try:
             with _workers_watched():
-                writer.from_indexed_dataset(_Samples(source, max_side, complaints))
+                writer.from_indexed_dataset(_Samples(source, storage.max_side, complaints))
         except BaseException:
             with contextlib.suppress(AttributeError, FileNotFoundError):  # it may not have come that far
                 writer.metadata_sm.close()

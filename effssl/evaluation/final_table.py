@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from effssl.data import Data
+from effssl.data.stored import Data
 from effssl.evaluation import protocols
 from effssl.evaluation.encode import Features, spread
 from effssl.evaluation.probes import best_linear_probe, knn_accuracy
@@ -19,7 +19,7 @@ def validation_probe(features: Features, data: Data, max_images: int, projector:
     measures alone."""
     if len(labelled_positions(data)) == 0:
         some = spread(data.train_positions, protocols.RANK_IMAGES)
-        return protocols.measures(features(data.train, some), projector)
+        return protocols.measures(features("train", some), projector)
     encoded = encode_splits(features, data, max_images)
     splits = encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y
     _, linear = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl.data import Data
-from effssl.data.beton import Beton
 from effssl.data.splits import class_balanced, per_class
+from effssl.data.stored import Data, Split
 from effssl.evaluation.encode import Features, embed, spread
 from effssl.evaluation.probes import LinearProbe, accuracy, best_linear_probe, knn_accuracy, wilson_interval
 from effssl.evaluation.spectrum import alignment, decay_exponent, effective_rank, lidar, off_diagonal_energy, uniformity
@@ -45,12 +44,13 @@ def encode_splits(features: Features, data: Data, max_images: int) -> Encoded:
     """At most `max_images` labelled training images, class-balanced, and the validation split."""
     labels, labelled = data.train.labels, labelled_positions(data)
     chosen = labelled[class_balanced(labels[labelled], min(1.0, max_images / len(labelled)), seed=0)]
-    train_h, train_y = _with_labels(features, data.train, chosen)
-    val_h, val_y = _with_labels(features, data.train, data.val_positions)
+    train_h, train_y = _with_labels(features, data, "train", chosen)
+    val_h, val_y = _with_labels(features, data, "train", data.val_positions)
 
     @functools.cache
     def reported() -> tuple[Tensor, Tensor]:
-        return _with_labels(features, *reported_images(data)) if reported_split(data) == "test" else (val_h, val_y)
+        split, positions = reported_images(data)
+        return _with_labels(features, data, split, positions) if split == "test" else (val_h, val_y)
 
     return Encoded(len(data.train.classes), train_h, train_y, val_h, val_y, reported)
 
@@ -68,12 +68,12 @@ def reported_split(data: Data) -> str:
     return "test" if test is not None and len(test.labels) > 0 and bool((test.labels >= 0).all()) else "validation"
 
 
-def reported_images(data: Data) -> tuple[Beton, np.ndarray]:
-    """Where the reported split is stored, and the positions of its images there."""
+def reported_images(data: Data) -> tuple[Split, np.ndarray]:
+    """Return the stored split that is reported from, and the positions of the images there."""
     if reported_split(data) == "test":
         assert data.test is not None
-        return data.test, np.arange(len(data.test.labels))
-    return data.train, data.val_positions
+        return "test", np.arange(len(data.test.labels))
+    return "train", data.val_positions
 
 
 def choose_linear(encoded: Encoded) -> tuple[LinearProbe, float]:
@@ -158,6 +158,6 @@ def measured_part(h: Tensor) -> Tensor:
     return spread(h, RANK_IMAGES)
 
 
-def _with_labels(features: Features, beton: Beton, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-    h = features(beton, positions)
-    return h, torch.from_numpy(beton.labels[positions]).to(h.device)
+def _with_labels(features: Features, data: Data, split: Split, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    h = features(split, positions)
+    return h, torch.from_numpy(data.stored(split).labels[positions]).to(h.device)

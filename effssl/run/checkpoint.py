@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ import torch
 from torch import nn
 
 from effssl import InputError
+from effssl.run.files import atomic
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
-    """All that moves the weights from here on, but for the position in the data: weights and buffers, the optimizer's
-    state, and torch's random numbers (dropout, drop path)."""
+    """Return all that moves the weights from here on, but for the position in the data.
+
+    That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop path).
+    """
     random = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(device)
@@ -22,8 +24,11 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.de
 
 
 def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Put back what `capture` took, strictly. On another kind of device, its random numbers go on from its seed, and
-    the optimizer stays fused, or not, as it was built."""
+    """Put back what `capture` took, strictly.
+
+    On another kind of device its random numbers go on from its seed, and the optimizer stays fused,
+    or not, as it was built.
+    """
     model.load_state_dict(state["model"])
     saved = state["optimizer"]
     fused = [{"fused": own["fused"]} if "fused" in own else {} for own in optimizer.param_groups]
@@ -35,22 +40,16 @@ def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Opti
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) so that `path` is always whole: temporary file, sync, rename."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+    """Write `state` (tensors and plain values) so that `path` is always whole, also after a crash."""
+    with atomic(path, sync=True) as temporary:
+        torch.save(state, temporary)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU, without running any code in it. Raises InputError for a missing or damaged file."""
+    """Read a state onto the CPU, without running any code in it.
+
+    Raises InputError for a missing or damaged file.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

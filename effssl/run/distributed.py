@@ -1,15 +1,22 @@
-"""Sums and gathers over processes that autograd differentiates; without a process group they change nothing.
+"""The processes of a run, and sums over them that autograd differentiates.
 
-Every process computes the same loss of the global batch, and backward() differentiates the sum of their W equal losses:
-each process is left with W times the gradient through its own images. DistributedDataParallel takes the mean over
-processes, so what it leaves is the gradient of one process on the whole batch.
+Without a process group everything here changes nothing.
 
-(Autograd does not see a plain dist.all_reduce inside a loss: gradients come out 1 / W as large, and what flows through
-the statistics to other processes' images is lost.)
+Every process computes the same loss of the global batch, and backward() differentiates the sum of
+their W equal losses: each process is left with W times the gradient through its own images.
+DistributedDataParallel takes the mean over processes, so what it leaves is the gradient of one
+process on the whole batch.
+
+(Autograd does not see a plain dist.all_reduce inside a loss: gradients come out 1 / W as large, and
+what flows through the statistics to other processes' images is lost.)
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -20,18 +27,37 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 T = TypeVar("T")
 
 
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Make torchrun's processes torch's default group; without torchrun do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # All wait for the first one's probes, which may take long on a large set; when a process dies,
+    # torchrun ends the others.
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
+    yield
+    dist.destroy_process_group()  # not after an error: others may be waiting for this one
+
+
 def rank() -> int:
-    """Of this process; the first is 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _is_distributed() else 0
 
 
+def is_first() -> bool:
+    """Say whether this process writes files and talks; without a group it is the only one."""
+    return rank() == 0
+
+
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if _is_distributed() else 1
 
 
 def from_first(value: T) -> T:
-    """`value` of the first process, in all of them."""
+    """Return the first process's `value`, in all of them."""
     values = [value]
     if _is_distributed():
         dist.broadcast_object_list(values)
@@ -39,7 +65,10 @@ def from_first(value: T) -> T:
 
 
 def in_any(*flags: bool) -> tuple[bool, ...]:
-    """Each flag, true where it is in any process: what is then decided by it is decided alike in all of them."""
+    """Return each flag, true if it is true in any process.
+
+    What is then decided by it is decided alike in all of them.
+    """
     if not _is_distributed():
         return flags
     each = torch.tensor(flags, dtype=torch.int32, device=_device_of_counts())
@@ -48,12 +77,12 @@ def in_any(*flags: bool) -> tuple[bool, ...]:
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """Sum of x over processes, in each of them. Backward sums the gradients over processes."""
+    """Return the sum of x over processes, in each of them; backward sums the gradients likewise."""
     return _AllSum.apply(x) if _is_distributed() else x
 
 
 def batch_sizes(batch: int) -> list[int]:
-    """The batch of every process, by rank; they may differ."""
+    """Return the batch of every process, by rank; they may differ."""
     if not _is_distributed():
         return [batch]
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=_device_of_counts())
@@ -63,18 +92,20 @@ def batch_sizes(batch: int) -> list[int]:
 
 
 def all_rows(x: Tensor, sizes: list[int]) -> Tensor:
-    """x [..., n, dim] of every process -> [..., N, dim] by rank; sizes: `batch_sizes`, N = sum(sizes). Backward sums
-    the gradients over processes."""
+    """Gather x [..., n, dim] of every process: [..., N, dim] by rank, N = sum(sizes).
+
+    sizes: what `batch_sizes` returned. Backward sums the gradients over processes.
+    """
     return _AllRows.apply(x, sizes) if len(sizes) > 1 else x
 
 
 def first_row(sizes: list[int]) -> int:
-    """Where the rows of this process begin among `all_rows`."""
+    """Return where the rows of this process begin among `all_rows`."""
     return sum(sizes[: dist.get_rank()]) if len(sizes) > 1 else 0
 
 
 def _device_of_counts() -> str:
-    """The CPU where the group can exchange there (gloo), so that no GPU is waited for."""
+    """Choose the CPU if the group can exchange there (gloo), so that no GPU is waited for."""
     return "cpu" if "gloo" in str(dist.get_backend_config()) else "cuda"
 
 

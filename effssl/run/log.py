@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, TensorBoard, the console, and the clock that counts training."""
+"""What a run says of itself: metrics.jsonl, TensorBoard, the console, and the clock of training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,33 @@ from typing import Any
 
 from tqdm import tqdm
 
+from effssl.run import distributed
+from effssl.run.files import write_text
+
+_AXES = ("step", "epoch", "seconds", "encoded_views")  # where a record lies, not what it measured
+_LINE_EVERY_S = 10.0  # on a console that is no terminal
+
 
 class Clock:
-    """Seconds of training. Pauses (probes, checkpoints, pictures) do not count; `settle` waits for the device."""
+    """The seconds of training.
 
-    def __init__(self, seconds: float, settle: Callable[[], object]):
-        self._before, self._settle = seconds, settle
+    Pauses (probes, checkpoints, pictures) do not count. `wait` waits for the device, so that what it
+    still computes is counted before a pause.
+    """
+
+    def __init__(self, seconds: float, wait: Callable[[], object]):
+        self._before, self._wait = seconds, wait
         self._since: float | None = time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Return the seconds so far."""
         return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        self._settle()
+        """Stop the clock within the block."""
+        self._wait()
         self._before, self._since = self.seconds, None
         try:
             yield
@@ -35,61 +47,87 @@ class Clock:
 
 
 class RunLog:
-    """Records go to metrics.jsonl and TensorBoard; the console shows a bar on a terminal, else plain lines."""
+    """The records of a run, in metrics.jsonl, on TensorBoard and on the console.
 
-    def __init__(self, folder: Path, *, start_step: int, total_steps: int):
-        from torch.utils.tensorboard import SummaryWriter
+    The console shows a bar on a terminal, else plain lines. In a process group the first process
+    speaks and writes; the log of any other is silent.
+    """
 
-        self._file = folder / "metrics.jsonl"
-        # Of a run that is gone on with; one that starts again from step 0 says all of it again.
+    def __init__(self, folder: Path, *, start: dict[str, Any], total_steps: int):
+        """Open the log of a run that begins, or goes on, at the _AXES `start`."""
+        self._file, self._total_steps = folder / "metrics.jsonl", total_steps
+        self._began_s, self._start, self._last = time.perf_counter(), start, start
+        self._spoke_s = 0.0
+        self._is_silent = not distributed.is_first()
+        if self._is_silent:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        # A run that goes on keeps its records; one that starts again from step 0 says all of it again.
+        start_step = start["step"]
         kept = [r for r in read_metrics(folder) if 0 < start_step >= r["step"]]
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        temporary.replace(self._file)
+        write_text(self._file, "".join(json.dumps(r) + "\n" for r in kept))
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
-        self._terminal = sys.stdout.isatty()
-        self._start, self._total = (time.perf_counter(), start_step), total_steps
+        self._is_terminal = sys.stdout.isatty()
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
             unit="step",
             dynamic_ncols=True,
-            disable=not self._terminal,
+            disable=not self._is_terminal,
             file=sys.stdout,
         )
-        self._spoke = 0.0
 
     def train(self, record: dict[str, Any]) -> None:
-        """A training record: step, epoch, seconds, encoded_views, views_per_s, lr, loss and its terms."""
-        self._keep("train", record)
+        """Keep a training record: _AXES, lr, the loss and its terms before weighting.
+
+        Encoded views a second since the last one are added as views_per_s.
+        """
+        if self._is_silent:
+            return
+        axes = {name: record[name] for name in _AXES}
+        views, seconds = (record[k] - self._last[k] for k in ("encoded_views", "seconds"))
+        self._last = record
+        self._keep("train", {**axes, "views_per_s": views / seconds, **record})
         terms = " ".join(f"{k} {v:.4g}" for k, v in record.items() if k.startswith("loss"))
-        text = f"{terms}, {record['views_per_s']:.0f} views/s"
-        if self._terminal:
+        text = f"{terms}, {views / seconds:.0f} views/s"
+        now_s = time.perf_counter()
+        if self._is_terminal:
             self._bar.set_postfix_str(text)
             self._bar.update(record["step"] - self._bar.n)
-        elif time.perf_counter() - self._spoke > 10:
-            self._spoke = time.perf_counter()
-            began, first = self._start
-            eta_s = (self._total - record["step"]) * (self._spoke - began) / max(1, record["step"] - first)
-            self.say(f"step {record['step']}/{self._total} epoch {record['epoch']:.2f} {text}, {eta_s:.0f} s to go")
+        elif now_s - self._spoke_s > _LINE_EVERY_S:
+            self._spoke_s = now_s
+            step, done = record["step"], record["step"] - self._start["step"]
+            left_s = (self._total_steps - step) * (now_s - self._began_s) / max(1, done)
+            at = f"step {step}/{self._total_steps} epoch {record['epoch']:.2f}"
+            self.say(f"{at} {text}, {left_s:.0f} s to go")
 
     def probe(self, record: dict[str, Any]) -> None:
-        """A probe's record: step, epoch, seconds, encoded_views and its measures."""
+        """Keep a probe's record: _AXES and its measures."""
+        if self._is_silent:
+            return
         self._keep("probe", record)
         measures = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in _AXES)
         self.say(f"probe at epoch {record['epoch']:.4g}, {record['seconds']:.0f} s: {measures}")
 
     def has_probe(self, step: int) -> bool:
-        """Whether there is a probe's record of `step` already."""
-        return any(r["kind"] == "probe" and r["step"] == step for r in read_metrics(self._file.parent))
+        """Say whether a probe's record of `step` is there already."""
+        records = read_metrics(self._file.parent)
+        return any(r["kind"] == "probe" and r["step"] == step for r in records)
 
     def say(self, text: str) -> None:
-        if self._terminal:
+        """Print a line, above the bar if there is one."""
+        if self._is_silent:
+            return
+        if self._is_terminal:
             self._bar.write(text)
         else:
             print(text, flush=True)
 
     def close(self) -> None:
+        """End the bar and TensorBoard's files."""
+        if self._is_silent:
+            return
         self._bar.close()
         self._board.close()
 
@@ -101,11 +139,8 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, record["step"])
 
 
-_AXES = ("step", "epoch", "seconds", "encoded_views")
-
-
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order; a last line that was cut short by a kill is left out."""
+    """Return the records of a run, in order; a last line that was cut short by a kill is left out."""
     file = folder / "metrics.jsonl"
     records = []
     for line in file.read_text().splitlines() if file.is_file() else []:

@@ -1,7 +1,8 @@
 """K random resized crops of every image, which is decoded once: a decoder for FFCV, compiled by numba.
 
-The crops are those that sampling.draw gives for the stored size of the image, from the same counter-based numbers.
-Nothing here is compiled with fastmath (FFCV's own default), so pixels do not depend on how the work is divided.
+The crops are those that draws.draw_crops gives for the stored size of the image, from the same
+numbers. Nothing here is compiled with fastmath (FFCV's own default), so pixels do not depend on how
+the work is divided.
 """
 
 from __future__ import annotations
@@ -17,33 +18,30 @@ from ffcv.libffcv import ctypes_memcopy, imdecode
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 
-_ATTEMPTS = 10  # at a random crop that fits, as in sampling.draw
-_GOLDEN, _MIX_1, _MIX_2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+from effssl.config import Augment
+from effssl.views import counters
+from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
 _imdecode = _compiled(imdecode)
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
-    """JPEGs -> uint8 [batch, views, size, size, 3]: random crops resized with antialiasing. `epoch` may change between
-    passes; an image that does not decode raises ValueError with its position in the file."""
+    """JPEGs -> uint8 [batch, views, size, size, 3]: random crops resized with antialiasing.
 
-    def __init__(
-        self,
-        *,
-        views: int,
-        size: int,
-        crop_scale: tuple[float, float],
-        crop_ratio: tuple[float, float],
-        seed: int,
-    ):
+    `epoch` may change between passes. An image that does not decode raises ValueError with its
+    position in the file.
+    """
+
+    def __init__(self, augment: Augment, seed: int):
         super().__init__()
-        self.views, self.size, self.seed = views, size, seed
-        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
-        self._epoch = np.zeros(1, np.uint64)  # read through its address, as numba takes what it sees as constant
+        self.augment, self.seed = augment, seed
+        # Read through its address, as numba takes what it sees as constant.
+        self._epoch = np.zeros(1, np.int64)
 
     @property
     def epoch(self) -> int:
+        """The epoch whose crops the next pass makes."""
         return int(self._epoch[0])
 
     @epoch.setter
@@ -51,27 +49,32 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
         self._epoch[0] = epoch
 
     def declare_state_and_memory(self, previous_state):
-        shape = (self.views, self.size, self.size, 3)
-        uint8 = np.dtype("u1")
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=uint8), AllocationQuery(shape, uint8)
+        """Tell FFCV what comes out; part of its interface."""
+        size = self.augment.image_size
+        shape, uint8 = (self.augment.views, size, size, 3), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
+        return state, AllocationQuery(shape, uint8)
 
     def generate_code(self) -> Callable:
+        """Give FFCV the function that it compiles; part of its interface."""
         read, images = self.memory_read, Compiler.get_iterator()
-        epoch_address = self._epoch.ctypes.data
-        seed, scale, ratio = np.uint64(self.seed), self.crop_scale, self.crop_ratio
+        epoch_address, seed = self._epoch.ctypes.data, self.seed
+        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
 
         def decode(batch_indices, destination, metadata, storage_state):
-            epoch = np.empty(1, np.uint64)
+            epoch = np.empty(1, np.int64)
             ctypes_memcopy(epoch_address, epoch.ctypes.data, epoch.nbytes)
             decoded = np.empty(len(batch_indices), np.bool_)
             for i in images(len(batch_indices)):
                 position = batch_indices[i]
                 field = metadata[position]
-                jpeg, height, width = read(field["data_ptr"], storage_state), int(field["height"]), int(field["width"])
+                jpeg = read(field["data_ptr"], storage_state)
+                height, width = int(field["height"]), int(field["width"])
                 image = np.empty((height, width, 3), np.uint8)
                 decoded[i] = _imdecode(jpeg, image, height, width, height, width) == 0
                 for view in range(len(destination[i])):
-                    crop = random_crop(seed, epoch[0], position, view, height, width, scale, ratio)
+                    key = view_key(seed, epoch[0], position, view)
+                    crop = random_crop(key, height, width, scale, ratio)
                     resized_crop(image, crop, destination[i, view])
             for i in range(len(batch_indices)):  # not raised above, where numba runs in parallel
                 if not decoded[i]:
@@ -83,25 +86,33 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
 
 @_compiled
-def random_crop(seed, epoch, index, view, stored_height, stored_width, crop_scale, crop_ratio):
-    """(top, left, height, width) in pixels that sampling.draw gives this view of the sample `index`.
+def view_key(seed, epoch, index, view):
+    """Return the key of counters.uniform from which the numbers of one view of one sample follow."""
+    key_of_epoch = counters.next_key(counters.mix(np.int64(seed)), np.int64(epoch))
+    key_of_sample = counters.next_key(key_of_epoch, np.int64(index))
+    return counters.next_key(key_of_sample, np.int64(view) + 1)
+
+
+@_compiled
+def random_crop(key, stored_height, stored_width, crop_scale, crop_ratio):
+    """Return (top, left, height, width) in pixels, which draws.draw_crops gives this view.
 
     In float32 and in its order of operations, so that rounding falls on the same side.
     """
-    key = _view_key(seed, epoch, index, view)
     low, high = math.log(crop_ratio[0]), math.log(crop_ratio[1])
     smallest, range_of_scale = np.float32(crop_scale[0]), np.float32(crop_scale[1] - crop_scale[0])
     narrowest, range_of_ratio = np.float32(low), np.float32(high - low)
-    for attempt in range(_ATTEMPTS):
-        u_area, u_ratio = _uniform(key, 2 * attempt), _uniform(key, 2 * attempt + 1)
+    for attempt in range(CROP_ATTEMPTS):
+        u_area = _uniform(key, CROP_AREA + 2 * attempt)
+        u_ratio = _uniform(key, CROP_RATIO + 2 * attempt)
         area = np.float32(stored_height * stored_width) * (smallest + range_of_scale * u_area)
         wide = np.float32(math.exp(np.float64(narrowest + range_of_ratio * u_ratio)))
         width, height = int(np.rint(np.sqrt(area * wide))), int(np.rint(np.sqrt(area / wide)))
         if 0 < width <= stored_width and 0 < height <= stored_height:
-            top = int(np.float32(stored_height - height + 1) * _uniform(key, 2 * _ATTEMPTS))
-            left = int(np.float32(stored_width - width + 1) * _uniform(key, 2 * _ATTEMPTS + 1))
+            top = int(np.float32(stored_height - height + 1) * _uniform(key, CROP_TOP))
+            left = int(np.float32(stored_width - width + 1) * _uniform(key, CROP_LEFT))
             return top, left, height, width
-    height, width = int(stored_height), int(stored_width)  # the largest central one whose ratio is allowed
+    height, width = int(stored_height), int(stored_width)  # the largest central one that is allowed
     if width / height < crop_ratio[0]:
         height = int(np.rint(width / crop_ratio[0]))
     elif width / height > crop_ratio[1]:
@@ -110,32 +121,18 @@ def random_crop(seed, epoch, index, view, stored_height, stored_width, crop_scal
 
 
 @_compiled
-def _view_key(seed, epoch, index, view):
-    """The state of sampling.uniform's chain from which the numbers of one view of one sample follow."""
-    key = _mix(_mix(np.uint64(seed)) + np.uint64(epoch) * _GOLDEN)
-    sample = _mix(key + np.uint64(index) * _GOLDEN)
-    return _mix(sample + np.uint64(view + 1) * _GOLDEN)
-
-
-@_compiled
-def _uniform(view_key, slot):
-    """float32 in [0, 1), that of sampling.uniform."""
-    bits = _mix(view_key + np.uint64(slot + 1) * _GOLDEN)
-    return np.float32(bits >> np.uint64(40)) * np.float32(2.0**-24)
-
-
-@_compiled
-def _mix(x):
-    """splitmix64's finaliser; x uint64."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+def _uniform(key, slot):
+    """Return the number of counters.uniform for one slot of a view: float32 in [0, 1)."""
+    bits = counters.upper_24_bits(counters.next_key(key, np.int64(slot) + 1))
+    return np.float32(bits) * np.float32(counters.UNIT)
 
 
 @_compiled
 def resized_crop(image, crop, out):
-    """Resize the crop (top, left, height, width) of `image`, uint8 [H, W, 3], into `out`, uint8 [size, size, 3]:
-    bilinear and antialiased, as torchvision's."""
+    """Resize a crop of `image`, uint8 [H, W, 3], into `out`, uint8 [size, size, 3].
+
+    crop: (top, left, height, width) in pixels. Bilinear and antialiased, as torchvision's.
+    """
     top, left, height, width = crop
     size = len(out)
     rows, columns = _resize_weights(height, size), _resize_weights(width, size)
@@ -143,15 +140,18 @@ def resized_crop(image, crop, out):
     for s in range(size):
         first, taps, weights = rows[0][s], rows[1][s], rows[2][s]
         for k in range(taps):
-            _add_row(image[top + first + k, left : left + width].reshape(-1), weights[k], k > 0, blended)
+            row = image[top + first + k, left : left + width].reshape(-1)
+            _add_row(row, weights[k], k > 0, blended)
         _resize_row(blended, columns, out[s].reshape(-1))
 
 
 @_compiled
 def _resize_weights(length, size):
-    """Which of `length` pixels make up each of `size`: (first [size], taps [size], weights float32 [size, most taps]).
+    """Return which of `length` pixels make up each of `size`: (first, taps, weights).
 
-    A triangle as wide as an output or an input pixel, whichever is larger, cut at the border, as in augment.
+    The weights, float32 [size, most taps], are those of the `taps` pixels from `first` on, both int64
+    [size]: a triangle as wide as an output or an input pixel, whichever is larger, cut at the border,
+    as in ops.resized_crop.
     """
     scale = length / size
     reach = max(scale, 1.0)
@@ -172,7 +172,7 @@ def _resize_weights(length, size):
 
 @_compiled
 def _add_row(row, weight, more, total):
-    """total = weight * row, and total += weight * row where there is `more` in it; uint8 and float32, [3 width]."""
+    """Set `total` to weight * row, or add that to it if there is `more` in it; [3 width] each."""
     if more:
         for x in range(len(total)):
             total[x] += weight * np.float32(row[x])

@@ -1,8 +1,4 @@
-"""What happens to each view of each image, drawn on the device.
-
-The parameters are a function of (seed, epoch, sample index, view) alone: they do not depend on the device, the batch or
-the number of workers.
-"""
+"""What happens to each view of each image, drawn on the device from the numbers of counters.py."""
 
 from __future__ import annotations
 
@@ -12,132 +8,107 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ATTEMPTS = 10  # at a random crop that fits, as in torchvision
+from effssl.config import Augment
+from effssl.views import counters
 
 
-class Draws(NamedTuple):
-    """What happens to each view, all [views, batch]; a neutral value where an operation is left out."""
+class CropDraws(NamedTuple):
+    """Where each view's crop lies, in pixels of the stored image; all [views, batch]."""
 
-    top: Tensor  # of the crop, in pixels of the stored image
+    top: Tensor
     left: Tensor
     height: Tensor
     width: Tensor
-    flip: Tensor  # bool
+
+
+class ColourDraws(NamedTuple):
+    """How each view's colours change; all [views, batch], neutral where an operation is left out.
+
+    The four that cost most are None if the settings leave them out altogether.
+    """
+
     brightness: Tensor  # factor, 1 is neutral
-    contrast: Tensor
-    saturation: Tensor
-    # These four cost most; None where the settings leave them out altogether.
+    contrast: Tensor  # factor, 1 is neutral
+    saturation: Tensor  # factor, 1 is neutral
     hue: Tensor | None  # in turns, 0 is neutral
     gray: Tensor | None  # bool
     blur_sigma: Tensor | None  # in pixels, 0 where there is no blur
     solarize: Tensor | None  # bool
 
+    def map(self, change) -> ColourDraws:
+        """Return the draws with `change` applied to every tensor."""
+        return ColourDraws._make(None if draw is None else change(draw) for draw in self)
 
-def draw(
-    indices: Tensor,
-    *,
-    stored: tuple[int, int],
-    views: int,
-    seed: int,
-    epoch: int,
-    crop_scale: tuple[float, float],
-    crop_ratio: tuple[float, float],
-    hflip_prob: float,
-    jitter_prob: float,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    gray_prob: float,
-    blur_prob: float,
-    blur_sigma: tuple[float, float],
-    solarize_prob: float,
-) -> Draws:
-    """Draw the parameters of `views` views of the samples `indices` (int64 [batch]); `stored` is (height, width) of
-    the images in pixels. The crop is torchvision's RandomResizedCrop: ten attempts, then the central fallback."""
-    u = iter(uniform(indices, views=views, slots=2 * _ATTEMPTS + 13, seed=seed, epoch=epoch).unbind(-1))
-    tries = [(next(u), next(u)) for _ in range(_ATTEMPTS)]
-    height, width, found = _crop_size(tries, stored, crop_scale, crop_ratio)
+
+def draw_crops(numbers: Tensor, augment: Augment, *, stored: tuple[int, int]) -> CropDraws:
+    """Draw random crops as torchvision's RandomResizedCrop does.
+
+    Ten attempts at an area and a ratio that fit, then the largest central crop of an allowed ratio.
+    numbers: [views, batch, NUM_SLOTS] of counters.uniform; stored: (height, width) of the images.
+    """
+    height, width, fits = _crop_size(numbers, augment, stored)
     room_above, room_left = stored[0] - height, stored[1] - width
-    top = torch.where(found, ((room_above + 1) * next(u)).floor(), (room_above / 2).floor())
-    left = torch.where(found, ((room_left + 1) * next(u)).floor(), (room_left / 2).floor())
-    flip = next(u) < hflip_prob
-    jitter = next(u) < jitter_prob
+    u_top, u_left = numbers[..., counters.CROP_TOP], numbers[..., counters.CROP_LEFT]
+    top = torch.where(fits, ((room_above + 1) * u_top).floor(), (room_above / 2).floor())
+    left = torch.where(fits, ((room_left + 1) * u_left).floor(), (room_left / 2).floor())
+    return CropDraws(top, left, height, width)
 
-    def factor(strength: float) -> Tensor:
+
+def draw_flips(numbers: Tensor, augment: Augment) -> Tensor:
+    """Say which views are mirrored: bool [views, batch]."""
+    return numbers[..., counters.FLIP] < augment.hflip_prob
+
+
+def draw_colours(numbers: Tensor, augment: Augment) -> ColourDraws:
+    """Draw the changes of colour; numbers: [views, batch, NUM_SLOTS] of counters.uniform."""
+    a = augment
+    jitters = numbers[..., counters.JITTER] < a.jitter_prob
+    blurs = numbers[..., counters.BLUR] < a.blur_prob
+
+    def factor(slot: int, strength: float) -> Tensor:
         low = max(0.0, 1 - strength)
-        return torch.where(jitter, low + (1 + strength - low) * next(u), 1.0)
+        return torch.where(jitters, low + (1 + strength - low) * numbers[..., slot], 1.0)
 
-    brightness_, contrast_, saturation_ = factor(brightness), factor(contrast), factor(saturation)
-    hue_ = torch.where(jitter, hue * (2 * next(u) - 1), 0.0)
-    gray = next(u) < gray_prob
-    blurred = next(u) < blur_prob
-    sigma = torch.where(blurred, blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * next(u), 0.0)
-    solarize_ = next(u) < solarize_prob
-    return Draws(
-        *(top, left, height, width, flip, brightness_, contrast_, saturation_),
-        hue=hue_ if hue > 0 and jitter_prob > 0 else None,
-        gray=gray if gray_prob > 0 else None,
-        blur_sigma=sigma if blur_prob > 0 else None,
-        solarize=solarize_ if solarize_prob > 0 else None,
+    hue = torch.where(jitters, a.hue * (2 * numbers[..., counters.HUE] - 1), 0.0)
+    low, high = a.blur_sigma
+    sigma = torch.where(blurs, low + (high - low) * numbers[..., counters.BLUR_SIGMA], 0.0)
+    return ColourDraws(
+        brightness=factor(counters.BRIGHTNESS, a.brightness),
+        contrast=factor(counters.CONTRAST, a.contrast),
+        saturation=factor(counters.SATURATION, a.saturation),
+        hue=hue if a.hue > 0 and a.jitter_prob > 0 else None,
+        gray=numbers[..., counters.GRAY] < a.gray_prob if a.gray_prob > 0 else None,
+        blur_sigma=sigma if a.blur_prob > 0 else None,
+        solarize=numbers[..., counters.SOLARIZE] < a.solarize_prob if a.solarize_prob > 0 else None,
     )
 
 
-def _crop_size(
-    tries: list[tuple[Tensor, Tensor]], stored: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Height and width of each crop, and whether an attempt fitted; where none did, of the central fallback."""
+def _crop_size(numbers: Tensor, augment: Augment, stored: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each crop's height and width, and whether an attempt fitted; if none did, the fallback's."""
     stored_height, stored_width = stored
-    aspect = stored_width / stored_height
-    if aspect < ratio[0]:
-        fallback_height, fallback_width = round(stored_width / ratio[0]), stored_width
-    elif aspect > ratio[1]:
-        fallback_height, fallback_width = stored_height, round(stored_height * ratio[1])
-    else:
-        fallback_height, fallback_width = stored_height, stored_width
-    height = torch.full_like(tries[0][0], fallback_height)
-    width = torch.full_like(tries[0][0], fallback_width)
-    found = torch.zeros_like(height, dtype=torch.bool)
+    scale, ratio = augment.crop_scale, augment.crop_ratio
+    fallback_height, fallback_width = _largest_central(stored, ratio)
+    height = torch.full_like(numbers[..., 0], fallback_height)
+    width = torch.full_like(numbers[..., 0], fallback_width)
+    fits_any = torch.zeros_like(height, dtype=torch.bool)
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for u_area, u_ratio in reversed(tries):  # so that the first that fits is the one that stays
+    for attempt in reversed(range(counters.CROP_ATTEMPTS)):  # so that the first that fits stays
+        u_area = numbers[..., counters.CROP_AREA + 2 * attempt]
+        u_ratio = numbers[..., counters.CROP_RATIO + 2 * attempt]
         area = stored_height * stored_width * (scale[0] + (scale[1] - scale[0]) * u_area)
         wide = torch.exp(low + (high - low) * u_ratio)
         w, h = (area * wide).sqrt().round(), (area / wide).sqrt().round()
         fits = (w > 0) & (w <= stored_width) & (h > 0) & (h <= stored_height)
-        height, width, found = torch.where(fits, h, height), torch.where(fits, w, width), found | fits
-    return height, width, found
+        height, width = torch.where(fits, h, height), torch.where(fits, w, width)
+        fits_any = fits_any | fits
+    return height, width, fits_any
 
 
-def uniform(indices: Tensor, *, views: int, slots: int, seed: int, epoch: int) -> Tensor:
-    """Counter-based uniform numbers in [0, 1): [views, batch, slots] float32 for sample `indices` (int64 [batch]).
-
-    A chain of splitmix64 finalisers over (seed, epoch, index, view, slot); the same on every device.
-    """
-    device = indices.device
-    # A number, not a tensor: to copy one to a GPU would wait for it.
-    key = int(_mix(_mix(torch.tensor(seed, dtype=torch.int64)) + _times(epoch, _GOLDEN)))
-    sample = _mix(key + _times(indices, _GOLDEN))  # [batch]
-    view = _mix(sample + _times(torch.arange(1, views + 1, device=device)[:, None], _GOLDEN))
-    slot = _mix(view[..., None] + _times(torch.arange(1, slots + 1, device=device), _GOLDEN))
-    return (_shift_right(slot, 40)).float() * 2.0**-24  # the upper 24 bits
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-_GOLDEN, _MIX_1, _MIX_2 = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
-def _times(value: int | Tensor, constant: int) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.int64) * constant  # int64 wraps around, as the generator wants
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, where torch's is arithmetic
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+def _largest_central(stored: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
+    """Return height and width of the largest crop whose ratio is allowed."""
+    height, width = stored
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width

@@ -1,18 +1,6 @@
-"""Write a run's backbone as a folder that plain timm loads, without effssl.
-
-python -m effssl.export runs/RUN --to DIR
-python -m effssl.export runs/RUN --to DIR --onnx --projector
-"""
+"""Write a run's backbone as a folder that plain timm loads, without effssl."""
 
 from __future__ import annotations
-
-import sys
-
-from effssl import InputError, cli
-
-if __name__ == "__main__":
-    # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit(cli.parse_export)
 
 import importlib.util
 import json
@@ -31,10 +19,11 @@ from safetensors.torch import save_file
 from timm.models import ResNet
 from torch import Tensor, nn
 
+from effssl import InputError
+from effssl.commands import Export
 from effssl.models import backbones as models
 from effssl.run import checkpoint
 from effssl.run import device as process
-from effssl.commands import Export
 
 # timm loads a folder's weights by itself with pretrained=True. Where a ResNet's stem has to be replaced first, they lie
 # deeper: it then says that there are none, and loads nothing into another network (a deep stem's shapes would all fit).
@@ -305,7 +294,3 @@ def _publish(new: Path, to: Path) -> None:
 def main(settings: Export) -> int:
     """`export`, as process.exit_code does it."""
     return process.exit_code(lambda: print(export(settings)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(COMMAND_LINE))

@@ -1,25 +1,13 @@
-"""Store every split of an image set as .beton files, which `python -m effssl.train` with these settings then reads.
-
-python -m effssl.prepare --data imagenet --data-dir DIR --workers 16
-python -m effssl.prepare --data folder --data-dir MY_IMAGES --skip-corrupt
-"""
+"""Store every split of an image set as .beton files, which `python -m effssl.train` with these settings then reads."""
 
 from __future__ import annotations
 
-import sys
-
-from effssl import cli
-
-if __name__ == "__main__":
-    # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit(cli.parse_storage)
-
 import time
 
-from effssl.run import device as process
 from effssl.config import Storage
 from effssl.data import SPLITS, open_split
 from effssl.data.beton import Beton, check_beton
+from effssl.run import device as process
 
 
 def prepare(storage: Storage) -> None:
@@ -53,7 +41,3 @@ def _summary(split: str, beton: Beton, checked: int, seconds: float) -> str:
 def main(storage: Storage) -> int:
     """`prepare`, as process.exit_code does it."""
     return process.exit_code(lambda: prepare(storage))
-
-
-if __name__ == "__main__":
-    sys.exit(main(COMMAND_LINE))

@@ -1,21 +1,10 @@
-"""Write the representations of images that a run's backbone gives.
-
-python -m effssl.embed runs/RUN --images DIR --to FILE.npz
-python -m effssl.embed runs/RUN --data cifar10 --data-dir DIR --split test --to FILE.parquet
-"""
+"""Write the representations of images that a run's backbone gives."""
 
 from __future__ import annotations
 
-import sys
-
-from effssl import InputError, cli
-
-if __name__ == "__main__":
-    # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit(cli.parse_embed)
-
 import importlib.util
 import os
+import sys
 import tempfile
 import time
 from collections import deque
@@ -31,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from effssl.views import ops as augment
-from effssl.models import backbones as models
-from effssl.run import device as process
+from effssl import InputError
 from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
-from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.ffcv_writer import listing
+from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.evaluation.encode import encode
+from effssl.models import backbones as models
+from effssl.run import device as process
+from effssl.views import ops as augment
 
 Backbone = str | Path | tuple[nn.Module, dict[str, Any]]
 
@@ -313,7 +303,3 @@ def _say(settings: Embed, e: Embedded) -> None:
 def main(settings: Embed) -> int:
     """`embed`, as process.exit_code does it."""
     return process.exit_code(lambda: _say(settings, _run(settings)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(COMMAND_LINE))

@@ -1,23 +1,11 @@
-"""Turn finished runs into the numbers that papers report, on the run's own images or on another set.
-
-python -m effssl.evaluate RUN                                             # the run's own set
-python -m effssl.evaluate RUN --data cifar100 --data-dir DIR              # transfer
-python -m effssl.evaluate RUN_A RUN_B --pixels --to comparison            # one table of several
-"""
+"""Turn finished runs into the numbers that papers report, on the run's own images or on another set."""
 
 from __future__ import annotations
-
-import sys
-
-from effssl import InputError, cli
-
-if __name__ == "__main__":
-    # Before the imports below, which take seconds: --help and a typo should not.
-    COMMAND_LINE = cli.parse_or_exit(cli.parse_evaluation)
 
 import dataclasses
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,22 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl.evaluation import classifiers
-from effssl.evaluation import protocols
-from effssl.evaluation import tables
-from effssl.models import backbones as models
-from effssl.run import pictures
-from effssl.run import device as process
-from effssl.run import folder as run_folder
-from effssl.views.ops import canvas_of
+from effssl import InputError
 from effssl.commands import Evaluation
 from effssl.config import Augment, Config, Images
 from effssl.data import Data
 from effssl.data.beton import Beton
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.evaluation.labelled_views import NO_COLOURS
-from effssl.evaluation.layers import layer_features
-from effssl.evaluation.finished_run import FinishedRun, build_encoder, clean_of, open_images, open_run, strengths
+from effssl.evaluation import classifiers, protocols, tables
 from effssl.evaluation.encode import (
     Clean,
     RandomViews,
@@ -55,7 +34,15 @@ from effssl.evaluation.encode import (
     spread,
     view_features,
 )
+from effssl.evaluation.finished_run import FinishedRun, build_encoder, clean_of, open_images, open_run, strengths
+from effssl.evaluation.labelled_views import NO_COLOURS
+from effssl.evaluation.layers import layer_features
 from effssl.evaluation.spectrum import cka_matrix
+from effssl.models import backbones as models
+from effssl.run import device as process
+from effssl.run import folder as run_folder
+from effssl.run import pictures
+from effssl.views.ops import canvas_of
 
 T = TypeVar("T")
 CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json
@@ -337,7 +324,3 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def main(settings: Evaluation) -> int:
     """`evaluate`, as process.exit_code does it."""
     return process.exit_code(lambda: evaluate(settings))
-
-
-if __name__ == "__main__":
-    sys.exit(main(COMMAND_LINE))

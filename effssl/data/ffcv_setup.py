@@ -1,0 +1,30 @@
+"""FFCV imported without what it does to the rest of the process.
+
+The packages that use FFCV (`effssl.data`, `effssl.views`) import this module before anything else.
+"""
+
+from __future__ import annotations
+
+import types
+
+import numba
+import torch
+
+
+def _import_ffcv() -> None:
+    # If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch that
+    # FFCV reads.
+    numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
+    # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later:
+    # training would run on one core, and its results would depend on --workers.
+    num_threads = torch.get_num_threads()
+    import ffcv.loader.epoch_iterator
+    import ffcv.pipeline.compiler
+
+    torch.set_num_threads(num_threads)
+    ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
+    # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the same.
+    ffcv.loader.epoch_iterator.IS_CUDA = False
+
+
+_import_ffcv()

@@ -1,0 +1,56 @@
+"""A set of images as training sees it: found, stored and split."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from effssl import InputError
+from effssl.config import Images, Storage
+from effssl.data.beton import Beton, ensure_beton
+from effssl.data.sources import Source, open_source
+from effssl.data.splits import train_and_validation
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class Data(NamedTuple):
+    """A set, stored and split; positions are int64 into the .beton of train."""
+
+    train: Beton
+    test: Beton | None
+    train_positions: np.ndarray
+    val_positions: np.ndarray
+
+    def stored(self, split: Split) -> Beton:
+        """Return a split that the set has."""
+        beton = self.train if split == "train" else self.test
+        assert beton is not None
+        return beton
+
+
+def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
+    """Find a split of the set, and store it if it is not stored yet; None if the set has no such split.
+
+    Raises InputError for anything about the images that the user has to mend.
+    """
+    source = open_source(storage.data, storage.data_dir, split)
+    if source is None:
+        return None
+    folder = storage.beton_dir or storage.data_dir / "beton"
+    return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
+
+
+def open_data(images: Images) -> Data:
+    """Find the set, store what is not stored yet, and cut the validation split from train.
+
+    Raises InputError for anything about the images that the user has to mend.
+    """
+    train, test = (opened and opened[1] for opened in (open_split(images, s) for s in SPLITS))
+    assert train is not None  # open_source finds train or raises
+    positions, validation = train_and_validation(train.labels, images.val_fraction, images.fraction, images.split_seed)
+    if len(positions) == 0:
+        raise InputError(f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on")
+    return Data(train, test, positions, validation)

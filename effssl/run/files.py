@@ -1,0 +1,71 @@
+"""Files that are whole or not there: written beside their name, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from effssl import InputError
+
+
+@contextlib.contextmanager
+def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give a temporary path to write to, which becomes `path` when the block ends without an error.
+
+    Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path` is
+    left as it was. Missing folders are made. `sync` waits until the bytes and the new name are on the
+    disk, so that they survive a power cut. Raises InputError if the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            _sync(temporary)
+        temporary.replace(path)
+        if sync:
+            _sync(path.parent)  # the rename itself
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):  # it is gone after a rename, and was never there if a parent is a file
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises InputError if it cannot be written."""
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all. Raises InputError if it cannot be written."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raise InputError, which begins with `flag`, if files could not be written in `folder`.
+
+    A folder that does not exist yet is judged by the one that it would be made in. Nothing is made.
+    """
+    existing = nearest_existing(folder)
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{flag} cannot be written: {existing} is not a folder that you may write to")
+
+
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder itself, or the nearest of its parents that exists."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,162 @@
+"""From settings to all that training needs: build_job(cfg) -> Job."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from effssl import InputError
+from effssl.config import Config, Optim
+from effssl.data.splits import epoch_order, own_part
+from effssl.data.stored import Data, open_data
+from effssl.evaluation.encode import Streams, open_streams
+from effssl.losses.objective import build_objective
+from effssl.models import Encoder, build_encoder
+from effssl.optim import build_optimizer, learning_rate
+from effssl.run import checkpoint, distributed, folder
+from effssl.run.device import Runtime, open_runtime
+from effssl.views.stream import ViewStream
+
+
+@dataclass
+class Job:
+    """A training, ready to go; `step` and `seconds` move while it does."""
+
+    cfg: Config
+    out: Path  # the run's folder, not made yet
+    runtime: Runtime
+    data: Data
+    streams: Streams  # the views of every split
+    encoder: Encoder  # the weights
+    forward: nn.Module  # the encoder, compiled or with its gradients shared by processes
+    loss_of: Callable[[Tensor], dict[str, Tensor]]  # z [views, batch, dim] -> "loss" and its terms
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], float]  # step -> learning rate
+    steps_per_epoch: int
+    total_steps: int
+    step: int = 0  # steps done
+    seconds: float = 0.0  # of training, before this process began
+
+    @property
+    def stream(self) -> ViewStream:
+        """The views of the training images."""
+        return self.streams["train"]
+
+    @property
+    def encoded_views(self) -> int:
+        """The views that went through the backbone so far, in all processes."""
+        return self.step * self.cfg.optim.batch_size * self.cfg.augment.views
+
+    @property
+    def images(self) -> str:
+        """What the images are known by, so that a run goes on with no others."""
+        return f"{len(self.data.train.labels)} images {self.data.train.identity}"
+
+    def positions(self, epoch: int) -> np.ndarray:
+        """Return what this process trains on for the rest of an epoch, in order."""
+        order = epoch_order(self.data.train_positions, self.cfg.run.seed, epoch)
+        first_step, batch = self.step % self.steps_per_epoch, self.cfg.optim.batch_size
+        return own_part(order, batch, first_step, distributed.rank(), distributed.world_size())
+
+
+def build_job(cfg: Config) -> Job:
+    """Build encoder, views, loss, optimizer and schedule; the weights are those that the seed gives.
+
+    Raises InputError for anything that the user has to mend.
+    """
+    out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, _label(cfg)))
+    runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
+    # The fastest convolutions: all steps are of one shape.
+    torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
+    encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
+    data = open_data(cfg.images)
+    _check_batch(cfg.optim.batch_size, len(data.train_positions))
+    steps_per_epoch = len(data.train_positions) // cfg.optim.batch_size
+    total_steps = cfg.optim.epochs * steps_per_epoch
+    last_layer = encoder.projector[-1]
+    assert isinstance(last_layer, nn.Linear)
+    o = cfg.optim
+    return Job(
+        cfg=cfg,
+        out=out,
+        runtime=runtime,
+        data=data,
+        streams=open_streams(
+            data,
+            cfg.augment,
+            seed=cfg.run.seed,
+            batch_size=cfg.optim.batch_size // distributed.world_size(),
+            workers=cfg.images.workers,
+            runtime=runtime,
+        ),
+        encoder=encoder,
+        forward=_forward(encoder, runtime),
+        loss_of=build_objective(cfg.loss, cfg.model.proj_dim, last_layer),
+        optimizer=build_optimizer(encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay),
+        schedule=_schedule(o, steps_per_epoch, total_steps),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def resume(job: Job) -> None:
+    """Go on where the run's checkpoint was saved. Raises InputError if its images were others."""
+    state = checkpoint.load(job.out / "checkpoint.pt")
+    if state["images"] != job.images:
+        raise InputError(f"--resume {job.out}: its images were others ({state['images']}; here {job.images})")
+    checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
+    job.step, job.seconds = state["step"], state["seconds"]
+
+
+def seed_dropout(job: Job) -> None:
+    """Let every process but the first draw dropout of its own."""
+    if (rank := distributed.rank()) > 0:
+        seed = job.cfg.run.seed + rank + distributed.world_size() * (job.step + 1)
+        torch.manual_seed(seed)
+
+
+def _label(cfg: Config) -> str:
+    """Name a run by what it is, for its folder."""
+    return f"{cfg.images.data}_{cfg.loss.method}_k{cfg.augment.views}_d{cfg.model.proj_dim}"
+
+
+def _check_batch(batch_size: int, num_images: int) -> None:
+    if batch_size % distributed.world_size():
+        num_processes = distributed.world_size()
+        raise InputError(f"--batch-size {batch_size} does not divide among {num_processes} processes")
+    if batch_size > num_images:
+        raise InputError(f"--batch-size {batch_size} is larger than the set: {num_images} training images")
+
+
+def _forward(encoder: Encoder, runtime: Runtime) -> nn.Module:
+    """Return what is called in place of the encoder: images -> (h, z).
+
+    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm then
+    takes its statistics from the whole batch, as in one process; on CPUs torch has no such BatchNorm,
+    and each process normalises by its own images.
+    """
+    if distributed.world_size() == 1:
+        return torch.compile(encoder) if runtime.compile else encoder  # type: ignore[return-value]
+    # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
+    if runtime.device.type == "cuda":
+        timm.layers.convert_sync_batchnorm(encoder)
+        return DistributedDataParallel(encoder, [runtime.device])
+    return DistributedDataParallel(encoder)
+
+
+def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
+    return functools.partial(
+        learning_rate,
+        peak=optim.lr,
+        final=optim.final_lr,
+        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
+        total_steps=total_steps,
+    )

@@ -1,0 +1,132 @@
+"""Stored images -> views: ViewStream, which training, evaluation, pictures and benchmarks share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator
+from contextlib import closing
+
+import numpy as np
+import torch
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from torch import Tensor
+from tqdm import tqdm
+
+from effssl.config import Augment
+from effssl.data.beton import Beton
+from effssl.data.ffcv_loader import open_loader, read_batches
+from effssl.run.device import Runtime
+from effssl.views.assemble import clean_view, views_of_crops, views_of_images
+from effssl.views.counters import uniform
+from effssl.views.decode_crops import MultiViewDecoder
+from effssl.views.draws import draw_colours, draw_crops, draw_flips
+
+CLEAN_BATCH = 256  # clean views made at a time
+_CANVAS = 1.5  # side of the squares that clean views are made of, as a multiple of a view's side
+
+
+class ViewStream:
+    """The views of a stored split's images.
+
+    stored: the split. Images of one size are read whole and cropped on the device; of images of varied
+        size, which are stored as JPEG, each is decoded once and its crops are cut there.
+    augment: how views are made, and how many.
+    seed: what the views are drawn from, with epoch and position; nothing else moves them.
+    batch_size: images a batch of `epoch`.
+    workers: threads that load.
+    progress: bars, where stderr is a terminal.
+
+    What FFCV compiles is kept, so a stream serves any number of passes, one of each kind at a time.
+    """
+
+    def __init__(
+        self,
+        stored: Beton,
+        augment: Augment,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int,
+        runtime: Runtime,
+        progress: bool = False,
+    ):
+        self.stored, self.augment, self.runtime = stored, augment, runtime
+        self.batch_size = batch_size
+        self._seed, self._workers, self._progress = seed, workers, progress
+        self._assemble = views_of_crops if stored.side is None else views_of_images
+        self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
+
+    def with_views(self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None) -> ViewStream:
+        """Return a stream of the same images with other views; None keeps what this one has."""
+        return ViewStream(
+            self.stored,
+            augment,
+            seed=self._seed if seed is None else seed,
+            batch_size=batch_size or self.batch_size,
+            workers=self._workers,
+            runtime=self.runtime,
+            progress=self._progress,
+        )
+
+    def epoch(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Make K augmented views of the images at `positions`, in that order.
+
+        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on the
+        device; the last batch may be smaller.
+        """
+        if self.stored.side is None:
+            self._crop_decoder.epoch = epoch
+        batches = read_batches(self._crop_loader, positions, self.runtime.device)
+        with closing(batches), self._bar(len(positions)) as bar:
+            for pixels, at in batches:
+                yield self._views(pixels, at, epoch), at
+                bar.update(len(at))
+
+    def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
+        """Make one clean view of each image at `positions`, in that order.
+
+        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized, or its
+        central square if images are of varied size.
+        """
+        batches = read_batches(self._clean_loader, positions, self.runtime.device)
+        with closing(batches), self._bar(len(positions)) as bar:
+            for pixels, at in batches:
+                yield clean_view(pixels, self.augment)
+                bar.update(len(at))
+
+    def _views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        augment, side = self.augment, self.stored.side
+        numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
+        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        if side is not None:  # else the crops are cut already
+            draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
+        # A batch of another size would make torch.compile compile again, for sizes that vary.
+        is_whole = len(positions) == self.batch_size
+        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+
+    @functools.cached_property
+    def _crop_decoder(self) -> MultiViewDecoder:
+        return MultiViewDecoder(self.augment, self._seed)
+
+    @functools.cached_property
+    def _crop_loader(self) -> Loader:
+        decoder = self._crop_decoder if self.stored.side is None else SimpleRGBImageDecoder()
+        return open_loader(self.stored.path, self.batch_size, self._workers, decoder)
+
+    @functools.cached_property
+    def _clean_loader(self) -> Loader:
+        decoder = SimpleRGBImageDecoder()
+        if self.stored.side is None:
+            canvas = canvas_of(self.augment.image_size)
+            decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
+        return open_loader(self.stored.path, CLEAN_BATCH, self._workers, decoder)
+
+    def _bar(self, num_images: int) -> tqdm:
+        is_off = None if self._progress else True  # None: off unless stderr is a terminal
+        return tqdm(total=num_images, unit="image", delay=2, leave=False, disable=is_off)
+
+
+def canvas_of(size: int) -> int:
+    """Return the side, in pixels, of the central squares that clean views of JPEGs are made of."""
+    return round(_CANVAS * size)
