@@ -127,14 +127,16 @@ README = Path(__file__).parents[1] / "README.md"
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
 
 
-def read_all(path, count, *, workers=2, batch_size=5, canvas=None):
-    """(order, images, positions) of one pass in a random order."""
-    from effssl.data.ffcv_loader import batches, open_loader
+def read_all(path, count, *, workers=2, batch_size=5):
+    """(order, images, positions) of one pass over images of one size in a random order."""
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
-    loader = open_loader(path, batch_size, workers, canvas)
+    from effssl.data.ffcv_loader import open_loader, read_batches
+
+    loader = open_loader(path, batch_size, workers, SimpleRGBImageDecoder())
     order = np.random.default_rng(1).permutation(count)
-    parts = list(batches(loader, order, torch.device("cpu")))
-    return order, torch.cat([x for x, _ in parts]), torch.cat([p for _, p in parts])
+    batches = list(read_batches(loader, order, torch.device("cpu")))
+    return order, torch.cat([x for x, _ in batches]), torch.cat([p for _, p in batches])
 
 
 def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
@@ -147,14 +149,14 @@ def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
 
 
 def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
-    from effssl.data.ffcv_loader import batches
+    from effssl.data.ffcv_loader import read_batches
 
     def pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])
 
     loader = make_loader(*arguments)
     for epoch in range(220):
-        for _images, _positions in batches(loader, np.arange(count), torch.device("cpu"), epoch=epoch):
+        for _images, _positions in read_batches(loader, np.arange(count), torch.device("cpu")):
             pass
         if epoch == 19:
             before = pages()

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import STORE, read_all, write_class_folders
 from PIL import Image
 
 from effssl import InputError
 from effssl.data.beton import ensure_beton
 from effssl.data.sources import open_source
+from tests.conftest import STORE, read_all, write_class_folders
 
 
 def test_digits_survive_storing_bit_for_bit(digits_dir):

@@ -6,12 +6,12 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import STORE, write_class_folders
 from PIL import Image
 
 from effssl import InputError
 from effssl.data import open_data
 from effssl.data.sources import IMAGENET100_CLASSES, open_source, stl10_folds
+from tests.conftest import STORE, write_class_folders
 
 OPEN = {"beton_dir": None, "val_fraction": 0.2, "fraction": 1.0, "split_seed": 0, **STORE}
 

@@ -7,9 +7,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, STORE
-from test_augment import MEAN, STD, assert_near, draw, random_images
-from test_losses import TERMS, embeddings
 
 from effssl import cli, optim
 from effssl.data.beton import ensure_beton
@@ -22,6 +19,9 @@ from effssl.run import device as process
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.views import ops as augment
+from tests.conftest import QUICK, STORE
+from tests.test_losses import TERMS, embeddings
+from tests.views.test_ops import MEAN, STD, assert_near, draw, random_images
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=cuda")

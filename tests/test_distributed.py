@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_losses import TERMS, embeddings
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from effssl.losses import sums_over_images as pair_sums
+from tests.test_losses import TERMS, embeddings
 
 BATCH = 16
 SHARDS = {  # of processes: how many images each has

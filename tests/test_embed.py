@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import README, example, write_class_folders, write_run
 from PIL import Image
 
 from effssl import InputError, cli
@@ -19,6 +18,7 @@ from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import Clean, backbone_features
 from effssl.models import backbones as models
 from effssl.views import ops as augment
+from tests.conftest import README, example, write_class_folders, write_run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, write_class_folders
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +25,7 @@ from effssl.evaluation import protocols
 from effssl.models.backbones import load_backbone
 from effssl.run import pictures
 from effssl.train import loop as train
+from tests.conftest import QUICK, write_class_folders
 
 SHORT = ["--num-averaged-views", "0", "--no-untrained"]
 

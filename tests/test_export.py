@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import README, example, write_run
 from PIL import Image
 
 from effssl import InputError, cli
@@ -18,6 +17,7 @@ from effssl.export import run as module
 from effssl.export.run import export, main
 from effssl.models import backbones as models
 from effssl.views.ops import clean_view
+from tests.conftest import README, example, write_run
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"

@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -23,6 +22,7 @@ from effssl.evaluation.layers import layer_features
 from effssl.models.backbones import create_backbone
 from effssl.train import loop as train
 from effssl.views import ops as augment
+from tests.conftest import QUICK
 
 CPU = torch.device("cpu")
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import STORE, write_class_folders
 from PIL import Image
 
 from effssl import InputError
@@ -17,6 +16,7 @@ from effssl.data.splits import epoch_order
 from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, label_fraction, labelled_views
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
+from tests.conftest import STORE, write_class_folders
 
 CPU = torch.device("cpu")
 STRENGTHS = {

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import STORE, growth_mb
 
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.sources import open_source
+from tests.conftest import STORE, growth_mb
 
 CPU = torch.device("cpu")
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import README, example
 
 from effssl.losses import functional as losses
 from effssl.losses import modules
+from tests.conftest import README, example
 
 Z = {views: torch.randn(views, 12, 6, generator=torch.Generator().manual_seed(views)) for views in (2, 4)}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import read_all, write_class_folders
 from filelock import FileLock
 from PIL import Image
 
@@ -23,6 +22,7 @@ from effssl.config import Storage
 from effssl.data import beton, open_data, open_split
 from effssl.data import ffcv_writer as writer
 from effssl.prepare.store import main
+from tests.conftest import read_all, write_class_folders
 
 HALVES = {"beton_dir": None, "val_fraction": 0.5, "fraction": 1.0, "split_seed": 0}
 STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2}

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import STORE, write_class_folders
 from torch import nn
 from torchvision.transforms.v2.functional import resized_crop
 
@@ -22,6 +21,7 @@ from effssl.evaluation.labelled_views import NO_COLOURS
 from effssl.evaluation.probes import accuracy, fit_linear_probes
 from effssl.views import draws as sampling
 from effssl.views import ops as augment
+from tests.conftest import STORE, write_class_folders
 
 COLOURS = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.4) | {"blur_sigma": (0.1, 2.0)}
 RANDOM = RandomViews(

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import QUICK, command, run_train, write_class_folders
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,6 +19,7 @@ from effssl import cli
 from effssl.models.backbones import load_backbone
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
+from tests.conftest import QUICK, command, run_train, write_class_folders
 
 FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}
 FILES |= {"views.png", "curves.png"}

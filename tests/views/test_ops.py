@@ -2,15 +2,24 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
-from test_sampling import draw
 
-from effssl.views import draws as sampling
-from effssl.views import ops as augment
+from effssl.config import Augment
+from effssl.views import assemble, ops
+from effssl.views.draws import ColourDraws, CropDraws
+from tests.views.test_draws import RECIPE, draw
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "hflip_prob": 0.0}
 NEUTRAL = WHOLE | {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}
 NO_STRENGTH = {"jitter_prob": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+
+
+def settings(size, **changes):
+    return Augment(**(RECIPE | {"image_size": size, "mean": MEAN, "std": STD} | changes))
+
+
+def views_of(images, drawn, size):
+    return assemble.views_of_images(images, *drawn, settings(size))
 
 
 def random_images(batch, height, width, seed=0):
@@ -35,14 +44,13 @@ def assert_near(actual, expected, atol=1e-5):
 )
 def test_resized_crop_is_torchvisions(stored, size):
     images = random_images(5, *stored)
-    draws = draw(5, stored=stored, views=4, crop_scale=(0.01, 1.0))
-    crop = draws[:4]
-    actual = augment.resized_crop(images, *crop, draws.flip, size)
+    crop, flips, _ = draw(5, stored=stored, views=4, crop_scale=(0.01, 1.0))
+    actual = ops.resized_crop(images, crop, flips, size)
     assert actual.shape == (4, 5, 3, size, size)
-    assert 0 < draws.flip.sum() < draws.flip.numel()
+    assert 0 < flips.sum() < flips.numel()
     for a, b in np.ndindex(4, 5):
         expected = F.resized_crop(to_float(images)[b], *(int(p[a, b]) for p in crop), [size, size], antialias=True)
-        assert_near(actual[a, b], F.horizontal_flip(expected) if draws.flip[a, b] else expected)
+        assert_near(actual[a, b], F.horizontal_flip(expected) if flips[a, b] else expected)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
@@ -52,36 +60,36 @@ def test_colour_is_torchvisions(name):
     factor = torch.linspace(-0.5, 0.5, 9) if name == "hue" else torch.linspace(0, 2.5, 9)
     reference = getattr(F, f"adjust_{name}")
     expected = torch.stack([reference(image, float(f)) for image, f in zip(x, factor, strict=True)])
-    assert_near(getattr(augment, f"adjust_{name}")(x, factor), expected)
+    assert_near(getattr(ops, f"adjust_{name}")(x, factor), expected)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7, 23])
 def test_gaussian_blur_is_torchvisions(kernel_size):
     x, sigma = random_floats(4, 3, 24, 40), torch.tensor([0.1, 0.7, 2.0, 10.0])
     expected = [F.gaussian_blur(image, kernel_size, float(s)) for image, s in zip(x, sigma, strict=True)]
-    assert_near(augment.gaussian_blur(x, sigma, kernel_size), torch.stack(expected))
+    assert_near(ops.gaussian_blur(x, sigma, kernel_size), torch.stack(expected))
 
 
 def test_gray_solarize_normalize_are_torchvisions():
     x = random_floats(4, 3, 20, 28)
     x[0, 0, 0, 0] = 0.5
-    assert_near(augment.to_gray(x), F.rgb_to_grayscale(x))
-    assert_near(augment.solarize(x), F.solarize(x, 0.5))
-    assert_near(augment.normalize(x, MEAN, STD), F.normalize(x, MEAN, STD))
+    assert_near(ops.to_gray(x), F.rgb_to_grayscale(x))
+    assert_near(ops.solarize(x), F.solarize(x, 0.5))
+    assert_near(ops.normalize(x, MEAN, STD), F.normalize(x, MEAN, STD))
 
 
 @pytest.mark.parametrize(("size", "kernel_size"), [(32, 3), (40, 5), (64, 7)])
-def test_make_views_is_the_operations_in_order(size, kernel_size):
+def test_views_of_images_are_the_operations_in_order(size, kernel_size):
     images = random_images(8, 40, 56)
-    draws = draw(8, stored=(40, 56), views=3)
-    actual = augment.make_views(images, draws, size=size, mean=MEAN, std=STD)
+    drawn = draw(8, stored=(40, 56), views=3)
+    actual = views_of(images, drawn, size)
     assert actual.shape == (3, 8, 3, size, size)
     assert actual.dtype == torch.float32
     for a, b in np.ndindex(3, 8):
-        d = sampling.Draws(*(p[a, b].item() for p in draws))
-        crop = (int(p) for p in d[:4])
+        d = ColourDraws(*(p[a, b].item() for p in drawn.colours))
+        crop = (int(p[a, b]) for p in drawn.crops)
         x = F.resized_crop(to_float(images)[b], *crop, [size, size], antialias=True)
-        x = F.horizontal_flip(x) if d.flip else x
+        x = F.horizontal_flip(x) if drawn.flips[a, b] else x
         x = F.adjust_contrast(F.adjust_brightness(x, d.brightness), d.contrast)
         x = F.adjust_hue(F.adjust_saturation(x, d.saturation), d.hue)
         x = F.rgb_to_grayscale(x, 3) if d.gray else x
@@ -90,17 +98,16 @@ def test_make_views_is_the_operations_in_order(size, kernel_size):
         assert_near(actual[a, b], F.normalize(x, MEAN, STD), atol=1e-4)
 
 
-def test_crops_already_made_get_the_same_as_whole_images():
+def test_crops_already_cut_get_the_same_as_whole_images():
     images = random_images(8, 40, 56)
-    draws = draw(8, stored=(40, 56), views=3)
-    crops = augment.resized_crop(images, *draws[:4], torch.zeros_like(draws.flip), 32)
+    drawn = draw(8, stored=(40, 56), views=3)
+    crops = ops.resized_crop(images, drawn.crops, torch.zeros_like(drawn.flips), 32)
     crops = (crops * 255).round().byte().permute(1, 0, 3, 4, 2)  # [batch, views, size, size, 3]
-    actual = augment.make_views(crops, draws, size=32, mean=MEAN, std=STD)
-    geometry = {"top": 0, "left": 0, "height": 32, "width": 32}
+    actual = assemble.views_of_crops(crops, drawn.flips, drawn.colours, settings(32))
+    whole = CropDraws(*(torch.full((1, 1), float(v)) for v in (0, 0, 32, 32)))
     for a, b in np.ndindex(3, 8):
-        alone = sampling.Draws(*(None if p is None else p[a, b][None, None] for p in draws))
-        alone = alone._replace(**{k: torch.full((1, 1), float(v)) for k, v in geometry.items()})
-        expected = augment.make_views(crops[b, a][None], alone, size=32, mean=MEAN, std=STD)
+        alone = whole, drawn.flips[a, b][None, None], drawn.colours.map(lambda d: d[a, b][None, None])  # noqa: B023
+        expected = views_of(crops[b, a][None], alone, 32)
         assert_near(actual[a, b], expected[0, 0], atol=1e-4)
 
 
@@ -108,13 +115,13 @@ def test_crops_already_made_get_the_same_as_whole_images():
 def test_clean_view_is_resize_and_normalize(stored):
     images = random_images(3, *stored)
     expected = F.normalize(F.resize(to_float(images), [32, 32], antialias=True), MEAN, STD)
-    assert_near(augment.clean_view(images, size=32, mean=MEAN, std=STD), expected)
+    assert_near(assemble.clean_view(images, settings(32)), expected)
 
 
 @pytest.mark.parametrize("changes", [{}, NO_STRENGTH])
 def test_neutral_parameters_leave_the_image_unchanged(changes):
     images = random_images(4, 32, 32)
-    views = augment.make_views(images, draw(4, **(NEUTRAL | changes)), size=32, mean=MEAN, std=STD)
+    views = views_of(images, draw(4, **(NEUTRAL | changes)), 32)
     assert_near(views, F.normalize(to_float(images), MEAN, STD).expand_as(views), atol=1e-6)
 
 
@@ -123,8 +130,7 @@ def test_views_do_not_depend_on_the_batch_or_the_number_of_views():
     images = random_images(5, 32, 32)
     pick = torch.tensor([4, 1])
     whole, part = draw(indices, views=4), draw(indices[pick], views=2)
-    for a, b in zip(whole, part, strict=True):
+    for a, b in zip(whole.all, part.all, strict=True):
         assert torch.equal(a[:2, pick], b)
-    a = augment.make_views(images, whole, size=24, mean=MEAN, std=STD)
-    b = augment.make_views(images[pick], part, size=24, mean=MEAN, std=STD)
+    a, b = views_of(images, whole, 24), views_of(images[pick], part, 24)
     assert_near(a[:2, pick], b)

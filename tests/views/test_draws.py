@@ -1,29 +1,50 @@
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as tv
 from scipy import stats
 
-from effssl.views import draws as sampling
+from effssl.config import Augment
+from effssl.views import draws
+from effssl.views.counters import NUM_SLOTS, uniform
 
 CROP = {"crop_scale": (0.2, 1.0), "crop_ratio": (3 / 4, 4 / 3), "hflip_prob": 0.5}
 JITTER = {"jitter_prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 OTHERS = {"gray_prob": 0.2, "blur_prob": 0.5, "blur_sigma": (0.1, 2.0), "solarize_prob": 0.2}
-RECIPE = {"stored": (32, 32), "views": 2, "seed": 3, "epoch": 1} | CROP | JITTER | OTHERS
+RECIPE = {"views": 2} | CROP | JITTER | OTHERS
 
 
-def draw(n=6, **changes):
+class Drawn(NamedTuple):
+    """All draws of some views."""
+
+    crops: draws.CropDraws
+    flips: torch.Tensor
+    colours: draws.ColourDraws
+
+    @property
+    def all(self) -> list[torch.Tensor]:
+        return [*self.crops, self.flips, *self.colours]
+
+
+def draw(n=6, *, stored=(32, 32), seed=3, epoch=1, numbers=None, **changes) -> Drawn:
+    """The draws of n samples, or of those in a tensor, with changes to RECIPE."""
     indices = n if isinstance(n, torch.Tensor) else torch.arange(n)
-    return sampling.draw(indices, **(RECIPE | changes))
+    # Settings may be any here, also such as a run's are not allowed to be.
+    augment = SimpleNamespace(**(vars(Augment()) | RECIPE | changes))
+    if numbers is None:
+        numbers = uniform(indices, num_views=augment.views, seed=seed, epoch=epoch)
+    crops = draws.draw_crops(numbers, augment, stored=stored)
+    return Drawn(crops, draws.draw_flips(numbers, augment), draws.draw_colours(numbers, augment))
 
 
 @pytest.mark.parametrize("extreme", [None, 0.0, 1 - 2.0**-24])
 @pytest.mark.parametrize("stored", [(32, 32), (31, 77), (224, 100), (3, 1)])
-def test_crop_is_within_the_image(monkeypatch, stored, extreme):
-    if extreme is not None:
-        shape = (RECIPE["views"], 500)
-        monkeypatch.setattr(sampling, "uniform", lambda *_, slots, **__: torch.full((*shape, slots), extreme))
-    d = draw(500, stored=stored, crop_scale=(0.001, 1.0))
+def test_crop_is_within_the_image(stored, extreme):
+    numbers = None if extreme is None else torch.full((2, 500, NUM_SLOTS), extreme)
+    d = draw(500, stored=stored, crop_scale=(0.001, 1.0), numbers=numbers).crops
     for start, length, side in ((d.top, d.height, stored[0]), (d.left, d.width, stored[1])):
         assert ((start >= 0) & (length >= 1) & (start + length <= side)).all()
         assert torch.equal(start, start.round())
@@ -34,7 +55,7 @@ def test_crop_is_within_the_image(monkeypatch, stored, extreme):
     ("stored", "scale", "ratio"), [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((64, 48), (0.3, 0.6), (0.7, 2.0))]
 )
 def test_crop_is_distributed_as_torchvisions(stored, scale, ratio):
-    d = draw(10_000, stored=stored, views=1, crop_scale=scale, crop_ratio=ratio)
+    d = draw(10_000, stored=stored, views=1, crop_scale=scale, crop_ratio=ratio).crops
     ours = torch.stack([d.top, d.left, d.height, d.width])[:, 0].numpy()
     torch.manual_seed(0)
     blank = torch.zeros(3, *stored)
@@ -49,7 +70,7 @@ def test_crop_is_distributed_as_torchvisions(stored, scale, ratio):
 
 @pytest.mark.parametrize("stored", [(31, 100), (100, 31), (30, 31)])
 def test_crop_that_never_fits_is_the_central_one(stored):
-    d = draw(50, stored=stored, crop_scale=(4.0, 5.0))
+    d = draw(50, stored=stored, crop_scale=(4.0, 5.0)).crops
     expected = tv.RandomResizedCrop.get_params(torch.zeros(3, *stored), [4.0, 5.0], [3 / 4, 4 / 3])
     for actual, value in zip((d.top, d.left, d.height, d.width), expected, strict=True):
         assert (actual == value).all()
@@ -57,7 +78,7 @@ def test_crop_that_never_fits_is_the_central_one(stored):
 
 def test_jitter_is_uniform_over_torchvisions_ranges():
     strengths = {"brightness": 0.4, "contrast": 1.5, "saturation": 0.2, "hue": 0.1}
-    d, reference = draw(5_000, jitter_prob=0.8, **strengths), tv.ColorJitter(**strengths)
+    d, reference = draw(5_000, jitter_prob=0.8, **strengths).colours, tv.ColorJitter(**strengths)
     applied = d.brightness != 1
     for name in strengths:
         low, high = getattr(reference, name)
@@ -70,23 +91,10 @@ def test_jitter_is_uniform_over_torchvisions_ranges():
 
 def test_operations_have_their_probabilities():
     d = draw(5_000, hflip_prob=0.5, jitter_prob=0.8, gray_prob=0.2, blur_prob=0.35, solarize_prob=0.1)
-    happened = {0.5: d.flip, 0.8: d.brightness != 1, 0.2: d.gray, 0.35: d.blur_sigma > 0, 0.1: d.solarize}
+    c = d.colours
+    happened = {0.5: d.flips, 0.8: c.brightness != 1, 0.2: c.gray, 0.35: c.blur_sigma > 0, 0.1: c.solarize}
     for probability, events in happened.items():
         assert stats.binomtest(int(events.sum()), events.numel(), probability).pvalue > 1e-3
-
-
-def test_parameters_are_uncorrelated():
-    d = draw(10_000, views=1, jitter_prob=1.0, blur_prob=1.0)
-    place = [(d.top + 0.5) / (33 - d.height), (d.left + 0.5) / (33 - d.width)]
-    size = [d.height * d.width, (d.height / d.width).log()]
-    columns = torch.cat([p.float() for p in [*place, *size, *d[4:]]])
-    assert max_correlation(columns.numpy()) < 5 / 100
-
-
-@pytest.mark.parametrize("other", [{"epoch": 2}, {"seed": 4}])
-def test_parameters_differ_by_seed_and_epoch(other):
-    for a, b in zip(draw(200), draw(200, **other), strict=True):
-        assert (a != b).float().mean() > 0.05
 
 
 def max_correlation(columns):
@@ -95,34 +103,16 @@ def max_correlation(columns):
     return np.abs(correlation - np.eye(len(columns))).max()
 
 
-def test_uniform_is_uniform():
-    u = sampling.uniform(torch.arange(20_000), views=2, slots=5, seed=0, epoch=0)
-    assert u.shape == (2, 20_000, 5)
-    assert 0 <= u.min() < u.max() < 1
-    assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+def test_parameters_are_uncorrelated():
+    drawn = draw(10_000, views=1, jitter_prob=1.0, blur_prob=1.0)
+    d = drawn.crops
+    place = [(d.top + 0.5) / (33 - d.height), (d.left + 0.5) / (33 - d.width)]
+    size = [d.height * d.width, (d.height / d.width).log()]
+    columns = torch.cat([p.float() for p in [*place, *size, drawn.flips, *drawn.colours]])
+    assert max_correlation(columns.numpy()) < 5 / 100
 
 
-def test_uniform_is_independent_across_all_that_it_depends_on():
-    parts = [
-        sampling.uniform(torch.arange(first, first + 4_000), views=3, slots=4, seed=seed, epoch=epoch)
-        for first in (0, 1)
-        for seed in range(3)
-        for epoch in range(3)
-    ]
-    columns = torch.stack(parts).transpose(-1, -2).flatten(0, 2)  # [first seed epoch view slot, index]
-    assert max_correlation(columns.numpy()) < 6 / 4_000**0.5
-
-
-@pytest.mark.parametrize(("seed", "epoch", "index"), [(0, 0, 0), (1, 2, 3), (2**31, 999, 2**40), (-5, 0, 1)])
-def test_uniform_is_chained_splitmix64(seed, epoch, index):
-    def mix(x):
-        x %= 1 << 64
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % (1 << 64)
-        x = (x ^ x >> 27) * 0x94D049BB133111EB % (1 << 64)
-        return x ^ x >> 31
-
-    golden = 0x9E3779B97F4A7C15
-    sample = mix(mix(mix(seed) + epoch * golden) + index * golden)
-    expected = [[(mix(mix(sample + v * golden) + s * golden) >> 40) / 2**24 for s in (1, 2, 3)] for v in (1, 2)]
-    u = sampling.uniform(torch.tensor([index]), views=2, slots=3, seed=seed, epoch=epoch)
-    assert u[:, 0].tolist() == expected
+@pytest.mark.parametrize("other", [{"epoch": 2}, {"seed": 4}])
+def test_parameters_differ_by_seed_and_epoch(other):
+    for a, b in zip(draw(200).all, draw(200, **other).all, strict=True):
+        assert (a != b).float().mean() > 0.05

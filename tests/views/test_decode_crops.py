@@ -1,30 +1,35 @@
-"""Crops that the loader cuts are those of sampling.draw, resized as torchvision does, for any division of the work."""
+"""Crops cut where images are decoded are those of draw_crops, resized as torchvision does, for any division of work."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
-from conftest import STORE, growth_mb
 from PIL import Image
 from scipy import stats
 
+from effssl.config import Augment, Storage
 from effssl.data.beton import ensure_beton
-from effssl.data.ffcv_loader import batches, open_loader
+from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
-from effssl.views import draws as sampling
-from effssl.views import ops as augment
-from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop
+from effssl.views import assemble
+from effssl.views.counters import uniform
+from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop, view_key
+from effssl.views.draws import draw_colours, draw_crops, draw_flips
+from tests.conftest import growth_mb
 
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3
-NEUTRAL = {"hflip_prob": 0.5, "jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}
-NEUTRAL |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "blur_sigma": (0.1, 2.0)}
+NEUTRAL = Augment(
+    views=3, image_size=SIZE, crop_scale=SCALE, crop_ratio=RATIO, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0,
+)  # fmt: skip
 COUNT = 12
 
 
@@ -38,18 +43,18 @@ def photographs(tmp_path_factory):
         coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
         height, width = rng.integers(40, 120, 2).tolist()
         coarse.resize((width, height)).save(root / "train" / "a" / f"{i:02}.png")
-    return ensure_beton(open_source("folder", root, "train"), root, "x", **STORE).path
+    return ensure_beton(open_source("folder", root, "train"), root, "x", Storage()).path
 
 
 def loader_of(path, *, views=3, batch_size=5, workers=2):
-    decoder = MultiViewDecoder(views=views, size=SIZE, crop_scale=SCALE, crop_ratio=RATIO, seed=SEED)
-    return open_loader(path, batch_size, workers, None, decoder)
+    return open_loader(path, batch_size, workers, MultiViewDecoder(replace(NEUTRAL, views=views), SEED))
 
 
 def crops_of(loader, order=None, epoch=0):
     """uint8 [COUNT, views, size, size, 3] by position."""
     order = np.arange(COUNT) if order is None else order
-    parts = list(batches(loader, order, CPU, epoch=epoch))
+    loader.pipeline_specs["image"].decoder.epoch = epoch
+    parts = list(read_batches(loader, order, CPU))
     crops, positions = (torch.cat(part) for part in zip(*parts, strict=True))
     assert torch.equal(positions, torch.from_numpy(order))
     return crops[torch.from_numpy(np.argsort(order))]
@@ -60,20 +65,20 @@ def many_crops(seed, epoch, count, views, height, width, scale, ratio):
     crops = np.empty((4, views, count), np.int64)
     for index in range(count):
         for view in range(views):
-            crops[:, view, index] = random_crop(seed, epoch, index, view, height, width, scale, ratio)
+            crops[:, view, index] = random_crop(view_key(seed, epoch, index, view), height, width, scale, ratio)
     return crops
 
 
-def drawn(count, stored, epoch, *, views=2, seed=SEED, scale=SCALE, ratio=RATIO):
-    recipe = NEUTRAL | {"stored": stored, "views": views, "seed": seed, "epoch": epoch}
-    return sampling.draw(torch.arange(count), crop_scale=scale, crop_ratio=ratio, **recipe)
+def drawn(count, stored, epoch, *, seed=SEED, scale=SCALE, ratio=RATIO):
+    numbers = uniform(torch.arange(count), num_views=2, seed=seed, epoch=epoch)
+    return draw_crops(numbers, replace(NEUTRAL, crop_scale=scale, crop_ratio=ratio), stored=stored)
 
 
 @pytest.mark.parametrize(("scale", "ratio"), [(SCALE, RATIO), ((0.2, 0.6), (0.5, 2.0)), ((1.0, 1.0), (0.9, 1.1))])
 @pytest.mark.parametrize("stored", [(375, 500), (500, 333), (500, 21), (8, 9)])
 def test_crops_are_those_of_the_device(stored, scale, ratio):
     for epoch, seed in ((0, 0), (7, 2**62 + 5)):
-        expected = torch.stack(drawn(4_000, stored, epoch, seed=seed, scale=scale, ratio=ratio)[:4]).numpy()
+        expected = torch.stack(drawn(4_000, stored, epoch, seed=seed, scale=scale, ratio=ratio)).numpy()
         actual = many_crops(seed, epoch, 4_000, 2, *stored, scale, ratio)
         # torch's exp is not rounded correctly in 1 of 100 numbers, which moves one crop in a million by a pixel
         assert (actual != expected).any(0).sum() <= 1
@@ -82,7 +87,7 @@ def test_crops_are_those_of_the_device(stored, scale, ratio):
 
 def test_crops_are_distributed_as_on_the_device():
     ours = many_crops(SEED, 0, 5_000, 2, 375, 500, SCALE, RATIO).reshape(4, -1)
-    theirs = torch.stack(drawn(5_000, (375, 500), 1, seed=9)[:4]).flatten(1).numpy()
+    theirs = torch.stack(drawn(5_000, (375, 500), 1, seed=9)).flatten(1).numpy()
     for measure in (lambda c: c[2] * c[3], lambda c: c[3] / c[2], lambda c: c[0] + c[2] / 2, lambda c: c[1] + c[3] / 2):
         assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-3
 
@@ -106,15 +111,12 @@ def test_views_are_those_of_the_device_path(photographs):
     """Crop, resize and flip of the stored image as a set of one size would get them."""
     decoded = stored_images(photographs)
     crops = crops_of(loader_of(photographs), epoch=4)
-    normalised = {"size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     for position, image in enumerate(decoded):
-        draws = sampling.draw(
-            *(torch.tensor([position]),),
-            **(NEUTRAL | {"stored": image.shape[:2], "views": 3, "seed": SEED, "epoch": 4}),
-            **{"crop_scale": SCALE, "crop_ratio": RATIO},
-        )
-        expected = augment.make_views(image[None], draws, **normalised)
-        actual = augment.make_views(crops[position][None], draws, **normalised)
+        numbers = uniform(torch.tensor([position]), num_views=3, seed=SEED, epoch=4)
+        flips, colours = draw_flips(numbers, NEUTRAL), draw_colours(numbers, NEUTRAL)
+        where = draw_crops(numbers, NEUTRAL, stored=image.shape[:2])
+        expected = assemble.views_of_images(image[None], where, flips, colours, NEUTRAL)
+        actual = assemble.views_of_crops(crops[position][None], flips, colours, NEUTRAL)
         assert (actual - expected).abs().max() <= 0.51 / 255
 
 
@@ -156,7 +158,7 @@ def test_an_early_stop_leaves_no_thread_and_the_next_pass_is_whole(photographs):
     loader = loader_of(photographs, batch_size=2)
     whole = crops_of(loader, epoch=1)
     before = threading.active_count()
-    for _crops, _positions in batches(loader, np.arange(COUNT), CPU, epoch=5):
+    for _crops, _positions in read_batches(loader, np.arange(COUNT), CPU):
         break
     assert threading.active_count() == before
     assert torch.equal(crops_of(loader, epoch=1), whole)
