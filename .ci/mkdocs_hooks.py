@@ -1,7 +1,7 @@
 """What the site needs of files outside docs/: the committed pictures, and no links to the rest.
 
-The pages link to the repository as it lies, `../analysis/results/views/views.png`, so that they can be
-read there too.
+The pages link to the repository as it lies, such as `../analysis/results/views/views.png`, so that
+they can be read there too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point pictures to where `on_files` puts them; of links to other files of the repository keep the words."""
+    """Point pictures to where `on_files` puts them; keep only the words of links to other files."""
     markdown = re.sub(r"\]\(\.\./(analysis/results/[^)]+\.png)\)", r"](\1)", markdown)
     return re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
