@@ -2,230 +2,210 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-import tyro
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from effssl import InputError
-from effssl.commands import Embed, Evaluation, Export, check_evaluation
-from effssl.config import (
-    FIELDS,
-    SET_DEFAULTS,
-    SWITCHES,
-    Config,
-    Images,
-    Storage,
-    check_values,
-    flag_of,
-    flat,
-)
+from effssl.config import FIELDS, Config, Storage, flag_of, flat
+from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
+from effssl.job_config import Embed, Evaluation, Export
+from effssl.set_defaults import SET_DEFAULTS
 
 T = TypeVar("T")
 
-# A resumed run may change where and for how long it runs, and what it reports; nothing that moves the weights.
+# A resumed run may change where and for how long it runs, and what it reports; nothing that moves
+# the weights.
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
     *("log_every", "save_every_s", "probe_every", "probe_images"),
 }
-_NOT_SAVED = ("out", "resume")
+_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume"))
 
 
 def parse(argv: list[str] | None = None) -> Config:
-    """Read the command line (sys.argv when None) and the files it names.
+    """Read the command line of `effssl train` (sys.argv when None) and the files that it names.
 
     Raises InputError for anything that is not a valid setting. `--help` prints help and exits.
     """
-    flags = list(sys.argv[1:] if argv is None else argv)
-    flags, files = _take_option(flags, "--config")
-    flags, resumed = _take_option(flags, "--resume")
-    _check_flags(flags, FIELDS, ["--config", "--help"])
-    layers = [token for file in files for token in _yaml_to_argv(Path(file))] + flags
-    if resumed:
-        return _resumed(Path(resumed[-1]), layers)
-    asks_help = bool({"-h", "--help"} & set(flags))
-    data = _tyro([t for t in layers if t not in ("-h", "--help")]).images.data  # whose defaults lie below all else
-    defaults = _tyro(_settings_to_argv({"data": data} | SET_DEFAULTS[data]))
+    flags = read_flags(Config, "train", _arguments(argv))
+    asks_help = flags.pop("help", False)
+    given: Given = {}
+    for file in flags.pop("config", []):
+        given |= _read_yaml(Path(file))
+    given |= flags
+    # Of a set that does not exist there are no defaults; `_config` complains about it.
+    set_defaults = SET_DEFAULTS.get(given.get("data", Config().images.data), {})
     if asks_help:
-        tyro.cli(_FLAT, args=["--help"], default=defaults, prog=_PROGRAM)
-    cfg = _tyro(layers, defaults)
-    check_values(cfg)
-    return cfg
+        print_help(Config, "train", flat(_config(set_defaults)))
+    if "resume" in given:
+        return _resumed(Path(given["resume"]), given)
+    return _config(set_defaults | given)
 
 
 def parse_storage(argv: list[str] | None = None) -> Storage:
-    """Read the command line of effssl.prepare; otherwise as `parse`, but without files."""
-    storage = _parse_command(Storage, "prepare", argv)
-    check_values(Config(images=Images(**vars(storage))))
-    return storage
+    """Read the command line of `effssl prepare`; otherwise as `parse`, but without files."""
+    return _parse_job(Storage, "prepare", argv)
 
 
 def parse_evaluation(argv: list[str] | None = None) -> Evaluation:
-    """Read the command line of effssl.evaluate; otherwise as `parse`, but without files."""
-    settings = _parse_command(Evaluation, "evaluate", argv)
-    check_evaluation(settings)
-    return settings
+    """Read the command line of `effssl evaluate`; otherwise as `parse`, but without files."""
+    return _parse_job(Evaluation, "evaluate", argv)
 
 
 def parse_export(argv: list[str] | None = None) -> Export:
-    """Read the command line of effssl.export; otherwise as `parse`, but without files."""
-    return _parse_command(Export, "export", argv)
+    """Read the command line of `effssl export`; otherwise as `parse`, but without files."""
+    return _parse_job(Export, "export", argv)
 
 
 def parse_embed(argv: list[str] | None = None) -> Embed:
-    """Read the command line of effssl.embed; otherwise as `parse`, but without files."""
-    settings = _parse_command(Embed, "embed", argv)
-    if (settings.images is None) == (settings.data is None):
-        raise InputError("name what to embed: --images DIR for a folder of images, or --data SET --data-dir DIR")
-    return settings
+    """Read the command line of `effssl embed`; otherwise as `parse`, but without files."""
+    return _parse_job(Embed, "embed", argv)
 
 
-def _parse_command(kind: type[T], name: str, argv: list[str] | None) -> T:
-    flags, program = list(sys.argv[1:] if argv is None else argv), f"python -m effssl.{name}"
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    negations = [f"--no-{field.name.replace('_', '-')}" for field in fields if field.type == "bool"]
-    _check_flags(flags, [field.name for field in fields], ["--help", *negations])
-    if {"-h", "--help"} & set(flags):
-        tyro.cli(kind, args=["--help"], prog=program)
-    return _one_line(lambda: tyro.cli(kind, args=flags, prog=program))
-
-
-def parse_or_exit(parse: Callable[[], T]) -> T:
-    """What `parse` makes of the command line; one line on stderr and exit code 2 for bad input."""
-    try:
-        return parse()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def save(cfg: Config, path: Path) -> None:
-    """Write the resolved settings; the file is itself a valid `--config`."""
-    kept = {k: v for k, v in flat(cfg).items() if k not in _NOT_SAVED}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=120))
-    temporary.replace(path)
+def dump(cfg: Config) -> str:
+    """Return the settings as YAML; a file of it is a valid `--config`."""
+    settings = {name: value for name, value in flat(cfg).items() if name in _IN_FILES}
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 
 def load(path: Path) -> Config:
-    """The settings that `save` wrote; those that this version has added since get their defaults. Raises InputError."""
-    return _tyro(_yaml_to_argv(path))
+    """Return the settings of a file that holds what `dump` gave; those that this version has added
+    since get their defaults. Raises InputError."""
+    return _config(_read_yaml(path))
 
 
-def _resumed(run: Path, layers: list[str]) -> Config:
+def _arguments(argv: list[str] | None) -> list[str]:
+    return sys.argv[1:] if argv is None else argv
+
+
+def _parse_job(kind: type[T], job: str, argv: list[str] | None) -> T:
+    given = read_flags(kind, job, _arguments(argv))
+    if given.pop("help", False):
+        defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        print_help(kind, job, {k: v for k, v in defaults.items() if v is not dataclasses.MISSING})
+    return _validated(kind, given)
+
+
+def _resumed(run: Path, given: Given) -> Config:
+    """Return the run's own settings with those of `given`. Raises InputError if they differ where
+    a resumed run may not."""
     saved_file = run / "config.yaml"
     if not saved_file.is_file():
         raise InputError(f"--resume {run}: no run there (no {saved_file})")
-    saved = load(saved_file)
-    asked = _tyro(_yaml_to_argv(saved_file) + layers)
-    was, now = flat(saved), flat(asked)
+    saved = _read_yaml(saved_file)
+    asked = _config(saved | given)
+    was, now = flat(_config(saved)), flat(asked)
     changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
     if changed:
         difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
-        raise InputError(f"--resume {run}: the settings differ from the run's: {difference}; start a new run instead")
+        raise InputError(
+            f"--resume {run}: the settings differ from the run's: {difference}; "
+            "start a new run instead"
+        )
     if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
         raise InputError(f"--resume {run} goes on in that folder; leave --out away")
-    check_values(asked)
-    return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run, resume=run))
+    return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run))
 
 
-def _take_option(tokens: list[str], name: str) -> tuple[list[str], list[str]]:
-    """Split `name VALUE` and `name=VALUE` off the tokens."""
-    rest: list[str] = []
-    values: list[str] = []
-    remaining = iter(tokens)
-    for token in remaining:
-        if token == name:
-            value = next(remaining, None)
-            if value is None:
-                raise InputError(f"{name} needs a value")
-            values.append(value)
-        elif token.startswith(name + "="):
-            values.append(token.partition("=")[2])
-        else:
-            rest.append(token)
-    return rest, values
-
-
-def _check_flags(tokens: list[str], fields: Iterable[str], others: list[str]) -> None:
-    known = [flag_of(k) for k in fields] + [_off(k) for k in SWITCHES] + others
-    for token in tokens:
-        flag = token.partition("=")[0].replace("_", "-")
-        if token.startswith("--") and flag not in known:
-            raise InputError(f"unknown flag {token.partition('=')[0]}{_meant(flag, known)}")
-
-
-def _meant(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else "; --help lists them all"
-
-
-def _yaml_to_argv(path: Path) -> list[str]:
+def _read_yaml(path: Path) -> Given:
+    """Return the settings of a file as the texts that flags would have. Raises InputError."""
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
-        raise InputError(f"--config {path}: expected `key: value` lines")
+        raise InputError(f"{path}: expected `key: value` lines")
     for key in settings:
-        if key not in FIELDS or key in _NOT_SAVED:
-            allowed = [k for k in FIELDS if k not in _NOT_SAVED]
-            raise InputError(f"--config {path}: unknown key {key}{_meant(str(key), allowed)}")
-    return _settings_to_argv(settings)
+        if key not in _IN_FILES:
+            raise InputError(f"{path}: unknown key {key}{did_you_mean(str(key), _IN_FILES)}")
+    given = {
+        name: list(map(_text, value)) if isinstance(value, list) else _text(value)
+        for name, value in settings.items()
+    }
+    # By itself, so that a complaint names the file.
+    _config(given, lambda name: f"{path}: {name}")
+    return given
 
 
-def _settings_to_argv(settings: dict[str, Any]) -> list[str]:
-    # As arguments every value is parsed by its field's type, which also cures YAML's reading of 3e-4 as text.
-    tokens: list[str] = []
-    for key, value in settings.items():
-        values = value if isinstance(value, list) else [value]
-        if key in SWITCHES and isinstance(value, bool):
-            tokens.append(flag_of(key) if value else _off(key))
-        else:
-            tokens += [flag_of(key), *map(_token, values)]
-    return tokens
+def _text(value: Any) -> str:
+    """Return the text that a flag would have for a value in YAML, which takes 3e-4 for a text, and
+    `compile: true` for a bool."""
+    match value:
+        case dict():
+            return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+        case bool():
+            return str(value).lower()
+    return str(value)
 
 
-def _off(switch: str) -> str:
-    return flag_of(f"no_{switch}")
+def _config(given: Given, name_of: Callable[[str], str] = flag_of) -> Config:
+    groups = {}
+    for group, kind in types_of(Config).items():
+        of_group = {name: value for name, value in given.items() if name in types_of(kind)}
+        groups[group] = _validated(kind, of_group, name_of)
+    return Config(**groups)
 
 
-def _token(value: Any) -> str:
-    if isinstance(value, dict):
-        return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_PROGRAM = "python -m effssl.train"
-_FLAT = tyro.conf.OmitArgPrefixes[Config]
-
-
-def _tyro(tokens: list[str], default: Config | None = None) -> Config:
-    return _one_line(lambda: tyro.cli(_FLAT, args=tokens, default=default or Config(), prog=_PROGRAM))
-
-
-def _one_line(read: Callable[[], T]) -> T:
-    """What tyro reads; its complaint becomes an InputError of one line."""
-    printed = io.StringIO()
+def _validated(kind: type[T], given: Given, name_of: Callable[[str], str] = flag_of) -> T:
+    """Return the settings. Raises InputError in one line with the name that `name_of` gives to the
+    field, the value and the rule that it breaks."""
+    optional = [name for name, hint in types_of(kind).items() if type(None) in get_args(hint)]
+    nones = {name: None for name, value in given.items() if value == "None" and name in optional}
     try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return read()
-    except SystemExit:
-        # tyro prints title, message and hint, parted by rules; the title is in the first rule unless that is ASCII.
-        parts = [""]
-        for line in printed.getvalue().splitlines():
-            bare = line.strip("│ ")
-            if line.startswith("╭") or (bare and not bare.strip("─-")):
-                parts.append("")
-            else:
-                parts[-1] += f" {bare}"
-        raise InputError(" ".join(parts[:2][-1].split())) from None
+        return TypeAdapter(kind).validate_python(given | nones)
+    except ValidationError as error:
+        raise InputError(_complaint(error.errors(include_url=False), name_of)) from None
+
+
+# The rule that a value breaks, by pydantic's name for the error; others are told in its words.
+_RULES = {
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le:g}",
+    "finite_number": "must be finite",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
+    "missing": "has too few values",  # within a tuple
+    "too_long": "has too many values",
+    "tuple_type": "must be a list",
+    "value_error": "{error}",
+}
+
+
+def _complaint(errors: list[ErrorDetails], name_of: Callable[[str], str]) -> str:
+    """Return what is wrong with the first setting that is wrong."""
+    # One is missing perhaps only because a flag before it took its value.
+    first = min(errors, key=lambda error: error["type"] == "missing")
+    if not first["loc"]:  # a rule about several settings
+        return _rule(first)
+    field = str(first["loc"][0])
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        name = "RUN" if field in POSITIONAL else name_of(field)
+        return f"{name} is missing; --help says what it is"
+    # A value that may be of two types breaks a rule of each.
+    same = [e for e in errors if e["loc"][0] == field and isinstance(e["loc"][-1], str)] or [first]
+    others = [_rule(each).removeprefix("must be ") for each in same[1:]]
+    value = first["input"]
+    shown = " ".join(map(str, value)) if isinstance(value, list) else value
+    return f"{name_of(field)} {shown}: {' or '.join([_rule(same[0]), *others])}"
+
+
+def _rule(error: ErrorDetails) -> str:
+    if error["type"] not in _RULES:
+        return error["msg"].replace("Input should be", "must be")
+    rule = _RULES[error["type"]].format(**error.get("ctx", {}))
+    return rule.replace("'", "") if error["type"] == "literal_error" else rule

@@ -98,7 +98,7 @@ def write_run(
     seed: int = 0,
 ) -> Path:
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
-    from effssl.models import backbones as models
+    from effssl import models
     from effssl.run import checkpoint
 
     torch.manual_seed(seed)
@@ -108,9 +108,8 @@ def write_run(
             if value.is_floating_point():
                 value.add_(0.1 * torch.rand(value.shape))
     root.mkdir(parents=True)
-    about = {"backbone": name, "image_size": size, "stem": stem, "backbone_kwargs": kwargs}
-    about |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-    models.save_backbone(encoder.backbone, root / "backbone.safetensors", about)
+    spec = models.BackboneSpec(name, size, stem, kwargs, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    models.save_backbone(encoder.backbone, root / "backbone.safetensors", spec)
     checkpoint.save(root / "checkpoint.pt", {"model": encoder.state_dict()})
     (root / "config.yaml").write_text(f"backbone: {name}\n")
     return root

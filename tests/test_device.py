@@ -20,7 +20,7 @@ from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.views import ops as augment
 from tests.conftest import QUICK, STORE
-from tests.test_losses import TERMS, embeddings
+from tests.losses.oracles import TERMS, embeddings
 from tests.views.test_ops import MEAN, STD, assert_near, draw, random_images
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.embed import run as module
 from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import Clean, backbone_features
+from effssl.job_config import Embed
 from effssl.models import backbones as models
 from effssl.views import ops as augment
 from tests.conftest import README, example, write_class_folders, write_run

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.commands import Export
 from effssl.export import run as module
 from effssl.export.run import export, main
+from effssl.job_config import Export
 from effssl.models import backbones as models
 from effssl.views.ops import clean_view
 from tests.conftest import README, example, write_run

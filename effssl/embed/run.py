@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from effssl import InputError
-from effssl.commands import Embed
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.data.ffcv_loader import batches, open_loader
 from effssl.data.ffcv_writer import listing
 from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.evaluation.encode import encode
+from effssl.job_config import Embed
 from effssl.models import backbones as models
 from effssl.run import device as process
 from effssl.views import ops as augment

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from effssl import InputError
-from effssl.commands import Evaluation
 from effssl.config import Augment, Config, Images
 from effssl.data import Data
 from effssl.data.beton import Beton
@@ -38,6 +37,7 @@ from effssl.evaluation.finished_run import FinishedRun, build_encoder, clean_of,
 from effssl.evaluation.labelled_views import NO_COLOURS
 from effssl.evaluation.layers import layer_features
 from effssl.evaluation.spectrum import cka_matrix
+from effssl.job_config import Evaluation
 from effssl.models import backbones as models
 from effssl.run import device as process
 from effssl.run import folder as run_folder

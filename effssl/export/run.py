@@ -20,7 +20,7 @@ from timm.models import ResNet
 from torch import Tensor, nn
 
 from effssl import InputError
-from effssl.commands import Export
+from effssl.job_config import Export
 from effssl.models import backbones as models
 from effssl.run import checkpoint
 from effssl.run import device as process

@@ -3,28 +3,46 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effssl.losses import functional as losses
-from effssl.losses import modules
+from effssl import losses
 from tests.conftest import README, example
 
-Z = {views: torch.randn(views, 12, 6, generator=torch.Generator().manual_seed(views)) for views in (2, 4)}
+Z = {
+    views: torch.randn(views, 12, 6, generator=torch.Generator().manual_seed(views))
+    for views in (2, 4)
+}
 
 
 @pytest.mark.parametrize("views", [2, 4])
 @pytest.mark.parametrize(
     ("module", "function", "weights"),
     [
-        (modules.VICReg(), losses.vicreg, {"inv_weight": 25.0, "var_weight": 25.0, "cov_weight": 40 * 25 / 6}),
-        (modules.VICReg(2, 3), losses.vicreg, {"inv_weight": 2.0, "var_weight": 3.0, "cov_weight": 40 * 2 / 6}),
-        (modules.VICReg(2, 3, 4), losses.vicreg, {"inv_weight": 2.0, "var_weight": 3.0, "cov_weight": 4.0}),
-        (modules.BarlowTwins(), losses.barlow_twins, {"redundancy_weight": 3.4 / 6}),
         (
-            modules.BarlowTwins(0.1, "pooled", 2.0),
+            losses.VICRegLoss(),
+            losses.vicreg,
+            {"inv_weight": 25.0, "var_weight": 25.0, "cov_weight": 40 * 25 / 6},
+        ),
+        (
+            losses.VICRegLoss(2, 3),
+            losses.vicreg,
+            {"inv_weight": 2.0, "var_weight": 3.0, "cov_weight": 40 * 2 / 6},
+        ),
+        (
+            losses.VICRegLoss(2, 3, 4),
+            losses.vicreg,
+            {"inv_weight": 2.0, "var_weight": 3.0, "cov_weight": 4.0},
+        ),
+        (losses.BarlowTwinsLoss(), losses.barlow_twins, {"redundancy_weight": 3.4 / 6}),
+        (
+            losses.BarlowTwinsLoss(0.1, "pooled", 2.0),
             losses.barlow_twins,
             {"redundancy_weight": 0.1, "pairing": "pooled", "var_weight": 2.0},
         ),
-        (modules.SimCLR(0.5), losses.simclr, {"temperature": 0.5}),
-        (modules.EntropyReconstruction(3.0), losses.entropy_reconstruction, {"concentration": 3.0}),
+        (losses.SimCLRLoss(0.5), losses.simclr, {"temperature": 0.5}),
+        (
+            losses.EntropyReconstructionLoss(3.0),
+            losses.entropy_reconstruction,
+            {"concentration": 3.0},
+        ),
     ],
 )
 def test_a_module_is_its_function_with_these_weights(module, function, weights, views):
@@ -41,7 +59,15 @@ def test_a_module_is_its_function_with_these_weights(module, function, weights, 
     assert torch.equal(torch.stack([view.grad for view in as_list]), z.grad)
 
 
-@pytest.mark.parametrize("kind", [modules.VICReg, modules.BarlowTwins, modules.SimCLR, modules.EntropyReconstruction])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        losses.VICRegLoss,
+        losses.BarlowTwinsLoss,
+        losses.SimCLRLoss,
+        losses.EntropyReconstructionLoss,
+    ],
+)
 @pytest.mark.parametrize(
     "z",
     [
@@ -52,7 +78,14 @@ def test_a_module_is_its_function_with_these_weights(module, function, weights, 
         [],
         [torch.zeros(5, 6), torch.zeros(4, 6)],
     ],
-    ids=["no views", "a number", "one view", "a list of one view", "an empty list", "views of two shapes"],
+    ids=[
+        "no views",
+        "a number",
+        "one view",
+        "a list of one view",
+        "an empty list",
+        "views of two shapes",
+    ],
 )
 def test_other_shapes_are_value_errors(kind, z):
     with pytest.raises(ValueError, match="z must be"):
@@ -63,9 +96,11 @@ def test_the_loop_in_the_readme_lowers_the_loss():
     torch.manual_seed(0)
     views = torch.randn(1, 12, 3, 32, 32) + 0.3 * torch.randn(3, 12, 3, 32, 32)
     names = {"loader": [views] * 8}
-    said: list[float] = []
-    code = example(README, "effssl.losses.modules").replace("loss_of(z).backward()", "noted(loss_of(z)).backward()")
-    names["noted"] = lambda loss: said.append(loss.item()) or loss
+    values: list[float] = []
+    code = example(README, "BarlowTwinsLoss").replace(
+        "loss_of(z).backward()", "noted(loss_of(z)).backward()"
+    )
+    names["noted"] = lambda loss: values.append(loss.item()) or loss
     exec(code, names)
-    assert len(said) == 8
-    assert said[-1] < 0.7 * said[0]
+    assert len(values) == 8
+    assert values[-1] < 0.7 * values[0]

@@ -1,0 +1,153 @@
+"""The flags of a class of settings, and their help: an argparse parser made from its fields."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NoReturn, Union
+
+from pydantic import TypeAdapter
+
+from effssl import InputError
+from effssl.config import Config, flag_of
+
+Given = dict[str, Any]  # the fields that were given: a text, a list of texts, or True or False
+
+POSITIONAL = {"run": "?", "runs": "*"}  # field -> how many, in argparse's letters
+REPEATED = {"checkpoint": "NAME=FILE"}  # field -> what `--help` shows as its value
+_HELP_FORMAT = functools.partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=26)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def read_flags(kind: type, job: str, argv: list[str]) -> Given:
+    """Return the fields of `kind` that argv gives, and `help` and `config` if they are there.
+
+    Raises InputError for a flag that is unknown or lacks a value; values are not looked at.
+    """
+    parser = _parser(kind, job)
+    given, unknown = parser.parse_known_intermixed_args([_with_hyphens(token) for token in argv])
+    if unknown and not unknown[0].startswith("--"):
+        raise InputError(f"unexpected argument {unknown[0]}")
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise InputError(f"unknown flag {flag}{did_you_mean(flag, _flags(kind))}")
+    return vars(given)
+
+
+def print_help(kind: type, job: str, defaults: Mapping[str, Any]) -> NoReturn:
+    """Print what the job does, its flags and their defaults, and exit."""
+    parser = _parser(kind, job)
+    parser.set_defaults(**{name: _shown(value) for name, value in defaults.items() if value != ()})
+    parser.print_help()
+    raise SystemExit(0)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a complaint about an unknown word: the known ones that are close to it."""
+    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else "; --help lists them all"
+
+
+def types_of(kind: type) -> dict[str, Any]:
+    """Return the type of each field, without its range."""
+    return typing.get_type_hints(kind)
+
+
+def _groups(kind: type) -> dict[str, type]:
+    return types_of(Config) if kind is Config else {"settings": kind}
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    groups = _groups(kind).values()
+    return {name: hint for group in groups for name, hint in types_of(group).items()}
+
+
+def _flags(kind: type) -> list[str]:
+    fields = _fields(kind)
+    switches = [flag_of(f"no_{name}") for name, hint in fields.items() if hint is bool]
+    others = ["--help"] + ["--config"] * (kind is Config)
+    return [flag_of(name) for name in fields if name not in POSITIONAL] + switches + others
+
+
+def _with_hyphens(token: str) -> str:
+    """`--proj_dim=4` -> `--proj-dim=4`."""
+    flag, equals, value = token.partition("=")
+    return flag.replace("_", "-") + equals + value if token.startswith("--") else token
+
+
+def _parser(kind: type, job: str) -> argparse.ArgumentParser:
+    runs = {"run": " RUN", "runs": " RUN [RUN ...]"}
+    positional = "".join(runs[name] for name in _fields(kind) if name in POSITIONAL)
+    parser = _Parser(
+        prog=f"effssl {job}",
+        usage=f"effssl {job}{positional} [FLAGS]",
+        description=kind.__doc__,
+        formatter_class=_HELP_FORMAT,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    for name, group in _groups(kind).items():
+        section = parser.add_argument_group(name, group.__doc__ if kind is Config else None)
+        descriptions = _descriptions(group)
+        for field, hint in types_of(group).items():
+            _add(section, field, hint, descriptions[field].replace("%", "%%"))
+    general = parser.add_argument_group("general")
+    general.add_argument("-h", "--help", action="store_true", help="Print this and exit.")
+    if kind is Config:
+        general.add_argument(
+            "--config",
+            action="append",
+            metavar="FILE",
+            help="YAML file of settings; may be repeated, a later one wins.",
+        )
+    return parser
+
+
+def _add(section: argparse._ArgumentGroup, name: str, hint: Any, description: str) -> None:
+    flag = flag_of(name)
+    if name in POSITIONAL:
+        section.add_argument(name, nargs=POSITIONAL[name], metavar="RUN", help=description)
+    elif name in REPEATED:
+        section.add_argument(flag, action="append", metavar=REPEATED[name], help=description)
+    elif hint is bool:
+        section.add_argument(flag, action=argparse.BooleanOptionalAction, help=description)
+    elif typing.get_origin(hint) is tuple:
+        one, *others = typing.get_args(hint)
+        count = "*" if others == [...] else 1 + len(others)
+        section.add_argument(flag, nargs=count, metavar=_metavar(one), help=description)
+    else:
+        section.add_argument(flag, metavar=_metavar(hint), help=description)
+
+
+def _metavar(hint: Any) -> str:
+    """`int | None` -> INT, `Literal["a", "b"]` -> {a,b}."""
+    arguments = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case origin if origin is Literal:
+            return f"{{{','.join(arguments)}}}"
+        case origin if origin in (Union, types.UnionType):
+            return "|".join(_metavar(each) for each in arguments if each is not types.NoneType)
+        case _:
+            return hint.__name__.upper()
+
+
+def _shown(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
+def _descriptions(kind: type) -> dict[str, str]:
+    """Return the docstrings below the fields."""
+    described: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):  # a class knows those of its own fields alone
+        fields = TypeAdapter(base).json_schema()["properties"]
+        described |= {k: v["description"] for k, v in fields.items() if "description" in v}
+    return described

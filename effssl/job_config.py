@@ -1,0 +1,159 @@
+"""The settings of `effssl evaluate`, `export` and `embed`; those of the others are in config.py.
+
+Every field is a flag (`fine_tune` is `--fine-tune`) except `run` and `runs`, which are given bare.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from effssl.ranges import SETTINGS, AtLeast1, AtLeast8, JpegQuality, Part, SetName
+
+
+def _named_file(text: str) -> str:
+    """Return the text. Raises ValueError if it is not NAME=FILE."""
+    if not all(text.partition("=")):
+        raise ValueError("must be NAME=FILE")
+    return text
+
+
+def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the checkpoints. Raises ValueError if two rows of the table would have one name."""
+    names = ["trained", "untrained", "supervised", "pixels"]
+    for checkpoint in checkpoints:
+        name = checkpoint.partition("=")[0]
+        if name in names:
+            raise ValueError(
+                f"there would be two rows of that name, {name} "
+                "(timm's tags tell models apart: NAME.TAG)"
+            )
+        names.append(name)
+    return checkpoints
+
+
+NamedFile = Annotated[str, AfterValidator(_named_file)]
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Evaluation:
+    """Turn finished runs into the numbers that papers report: linear probe, kNN, few labels,
+    robustness, and measures without labels, beside baselines. Writes RUN/evaluation.json and
+    RUN/evaluation.png."""
+
+    runs: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folders of finished runs; for several, a common table is printed."""
+    data: SetName | None = None
+    """Image set to probe on (None: the run's). For another, the files are evaluation-DATA.json and
+    .png."""
+    data_dir: Path | None = None
+    """Folder of the set (None: the run's; `data` for another set)."""
+    beton_dir: Path | None = None
+    """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
+    image_size: AtLeast8 | None = None
+    """Side of a view in pixels (None: the run's)."""
+    fraction: Part | None = None
+    """Part of the training images to fit probes on (None: the run's; 1 for another set)."""
+    train_images: AtLeast1 = 100_000
+    """At most this many training images are encoded."""
+    num_averaged_views: Annotated[int, Field(ge=0)] = 16
+    """Random crops of an image whose mean representation is probed as a second column, as the
+    authors do (0: none)."""
+    knn_k: AtLeast1 = 20
+    """Neighbours that vote."""
+    probe_labels: AtLeast1 = 10
+    """Labels per class in the few-label probe."""
+    fine_tune: tuple[Part, ...] = ()
+    """Parts of the labels to train backbone and head on, in (0, 1]: 0.01 0.1 1. Takes long."""
+    fine_tune_epochs: AtLeast1 = 20
+    """Passes over these labels, for each of three pairs of learning rates."""
+    fine_tune_steps: AtLeast1 | None = None
+    """At most this many steps, if the passes are more (None: no bound)."""
+    adapt_batch_norm: bool = False
+    """A column for BatchNorm's statistics taken from the set's training images, all weights as they
+    are."""
+    robustness_dir: Path | None = None
+    """Corrupted test images: labels.npy and CORRUPTION.npy (None: DATA_DIR/CIFAR-10-C or
+    CIFAR-100-C, if it is there)."""
+    untrained: bool = True
+    """A row for the run's encoder before training."""
+    supervised: bool = False
+    """A row for the run's backbone trained with labels by the same views, steps and schedule; the
+    first call trains it, and keeps it in RUN/supervised.safetensors."""
+    pixels: bool = False
+    """A row for the pixels."""
+    checkpoint: Annotated[tuple[NamedFile, ...], AfterValidator(_rows_differ)] = ()
+    """A row for other weights on disk; may be repeated. NAME is a timm model name, FILE its
+    .safetensors or .pth; or NAME is yours and FILE a run's backbone.safetensors."""
+    checkpoint_size: AtLeast8 | None = None
+    """Side of a view for timm models of --checkpoint (None: what each was made for)."""
+    cka: bool = False
+    """Compare the first run's layers with those of every other run (if there is none, with those of
+    its untrained backbone) by linear CKA; cka-*.png and .json go to `to`, or the run's folder."""
+    to: Path | None = None
+    """Folder for comparison.csv and comparison.md: all rows of all runs."""
+    workers: AtLeast1 | None = None
+    """Threads that load (None: the run's)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the backbone's forward pass. auto: bf16 on CUDA, fp32 on CPU."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Export:
+    """Write a run's backbone as a folder that plain timm loads, without effssl; its README.md shows
+    how."""
+
+    run: Path
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """Folder to write; files of another export in it are not overwritten."""
+    onnx: bool = False
+    """Also write model.onnx, for any batch size, compared with torch to 1e-4; may take minutes."""
+    projector: bool = False
+    """Also write projector/model.safetensors: the projector's weights, from checkpoint.pt."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Embed:
+    """Write the representations of images: of those below a folder, or of a set's split."""
+
+    run: Path
+    """Run folder, or its backbone.safetensors."""
+    to: Path
+    """File to write: .npz or .parquet."""
+    images: Path | None = None
+    """Folder of images, at any depth; the first folder below is the label, if there are several."""
+    data: SetName | None = None
+    """Image set in place of --images, as in training; flags down to --jpeg-quality are for it."""
+    split: Literal["train", "test"] = "train"
+    """The set's split."""
+    data_dir: Path = Path("data")
+    """Folder of the set."""
+    beton_dir: Path | None = None
+    """Where its .beton files lie, or go if there are none (None: DATA_DIR/beton)."""
+    max_side: AtLeast8 = 500
+    """As the set was stored."""
+    jpeg_quality: JpegQuality = 90
+    """As the set was stored."""
+    batch_size: AtLeast1 = 256
+    """Images that the backbone sees at once."""
+    workers: AtLeast1 = 2
+    """Threads that load."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
+    skip_corrupt: bool = False
+    """Leave out images that do not decode, instead of stopping."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Embed:
+        if (self.images is None) == (self.data is None):
+            raise ValueError(
+                "name what to embed: --images DIR for a folder of images, "
+                "or --data SET --data-dir DIR"
+            )
+        return self
