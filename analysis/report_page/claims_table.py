@@ -74,9 +74,10 @@ def _width(verdict: Verdict, results: Path) -> tuple[str, int]:
     at_rule = rows[(rows["weight"] * rows["dim"] - rule).abs() < 0.02 * rule]
     seconds = at_rule.groupby("dim")["seconds"].mean()
     cell = (
-        f"d = 256 less d = 8192, each at its weight: {_difference(verdict, 'no more than')}, in "
-        f"{seconds[256]:.0f} s, not {seconds[8192]:.0f} s; d = 64 at its weight less at that of "
-        f"8192: {_difference(verdict, 'better at the rule')}"
+        f"d = 256 minus d = 8192, each at the rule's weight: "
+        f"{_difference(verdict, 'no more than')}, in "
+        f"{seconds[256]:.0f} s, not {seconds[8192]:.0f} s; d = 64 at the "
+        f"rule's weight minus at the weight of 8192: {_difference(verdict, 'better at the rule')}"
     )
     return cell, _num_seeds(verdict)
 
@@ -84,7 +85,7 @@ def _width(verdict: Verdict, results: Path) -> tuple[str, int]:
 def _views(verdict: Verdict, results: Path) -> tuple[str, int]:
     """Return the figures of claim 2, and over how many seeds they are."""
     cell = (
-        f"K = 8 less K = 2, after one epoch: {_difference(verdict, 'K = 8', 'equal epochs')}; "
+        f"K = 8 minus K = 2, after one epoch: {_difference(verdict, 'K = 8', 'equal epochs')}; "
         f"after as many encoded views: {_difference(verdict, 'K = 8', 'equal encoded views')}"
     )
     return cell, _num_seeds(verdict)
@@ -94,9 +95,9 @@ def _subset(verdict: Verdict, results: Path) -> tuple[str, int]:
     """Return the figures of claim 3, and over how many seeds they are."""
     two = only(claim_rules.SUBSET.read(results), views=2).groupby("part")["linear"].mean()
     cell = (
-        f"K = 4 on half the images less K = 2 on all: {_difference(verdict, 'K = 4', 'on all')}; "
-        f"less K = 2 on that half: {_difference(verdict, 'K = 4', 'better')}; "
-        f"K = 8 on a quarter less K = 2 on all: {_difference(verdict, 'K = 8', 'on all')}; "
+        f"K = 4 on half the images minus K = 2 on all: {_difference(verdict, 'K = 4', 'on all')}; "
+        f"minus K = 2 on that half: {_difference(verdict, 'K = 4', 'better')}; "
+        f"K = 8 on a quarter minus K = 2 on all: {_difference(verdict, 'K = 8', 'on all')}; "
         f"but K = 2 has {two[0.25]:.1%} on a quarter and {two[1.0]:.1%} on all"
     )
     return cell, _num_seeds(verdict)
@@ -112,8 +113,8 @@ def _wallclock(verdict: Verdict, results: Path) -> tuple[str, int]:
     to_wide = speedup(four, only(rows, views=2, dim=8192), lengths=lengths)
     to_narrow = speedup(four, longest, lengths=lengths)
     cell = (
-        f"K = 4, d = 256 reaches what K = 2, d = 8192 reaches: {_ratio(to_wide)}; "
-        f"what K = 2, d = 256 reaches: {_ratio(to_narrow)}"
+        f"K = 4, d = 256 has the accuracy of K = 2, d = 8192: {_ratio(to_wide)}; "
+        f"that of K = 2, d = 256: {_ratio(to_narrow)}"
     )
     assert to_wide.log2_ratio is not None
     return cell, to_wide.log2_ratio.n

@@ -87,12 +87,12 @@ def test_bad_blocks_are_one_line(checkout, capsys, text, why):
 
 def test_the_claims_table_says_what_is_open_and_what_is_a_bound():
     width, views, subset, wallclock = claims_table.claims(RESULTS).splitlines()[2:]
-    assert "| **holds** | d = 256 less d = 8192, each at its weight: +1.0 (-0.1 to +2.1)" in width
+    assert "| **holds** | d = 256 minus d = 8192, each at the rule's weight: +1.0 (-0.1 to +2.1)" in width
     assert "| **holds in part** |" in views
     assert "after as many encoded views: -0.3 (-2.4 to +1.8), open" in views
     assert "but K = 2 has 44.2% on a quarter and 44.2% on all" in subset
     assert ">= 10.1 times sooner (8.8 to 11.7)" in wallclock
-    assert "what K = 2, d = 256 reaches: 1.3 times sooner (0.9 to 2.0), open" in wallclock
+    assert "that of K = 2, d = 256: 1.3 times sooner (0.9 to 2.0), open" in wallclock
     assert all(
         line.endswith("| 3 | AMD EPYC, 2 cores |") for line in (width, views, subset, wallclock)
     )
