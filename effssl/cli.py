@@ -152,7 +152,7 @@ def _config(given: Given, name_of: Callable[[str], str] = flag_of) -> Config:
     for group, kind in types_of(Config).items():
         of_group = {name: value for name, value in given.items() if name in types_of(kind)}
         groups[group] = _validated(kind, of_group, name_of)
-    return Config(**groups)
+    return _validated(Config, groups, name_of)
 
 
 def _validated(kind: type[T], given: Given, name_of: Callable[[str], str] = flag_of) -> T:

@@ -7,11 +7,10 @@ Settings are grouped only to keep `--help` readable; names are unique across gro
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from effssl.ranges import (
@@ -42,8 +41,7 @@ class Storage:
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
     lie beside."""
     data_dir: Path = Path("data")
-    """Folder of the set: torchvision's files, or class folders train/CLASS/*; an empty one is
-    downloaded into."""
+    """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty."""
     beton_dir: Path | None = None
     """Where the .beton files go (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
@@ -63,7 +61,7 @@ class Images(Storage):
     fraction: Part = 1.0
     """Part of the training images to use, class-balanced and seeded, in (0, 1]."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Class-balanced part of the labelled training images held out for choices; test is read once."""
+    """Class-balanced part of the labelled training images kept for choices; test is read once."""
     split_seed: int = 0
     """Seed of the validation split, `fraction` and the 10-label draws; kept apart from `seed`."""
 
@@ -72,8 +70,8 @@ class Images(Storage):
 class Augment:
     """How K views are made of an image; parameters are drawn per image and view."""
 
-    views: Annotated[int, Field(ge=2)] = 4
-    """Views per image, K, at least 2."""
+    views: AtLeast1 = 4
+    """Views per image, K; at least 2 in training."""
     image_size: AtLeast8 = 224
     """Side of a view in pixels."""
     crop_scale: RangeTo1 = (0.08, 1.0)
@@ -140,8 +138,7 @@ class Loss:
     inv_weight: NotNegative = 25.0
     """VICReg: weight of the invariance term."""
     var_weight: Weight = "auto"
-    """Weight of the variance term; auto is 25 for VICReg and 0 for Barlow Twins, to which it is an
-    add-on."""
+    """Weight of the variance term; auto: 25 for VICReg, 0 for Barlow Twins (an add-on there)."""
     cov_weight: Weight = "auto"
     """VICReg: weight of the covariance term; auto is 40 inv_weight / proj_dim."""
     redundancy_weight: Weight = "auto"
@@ -187,8 +184,7 @@ class Probe:
     probe_images: AtLeast1 = 10_000
     """At most this many training images are encoded for a probe on the way."""
     final_images: Annotated[int, Field(ge=0)] = 100_000
-    """At most this many training images are encoded for the probes at the end (0: none, and test is
-    not read)."""
+    """At most this many training images are encoded at the end (0: none, and test is not read)."""
     probe_labels: AtLeast1 = 10
     """Labels per class in the few-label probe at the end."""
 
@@ -212,8 +208,7 @@ class Run:
     log_every: AtLeast1 = 20
     """Steps between records in metrics.jsonl."""
     save_every_s: NotNegative = 300.0
-    """Seconds between checkpoints; one is also written at every probe, at the end and on Ctrl-C or
-    SIGTERM."""
+    """Seconds between checkpoints; others are written at probes, the end, Ctrl-C and SIGTERM."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -224,13 +219,19 @@ class Config:
     of `--data`, or of digits: `--data cifar10 --help` shows CIFAR-10's.
     """
 
-    images: Images = field(default_factory=Images)
-    augment: Augment = field(default_factory=Augment)
-    model: Model = field(default_factory=Model)
-    loss: Loss = field(default_factory=Loss)
-    optim: Optim = field(default_factory=Optim)
-    probe: Probe = field(default_factory=Probe)
-    run: Run = field(default_factory=Run)
+    images: Images = dataclasses.field(default_factory=Images)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    model: Model = dataclasses.field(default_factory=Model)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    probe: Probe = dataclasses.field(default_factory=Probe)
+    run: Run = dataclasses.field(default_factory=Run)
+
+    @model_validator(mode="after")
+    def _pairs_of_views(self) -> Config:
+        if self.augment.views < 2:
+            raise ValueError(f"--views {self.augment.views}: must be at least 2 in training")
+        return self
 
 
 def flat(cfg: Config) -> dict[str, Any]:

@@ -95,11 +95,13 @@ def _parser(kind: type, job: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    for name, group in _groups(kind).items():
-        section = parser.add_argument_group(name, group.__doc__ if kind is Config else None)
+    for title, group in _groups(kind).items():
+        section = parser.add_argument_group(title, group.__doc__ if kind is Config else None)
         descriptions = _descriptions(group)
         for field, hint in types_of(group).items():
-            _add(section, field, hint, descriptions[field].replace("%", "%%"))
+            name = field if field in POSITIONAL else flag_of(field)
+            description = descriptions[field].replace("%", "%%")
+            section.add_argument(name, help=description, **_options(field, hint))
     general = parser.add_argument_group("general")
     general.add_argument("-h", "--help", action="store_true", help="Print this and exit.")
     if kind is Config:
@@ -112,20 +114,18 @@ def _parser(kind: type, job: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add(section: argparse._ArgumentGroup, name: str, hint: Any, description: str) -> None:
-    flag = flag_of(name)
+def _options(name: str, hint: Any) -> dict[str, Any]:
+    """Return the arguments of add_argument for a field of this type."""
     if name in POSITIONAL:
-        section.add_argument(name, nargs=POSITIONAL[name], metavar="RUN", help=description)
-    elif name in REPEATED:
-        section.add_argument(flag, action="append", metavar=REPEATED[name], help=description)
-    elif hint is bool:
-        section.add_argument(flag, action=argparse.BooleanOptionalAction, help=description)
-    elif typing.get_origin(hint) is tuple:
+        return {"nargs": POSITIONAL[name], "metavar": "RUN"}
+    if name in REPEATED:
+        return {"action": "append", "metavar": REPEATED[name]}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
         one, *others = typing.get_args(hint)
-        count = "*" if others == [...] else 1 + len(others)
-        section.add_argument(flag, nargs=count, metavar=_metavar(one), help=description)
-    else:
-        section.add_argument(flag, metavar=_metavar(hint), help=description)
+        return {"nargs": "*" if others == [...] else 1 + len(others), "metavar": _metavar(one)}
+    return {"metavar": _metavar(hint)}
 
 
 def _metavar(hint: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl import InputError, cli
+from effssl import InputError
 from effssl.config import Storage
 from effssl.data import open_split
 from effssl.embed import run as module
@@ -228,8 +228,6 @@ def bad(root: Path, run: Path) -> dict[str, tuple[Embed, str]]:
         "suffix": (Embed(run, root / "h.csv", images), "must end in .npz or .parquet"),
         "to is a folder": (Embed(run, root / "folder.npz", images), "cannot be written"),
         "to is nowhere": (Embed(run, root / "absent" / "h.npz", images), "cannot be written"),
-        "batch size": (Embed(run, to, images, batch_size=0), "--batch-size must be at least 1"),
-        "workers": (Embed(run, to, images, workers=0), "--workers must be at least 1"),
         "device": (Embed(run, to, images, device="abacus"), "--device abacus"),
         "set": (Embed(run, to, data="folder", data_dir=root / "absent"), "no such folder"),
     }
@@ -237,7 +235,7 @@ def bad(root: Path, run: Path) -> dict[str, tuple[Embed, str]]:
 
 BAD = [
     *("no folder", "no images", "no run", "unfinished run", "suffix", "to is a folder", "to is nowhere"),
-    *("batch size", "workers", "device", "set"),
+    *("device", "set"),
 ]
 
 
@@ -250,21 +248,6 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(tmp_path, run, caps
     assert message in said
     assert said.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["run", "--to", "h.npz"], "name what to embed: --images DIR"),
-        (["run", "--to", "h.npz", "--images", "a", "--data", "digits"], "name what to embed"),
-        (["run", "--to", "h.npz", "--image", "a"], "did you mean --images"),
-        (["run", "--images", "a"], "--to"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as caught:
-        cli.parse_embed(flags)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_extra_is_one_line(tmp_path, run, monkeypatch, capsys):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -285,35 +283,6 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
     assert said.startswith("error: ") and said.count("\n") == 1
     assert complaint in said
     assert sorted(run.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["RUN", "--knn-kk", "3"], "did you mean --knn-k"),
-        (["RUN", "--knn-k", "0"], "--knn-k must be at least 1"),
-        (["RUN", "--data", "cifar11"], "cifar11"),
-        (["RUN", "--fraction", "2"], "--fraction"),
-        (["RUN", "--fine-tune", "2"], "--fine-tune"),
-        (["RUN", "--checkpoint", "resnet18"], "NAME=FILE"),
-        (["RUN", "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name"),
-        (["RUN", "--checkpoint", "trained=x"], "two rows of that name"),
-        ([], "name at least one run"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, complaint):
-    with pytest.raises(evaluate.InputError) as error:
-        cli.parse_evaluation(flags)
-    assert complaint.lower() in str(error.value).lower() and "\n" not in str(error.value)
-
-
-def test_the_command_itself():
-    command = [sys.executable, "-m", "effssl.evaluate"]
-    bad = subprocess.run([*command, "RUN", "--nope"], capture_output=True, text=True, timeout=120, check=False)
-    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=120, check=False)
-    assert shown.returncode == 0
-    assert "--num-averaged-views" in shown.stdout and "--checkpoint" in shown.stdout
 
 
 @pytest.mark.parametrize("at", ["protocol", "picture"])

@@ -11,7 +11,6 @@ import timm
 import torch
 from PIL import Image
 
-from effssl import InputError, cli
 from effssl.export import run as module
 from effssl.export.run import export, main
 from effssl.job_config import Export
@@ -267,22 +266,3 @@ def test_a_checkpoint_of_other_weights_gives_no_projector(tmp_path, capsys):
     assert main(Export(run, tmp_path / "to", projector=True)) == 2
     assert "no such checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["run", "--onx", "--to", "x"], "did you mean --onnx"),
-        (["run"], "--to"),
-        (["--to", "x"], "(?i)run"),
-        (["run", "more", "--to", "x"], "more"),
-    ],
-)
-def test_bad_flags_are_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as caught:
-        cli.parse_export(flags)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_flags():
-    assert cli.parse_export(["runs/a", "--to", "b", "--onnx"]) == Export(Path("runs/a"), Path("b"), onnx=True)

@@ -1,5 +1,7 @@
-"""FFCV's writer, tamed: it books a row for every image before it has seen any, and waits for ever for a worker that
-fails. Here images that cannot be stored are left out and named, and a worker that dies ends the writing.
+"""FFCV's writer, tamed.
+
+FFCV books a row for every image before it has seen any, and waits for ever for a worker that fails.
+Here images that cannot be stored are left out and named, and a worker that dies ends the writing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from effssl.data.sources import Source
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NAMED = 20  # images that an error names at most
-LINE_EVERY_S = 10.0  # of progress, where it is not a terminal that reads
+LINE_EVERY_S = 10.0  # of progress, if it is not a terminal that reads
 
 
 class Complaint(NamedTuple):
@@ -43,24 +45,31 @@ class Complaint(NamedTuple):
 
 
 def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
-    """Write the images of `source` into a .beton at `file`: raw where all are squares of one size, else as JPEGs with
-    their longer side at most storage.max_side pixels. Returns what is left out, by position.
+    """Write the images of `source` into a .beton at `file`.
 
-    Raises OSError where the disk is full, RuntimeError where a worker process dies; `file` is then no .beton.
+    They are stored raw if all are squares of one size, else as JPEGs with their longer side at most
+    storage.max_side pixels. Returns what is left out, by position.
+
+    Raises OSError if the disk is full, RuntimeError if a worker process dies; `file` is then no
+    .beton.
     """
     if source.side is None:
-        field = RGBImageField(write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality)
+        field = RGBImageField(
+            write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality
+        )
     else:
         field = RGBImageField(write_mode="raw")
     complaints = Path(f"{file}.tmp")
     try:
-        writer = _Writer(str(file), {"image": field, "label": IntField()}, num_workers=storage.workers)
+        fields = {"image": field, "label": IntField()}
+        writer = _Writer(str(file), fields, num_workers=storage.workers)
         writer.complaints = complaints
         try:
             with _workers_watched():
                 writer.from_indexed_dataset(_Samples(source, storage.max_side, complaints))
         except BaseException:
-            with contextlib.suppress(AttributeError, FileNotFoundError):  # it may not have come that far
+            # It may not have come that far.
+            with contextlib.suppress(AttributeError, FileNotFoundError):
                 writer.metadata_sm.close()
                 writer.metadata_sm.unlink()
             raise
@@ -69,12 +78,12 @@ def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
         complaints.unlink(missing_ok=True)
 
 
-def listing(reasons: list[str], count: int, what: str) -> str:
-    """The message about images that cannot be used, with a line for each of the first NAMED."""
-    named = [f"\n  {why}" for why in reasons[:NAMED]]
+def listing(reasons: list[str], num_images: int, what: str) -> str:
+    """Return the message about images that cannot be used; a line names each of the first NAMED."""
+    named = [f"\n  {reason}" for reason in reasons[:NAMED]]
     more = f"\n  and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-    way_out = "; --skip-corrupt leaves them out" if len(reasons) < count else ""
-    return f"{len(reasons)} of {count} images {what}{way_out}:" + "".join(named) + more
+    way_out = "; --skip-corrupt leaves them out" if len(reasons) < num_images else ""
+    return f"{len(reasons)} of {num_images} images {what}{way_out}:" + "".join(named) + more
 
 
 def _read_complaints(file: Path) -> list[Complaint]:
@@ -83,15 +92,16 @@ def _read_complaints(file: Path) -> list[Complaint]:
 
 
 class _Writer(ffcv.writer.DatasetWriter):
-    """FFCV's, which can leave images out at the end: it books a row for each before it has seen any."""
+    """FFCV's writer, which here can leave images out: their rows are taken away at the end."""
 
     complaints: Path
 
     def finalize(self, allocations: list[tuple[int, int, int]]) -> None:
-        skipped = [c.position for c in _read_complaints(self.complaints)]
-        if skipped:
-            rows = np.frombuffer(bytes(self.metadata_sm.buf), self.metadata_type, count=self.num_samples)
-            kept = np.setdiff1d(np.arange(self.num_samples), skipped)
+        left_out = [complaint.position for complaint in _read_complaints(self.complaints)]
+        if left_out:
+            booked = bytes(self.metadata_sm.buf)
+            rows = np.frombuffer(booked, self.metadata_type, count=self.num_samples)
+            kept = np.setdiff1d(np.arange(self.num_samples), left_out)
             packed = rows[kept].tobytes()
             self.metadata_sm.buf[: len(packed)] = packed
             self.header["num_samples"] = len(kept)
@@ -101,8 +111,11 @@ class _Writer(ffcv.writer.DatasetWriter):
 
 
 class _Samples:
-    """(image, label) for FFCV's writer. An image that fails is noted and replaced, as an exception in one of FFCV's
-    worker processes would leave the writer waiting for ever."""
+    """Pairs (image, label) for FFCV's writer.
+
+    An image that fails is noted and replaced: an exception in one of FFCV's worker processes would
+    leave the writer waiting for ever.
+    """
 
     def __init__(self, source: Source, max_side: int, complaints: Path):
         self.images, self.labels, self.side = source.images, source.labels, source.side
@@ -114,11 +127,12 @@ class _Samples:
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
         try:
             image = self.images[position]
-            if self.side is None and max(image.shape[:2]) >= self.max_side * min(image.shape[:2]):
-                raise InputError(f"{self._name(position)} is too narrow to store: {image.shape[1]}x{image.shape[0]}")
-            if self.side is not None and image.shape[:2] != (self.side, self.side):
-                found = f"{image.shape[1]}x{image.shape[0]}"
-                raise InputError(f"{self._name(position)} is {found}, not {self.side}x{self.side} pixels")
+            height, width = image.shape[:2]
+            name = self._name(position)
+            if self.side is None and max(width, height) >= self.max_side * min(width, height):
+                raise InputError(f"{name} is too narrow to store: {width}x{height}")
+            if self.side is not None and (height, width) != (self.side, self.side):
+                raise InputError(f"{name} is {width}x{height}, not {self.side}x{self.side} pixels")
         except InputError as error:
             with self.complaints.open("a") as file:
                 file.write(json.dumps([int(position), str(error)]) + "\n")
@@ -132,65 +146,78 @@ class _Samples:
 
 @contextlib.contextmanager
 def _workers_watched() -> Iterator[None]:
-    """Raise in the main thread when one of FFCV's writer processes dies, which it would wait for for ever; leave none
-    behind on any error."""
+    """Raise in the main thread if one of FFCV's worker processes dies, for which FFCV would wait.
+
+    On any error no worker process is left behind.
+    """
     processes: list[multiprocessing.Process] = []
     queues: list[multiprocessing.queues.Queue] = []
 
-    def started(target: Callable, args: tuple) -> multiprocessing.Process:
+    def new_process(target: Callable, args: tuple) -> multiprocessing.Process:
         work = (os.getpid(), target, args)
         processes.append(_Worker(target=_work_for, args=work, daemon=True))
         return processes[-1]
 
-    def queue() -> multiprocessing.queues.Queue:
+    def new_queue() -> multiprocessing.queues.Queue:
         queues.append(multiprocessing.Queue())
         return queues[-1]
 
-    def look(signum, frame) -> None:
+    def raise_for_the_dead(number: int, frame: object) -> None:
         codes = [p.exitcode for p in processes if p.pid is not None and p.exitcode]
         if codes and codes[0] in _DISK_IS_FULL:
             raise OSError(codes[0], os.strerror(codes[0]))
         if codes:
-            raise RuntimeError(f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)")
+            raise RuntimeError(
+                f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)"
+            )
 
-    in_main = threading.current_thread() is threading.main_thread()  # signals are handled nowhere else
-    ffcv.writer.Process, ffcv.writer.Queue = started, queue  # FFCV keeps no hold of them
-    ffcv.writer.tqdm = functools.partial(tqdm, unit=" images") if sys.stderr.isatty() else _ProgressLines
-    if in_main:
-        before = signal.signal(signal.SIGALRM, look)
-        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)  # again and again: an exception in a finaliser is lost
+    # FFCV keeps no hold of its processes and queues.
+    ffcv.writer.Process, ffcv.writer.Queue = new_process, new_queue
+    on_terminal = functools.partial(tqdm, unit=" images")
+    ffcv.writer.tqdm = on_terminal if sys.stderr.isatty() else _ProgressLines
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if is_main_thread:  # signals are handled nowhere else
+        handler_before = signal.signal(signal.SIGALRM, raise_for_the_dead)
+        # Again and again: an exception that is raised while Python runs a finaliser is lost.
+        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
     try:
         yield
     except BaseException:
-        for each in queues:
-            each.cancel_join_thread()  # or Python would wait at its end for somebody to read the work that is left
+        for queue in queues:
+            # Or Python would wait at its end for somebody to read the work that is left.
+            queue.cancel_join_thread()
         raise
     finally:
-        if in_main:
+        if is_main_thread:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.signal(signal.SIGALRM, handler_before)
         ffcv.writer.Process, ffcv.writer.Queue = multiprocessing.Process, multiprocessing.Queue
         ffcv.writer.tqdm = tqdm
         for process in processes:
             if process.is_alive():
-                process.join(timeout=1)  # FFCV has what they wrote; they are about to end
+                process.join(timeout=1)  # FFCV has what it wrote; it is about to end
                 process.kill()
 
 
 class _Worker(multiprocessing.Process):
-    """A terminal sends Ctrl-C to all processes, but the writer ends its workers: they inherit a mask that blocks it."""
+    """A worker process that does not hear Ctrl-C, which a terminal sends to all processes.
+
+    The writer ends its workers, which inherit a mask that blocks the signal.
+    """
 
     def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             super().start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
 
 
 def _work_for(parent: int, target: Callable, args: tuple[Any, ...]) -> None:
-    """In a worker process: do FFCV's work, and die with the writer (or wait for it for ever). The exit code tells of a
-    disk that is full."""
+    """Do FFCV's work in a worker process, whose exit code tells of a disk that is full.
+
+    It dies with the writer, for which it would wait for ever otherwise.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -203,7 +230,7 @@ def _work_for(parent: int, target: Callable, args: tuple[Any, ...]) -> None:
 
 
 class _ProgressLines:
-    """tqdm's part that FFCV uses, in lines."""
+    """The part of tqdm that FFCV uses, in lines."""
 
     def __init__(self, total: int):
         self.total, self.done, self.began = total, 0, time.monotonic()
@@ -216,6 +243,7 @@ class _ProgressLines:
             self.due = now + LINE_EVERY_S
             rate = self.done / (now - self.began)
             left_s = (self.total - self.done) / rate
-            print(f"  {self.done} of {self.total} images, {rate:.0f}/s, {left_s:.0f} s left", flush=True)
+            progress = f"{self.done} of {self.total} images"
+            print(f"  {progress}, {rate:.0f}/s, {left_s:.0f} s left", flush=True)
 
     def close(self) -> None: ...

@@ -34,6 +34,9 @@ class VICRegLoss(nn.Module):
         inv_weight: weight of the invariance term.
         var_weight: weight of the variance term.
         cov_weight: weight of the covariance term; "auto" is 40 inv_weight / dim.
+
+    Raises:
+        ValueError: if a weight is negative.
     """
 
     def __init__(
@@ -70,6 +73,9 @@ class BarlowTwinsLoss(nn.Module):
         redundancy_weight: weight of the off-diagonal energy; "auto" is 3.4 / dim.
         pairing: "all" is the mean over pairs of views, "pooled" takes the mean cross-correlation.
         var_weight: weight of VICReg's variance term, an add-on.
+
+    Raises:
+        ValueError: if a weight is negative, or the pairing has another name.
     """
 
     def __init__(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from effssl.config import Storage
-from effssl.data import SPLITS, open_split
+from effssl.data.stored import SPLITS, open_split
 from effssl.data.beton import Beton, check_beton
-from effssl.run import device as process
+from effssl.run import signals as process
 
 
 def prepare(storage: Storage) -> None:

@@ -75,13 +75,20 @@ class ViewStream:
         Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on the
         device; the last batch may be smaller.
         """
+        with closing(self.load(positions, epoch)) as batches, self._bar(len(positions)) as bar:
+            for pixels, at in batches:
+                yield self.make_views(pixels, at, epoch), at
+                bar.update(len(at))
+
+    def load(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Read what the views of an epoch are made of: the first half of `epoch`, for what times the two.
+
+        Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole, [batch,
+        height, width, 3]; of images of varied size their K crops, [batch, views, size, size, 3].
+        """
         if self.stored.side is None:
             self._crop_decoder.epoch = epoch
-        batches = read_batches(self._crop_loader, positions, self.runtime.device)
-        with closing(batches), self._bar(len(positions)) as bar:
-            for pixels, at in batches:
-                yield self._views(pixels, at, epoch), at
-                bar.update(len(at))
+        yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
     def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
@@ -95,7 +102,8 @@ class ViewStream:
                 yield clean_view(pixels, self.augment)
                 bar.update(len(at))
 
-    def _views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
+    def make_views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
         draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]

@@ -92,6 +92,13 @@ def test_other_shapes_are_value_errors(kind, z):
         kind()(z)
 
 
+def test_negative_weights_and_other_pairings_are_value_errors():
+    with pytest.raises(ValueError, match="cov_weight"):
+        losses.VICRegLoss(cov_weight=-1.0)
+    with pytest.raises(ValueError, match="pairing"):
+        losses.BarlowTwinsLoss(pairing="nope")
+
+
 def test_the_loop_in_the_readme_lowers_the_loss():
     torch.manual_seed(0)
     views = torch.randn(1, 12, 3, 32, 32) + 0.3 * torch.randn(3, 12, 3, 32, 32)

@@ -275,7 +275,7 @@ def test_a_truncated_beton_is_named(tmp_path, capsys):
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(digits_dir, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    cli.save(cli.parse(quick(digits_dir, run, "--epochs", 1)), run / "config.yaml")
+    (run / "config.yaml").write_text(cli.dump(cli.parse(quick(digits_dir, run, "--epochs", 1))))
     assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["steps"] == 5
 
@@ -292,7 +292,8 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, capsys):
 
 def test_a_damaged_checkpoint_is_named(digits_dir, tmp_path, capsys):
     run = tmp_path / "run"
-    cli.save(cli.parse(quick(digits_dir, run)), run.mkdir() or run / "config.yaml")
+    run.mkdir()
+    (run / "config.yaml").write_text(cli.dump(cli.parse(quick(digits_dir, run))))
     (run / "checkpoint.pt").write_bytes(b"PK damaged")
     assert train.main(cli.parse(["--resume", str(run)])) == 2
     assert "checkpoint.pt is damaged" in capsys.readouterr().err

@@ -206,7 +206,8 @@ def write_runs(scale: claims.Scale, recipes, figures_of) -> None:
     for (recipe, cfg), seed in itertools.product(parsed.items(), range(scale.args.seeds)):
         folder = scale.args.runs / claims.name_of(scale, recipe, seed)
         folder.mkdir(parents=True)
-        cli.save(dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, seed=seed)), folder / "config.yaml")
+        seeded = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, seed=seed))
+        (folder / "config.yaml").write_text(cli.dump(seeded))
         accuracy, seconds = figures_of(recipe, seed)
         encoded = round(18_000 * recipe.part) * recipe.epochs * recipe.views
         steps = round(18_000 * recipe.part) * recipe.epochs // 64

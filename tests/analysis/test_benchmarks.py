@@ -157,7 +157,8 @@ def test_the_weight_rule_trains_what_is_missing_and_reads_what_is_there(digits_d
 def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir, tmp_path):
     flags = [*TINY, "--data-dir", str(digits_dir)]
     (tmp_path / "one").mkdir()
-    experiments.cli.save(experiments.cli.parse([*flags, "--lr", "0.5"]), tmp_path / "one" / "config.yaml")
+    other = experiments.cli.parse([*flags, "--lr", "0.5"])
+    (tmp_path / "one" / "config.yaml").write_text(experiments.cli.dump(other))
     with pytest.raises(InputError, match=r"one holds a run with other settings.*lr 0.5 -> "):
         experiments.complete({"one": flags}, tmp_path)
 

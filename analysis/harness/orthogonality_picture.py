@@ -1,4 +1,5 @@
-"""The picture of orthogonality.py: correlations, eigenspectra, their course through training, and all by width."""
+"""The picture of orthogonality.py: correlations, eigenspectra, their course through training, and
+all by width."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ from run_measures import Measured
 
 MAX_MAPS = 6  # recipes whose correlations are shown
 FIRST, LAST = 3, 100  # ranks of the fit, as effssl.spectrum.decay_exponent's defaults
-NAMES = {"effective_rank": "effective rank", "off_diagonal": "off-diagonal energy", "alpha": "alpha", "lidar": "LiDAR"}
+NAMES = {
+    "effective_rank": "effective rank",
+    "off_diagonal": "off-diagonal energy",
+    "alpha": "alpha",
+    "lidar": "LiDAR",
+}
 NAMES["linear"] = "linear probe, validation (%)"
 LINES: dict[str, Any] = {"z": "-", "h": ":"}
 UNTRAINED = "0.55"
@@ -26,8 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def fitted(eigenvalues: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks and eigenvalues on the line of slope -alpha on log-log axes that decay_exponent fitted: least squares with
-    weight 1 / rank, so through the weighted mean."""
+    """Ranks and eigenvalues on the line of slope -alpha on log-log axes that decay_exponent fitted:
+    least squares with weight 1 / rank, so through the weighted mean."""
     rank = np.arange(FIRST, min(LAST, len(eigenvalues)) + 1)
     log_rank, log_value = np.log(rank), np.log(eigenvalues[FIRST - 1 : rank[-1]])
     level = np.average(log_value, weights=1 / rank) + alpha * np.average(log_rank, weights=1 / rank)
@@ -35,10 +41,14 @@ def fitted(eigenvalues: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarra
 
 
 def picture(measured: Sequence[Measured], path: Path) -> None:
-    """Write the picture. Correlations and spectra are of the first run of each recipe, all else of every run."""
+    """Write the picture. Correlations and spectra are of the first run of each recipe, all else of
+    every run."""
     firsts = list({each.recipe: each for each in reversed(measured)}.values())[::-1]
     trained = [each for each in firsts if each.row["method"]]
-    colours = {each.recipe: UNTRAINED if not each.row["method"] else _colour(trained, each) for each in firsts}
+    colours = {
+        each.recipe: UNTRAINED if not each.row["method"] else _colour(trained, each)
+        for each in firsts
+    }
     mapped = trained[:MAX_MAPS]
     columns = 2 * len(mapped) if len(mapped) <= 2 else len(mapped)
     lines = 1 if len(mapped) <= 2 else 2
@@ -50,18 +60,33 @@ def picture(measured: Sequence[Measured], path: Path) -> None:
     _draw_spectra(spectra, firsts, colours)
     _draw_course(course, measured, colours)
     _draw_widths(widths, measured, colours)
-    handles = [plt.Line2D([], [], color=colour, marker="o", label=recipe) for recipe, colour in colours.items()]
+    handles = [
+        plt.Line2D([], [], color=colour, marker="o", label=recipe)
+        for recipe, colour in colours.items()
+    ]
     for of, style in LINES.items():
         face = "black" if of == "z" else "white"
-        handles.append(plt.Line2D([], [], color="black", linestyle=style, label=of, marker="o", markerfacecolor=face))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
+        handles.append(
+            plt.Line2D(
+                [], [], color="black", linestyle=style, label=of, marker="o", markerfacecolor=face
+            )
+        )
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        fontsize=9,
+        frameon=False,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=130)
     plt.close(figure)
     temporary = path.with_suffix(".tmp")
     # A palette: a quarter of the size, as noise of correlations does not compress.
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(temporary, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        temporary, "png", optimize=True
+    )
     temporary.replace(path)
 
 
@@ -104,20 +129,31 @@ def _draw_spectra(figure: Any, firsts: list[Measured], colours: dict[str, Any]) 
                 axis.plot(*fitted(share, alpha), "--", color=colours[each.recipe], linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel="rank", ylabel="share of the variance")
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-9))
-        axis.set_title(f"eigenvalues of the covariance of {of}; dashed: fit over ranks {FIRST} to {LAST}", fontsize=10)
+        axis.set_title(
+            f"eigenvalues of the covariance of {of}; dashed: fit over ranks {FIRST} to {LAST}",
+            fontsize=10,
+        )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
 
 def _draw_course(figure: Any, measured: Sequence[Measured], colours: dict[str, Any]) -> None:
     figure.suptitle("through training", fontsize=11)
-    for axis, name in zip(figure.subplots(1, 4), ("effective_rank", "off_diagonal", "alpha", "linear"), strict=True):
+    for axis, name in zip(
+        figure.subplots(1, 4), ("effective_rank", "off_diagonal", "alpha", "linear"), strict=True
+    ):
         for each in measured:
-            for key, style in [("linear", "-")] if name == "linear" else [(f"{of}/{name}", LINES[of]) for of in LINES]:
+            for key, style in (
+                [("linear", "-")]
+                if name == "linear"
+                else [(f"{of}/{name}", LINES[of]) for of in LINES]
+            ):
                 known = [record for record in each.course if key in record]
                 x = [record["encoded_views"] / 1000 for record in known]
                 y = [record[key] * (100 if name == "linear" else 1) for record in known]
-                axis.plot(x, y, style, marker=".", markersize=4, color=colours[each.recipe], linewidth=1.2)
+                axis.plot(
+                    x, y, style, marker=".", markersize=4, color=colours[each.recipe], linewidth=1.2
+                )
         axis.set(xlabel="encoded views (thousands)", ylabel=NAMES[name])
         axis.grid(alpha=0.3)
 
@@ -126,14 +162,20 @@ def _draw_widths(figure: Any, measured: Sequence[Measured], colours: dict[str, A
     """Against the projector's width; of one width alone, the recipes side by side."""
     widths = sorted({each.row["dim"] for each in measured})
     several = len(widths) > 1
-    figure.suptitle("by the projector's width d" if several else f"by recipe, at d = {widths[0]}", fontsize=11)
+    figure.suptitle(
+        "by the projector's width d" if several else f"by recipe, at d = {widths[0]}", fontsize=11
+    )
     recipes = list(colours)
-    for axis, name in zip(figure.subplots(1, 4), ("linear", "effective_rank", "off_diagonal", "lidar"), strict=True):
+    for axis, name in zip(
+        figure.subplots(1, 4), ("linear", "effective_rank", "off_diagonal", "lidar"), strict=True
+    ):
         for of in ("z",) if name == "linear" else LINES:
             key = name if name == "linear" else f"{of}/{name}"
             means: dict[str, list[tuple[float, float]]] = {}
             for i, recipe in enumerate(recipes):
-                own = [each.row for each in measured if each.recipe == recipe and each.row[key] != ""]
+                own = [
+                    each.row for each in measured if each.recipe == recipe and each.row[key] != ""
+                ]
                 if not own:
                     continue
                 x = own[0]["dim"] if several else i
@@ -143,11 +185,20 @@ def _draw_widths(figure: Any, measured: Sequence[Measured], colours: dict[str, A
                 axis.plot(x, np.mean(y), "o", color=colours[recipe], markersize=6, **full)
                 if not several:
                     digits = {"off_diagonal": 3}.get(name, 1)
-                    at = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+                    at = {
+                        "xytext": (7, 0),
+                        "textcoords": "offset points",
+                        "va": "center",
+                        "fontsize": 8,
+                    }
                     axis.annotate(f"{np.mean(y):.{digits}f}", (x, np.mean(y)), **at)
-                means.setdefault(recipe.replace(f"d = {own[0]['dim']}", ""), []).append((x, float(np.mean(y))))
+                means.setdefault(recipe.replace(f"d = {own[0]['dim']}", ""), []).append(
+                    (x, float(np.mean(y)))
+                )
             for line in means.values():
-                axis.plot(*np.transpose(sorted(line)), LINES[of], color="0.7", linewidth=1, zorder=0)
+                axis.plot(
+                    *np.transpose(sorted(line)), LINES[of], color="0.7", linewidth=1, zorder=0
+                )
         axis.set(ylabel=NAMES[name])
         if several:
             axis.set(xlabel="d", xscale="log")

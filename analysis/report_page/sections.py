@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import claim_rules
-import support_rules
-from verdicts import Judge
+from analysis.harness import claim_rules, support_rules
+from analysis.harness.verdicts import Rule
 
 
 class Section(NamedTuple):
     title: str
     claim: str  # in one sentence
-    judges: tuple[Judge, ...]
+    rules: tuple[Rule, ...]
     folders: tuple[str, ...]  # of the results that it shows
 
 
@@ -21,26 +20,26 @@ CLAIMS = (
         "Orthogonality rather than width",
         "What matters is that the dimensions of the embedding are orthogonal, not that the projector is wide: with the "
         "decorrelation weight scaled up as the width goes down, d = 256 does as well as d = 8192, and costs less.",
-        (claim_rules.width, claim_rules.orthogonality),
+        (claim_rules.WIDTH, claim_rules.ORTHOGONALITY),
         ("projector", "orthogonality"),
     ),
     Section(
         "More views give features sooner",
         "With more views of every image, features come earlier: after fewer epochs, and in the same training time.",
-        (claim_rules.views,),
+        (claim_rules.VIEWS,),
         ("views",),
     ),
     Section(
         "Fewer images suffice",
         "With more views of each, a quarter to a half of the images give features as good as two views of all of them.",
-        (claim_rules.subset,),
+        (claim_rules.SUBSET,),
         ("subset",),
     ),
     Section(
         "Together: half the time",
         "A small projector and more views reach the accuracy of the baseline (two views, d = 8192) in at most half its "
         "seconds of training.",
-        (claim_rules.wallclock,),
+        (claim_rules.WALLCLOCK,),
         ("wallclock",),
     ),
 )
@@ -49,37 +48,37 @@ SUPPORT = (
         "The theory, where it is exact",
         "On a small augmentation graph whose eigenfunctions are known, the losses find them, sooner with more views, "
         "and the effective rank follows weight times width.",
-        (support_rules.spans, support_rules.estimates, support_rules.ranks),
+        (support_rules.SPANS, support_rules.ESTIMATES, support_rules.RANKS),
         ("theory",),
     ),
     Section(
         "The decorrelation rule",
         "The best decorrelation weight falls as 1/d: 3.4 / d for Barlow Twins, 40 / d of the invariance for VICReg.",
-        (support_rules.weight_rule,),
+        (support_rules.WEIGHT_RULE,),
         ("weight_rule",),
     ),
     Section(
         "What a loss costs",
         "The losses take time about linear in the number of views, and less than a double loop over pairs of views.",
-        (support_rules.losses_cost,),
+        (support_rules.LOSSES_COST,),
         ("losses_cost",),
     ),
     Section(
         "Loading",
         "Every image is decoded once for all its views, so these reach the encoder sooner than with other loaders.",
-        (support_rules.throughput,),
+        (support_rules.THROUGHPUT,),
         ("throughput",),
     ),
     Section(
         "CIFAR-10 on two CPU cores",
         "A small encoder pretrained on CIFAR-10 for minutes beats its untrained self and the pixels.",
-        (support_rules.beats_baselines("cifar10_cpu"),),
+        (support_rules.BEATS_BASELINES["cifar10_cpu"],),
         ("cifar10_cpu",),
     ),
     Section(
         "Handwritten digits",
         "The demo's encoder beats its untrained self and the pixels.",
-        (support_rules.beats_baselines("digits"),),
+        (support_rules.BEATS_BASELINES["digits"],),
         ("digits",),
     ),
 )
@@ -91,8 +90,8 @@ COMMANDS = {
     "wallclock": "python analysis/wallclock.py --data-dir DIR",
     "theory": "python analysis/theory.py",
     "weight_rule": "python analysis/weight_rule.py --data-dir DIR",
-    "losses_cost": "python analysis/losses_cost.py",
-    "throughput": "python analysis/throughput.py --set 32 cifar10 DIR",
+    "losses_cost": "python -m analysis.benchmarks.losses",
+    "throughput": "python -m analysis.benchmarks.loading --set 32 cifar10 DIR",
     "cifar10_cpu": "python -m effssl.train --config configs/cifar10_cpu.yaml --data-dir DIR",
     "digits": "make demo",
 }

@@ -7,7 +7,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from effssl import InputError, cli
+from effssl import InputError
 from effssl.config import Storage
 from effssl.data import beton, open_data, open_split
 from effssl.data import ffcv_writer as writer
@@ -153,30 +152,6 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, capsys, 
     assert "  1437 of 1437 images, " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--skip-corupt"], "did you mean --skip-corrupt"),
-        (["--views", "4"], "unknown flag --views"),
-        (["--workers", "0"], "--workers must be at least 1"),
-        (["--jpeg-quality", "101"], "--jpeg-quality must lie in"),
-        (["--data", "imagenet99"], "imagenet100"),
-    ],
-)
-def test_bad_flags_say_what_was_meant_in_one_line(flags, message):
-    with pytest.raises(InputError, match=message) as caught:
-        cli.parse_storage(flags)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_flags_are_trains(capsys):
-    assert cli.parse_storage(["--data", "stl10", "--skip-corrupt"]) == Storage(data="stl10", skip_corrupt=True)
-    assert cli.parse(["--skip-corrupt"]).images.skip_corrupt
-    with pytest.raises(SystemExit):
-        cli.parse_storage(["--help"])
-    assert "--beton-dir" in capsys.readouterr().out
-
-
 def in_fork(storage: Storage) -> multiprocessing.Process:
     """`main` in a process of its own and its own group, without the seconds of its imports."""
 
@@ -241,13 +216,6 @@ def test_ctrl_c_leaves_nothing_and_says_so(tmp_path, capfd, number):
     assert "KeyboardInterrupt" not in said
     assert "SystemExit" not in said
     assert names_in(tmp_path / "beton") == []
-
-
-def test_the_command_is_there_and_a_typo_is_exit_code_2():
-    command = [sys.executable, "-m", "effssl.prepare", "--skip-corupt"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown flag --skip-corupt; did you mean --skip-corrupt")
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path, capfd):

@@ -1,9 +1,10 @@
-"""Images on a ring: a finite augmentation graph where the eigenfunctions, and what the losses make of them, are known.
+"""Images on a ring: a finite augmentation graph where the eigenfunctions, and what the losses make
+of them, are known.
 
-An image is one of V positions on a ring; a view is its position moved by a random offset with probabilities q. The
-augmentation kernel T(x, x') = p(x, x') / (p(x) p(x')) is then a circular convolution: its eigenfunctions are 1 and the
-waves sqrt(2) cos(2 pi k x / V), sqrt(2) sin(2 pi k x / V), its eigenvalues |q^(k)|^2, q^ the Fourier transform of q.
-"""
+An image is one of V positions on a ring; a view is its position moved by a random offset with
+probabilities q. The augmentation kernel T(x, x') = p(x, x') / (p(x) p(x')) is then a circular
+convolution: its eigenfunctions are 1 and the waves sqrt(2) cos(2 pi k x / V), sqrt(2) sin(2 pi k x
+/ V), its eigenvalues |q^(k)|^2, q^ the Fourier transform of q. """
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def offsets(size: int, sharpness: float) -> Tensor:
 
 
 def eigenfunctions(q: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The top `count` non-constant eigenfunctions of the kernel [V, count], of unit mean square, and eigenvalues; count
-    is even (waves come in pairs) and at most V - 2."""
+    """The top `count` non-constant eigenfunctions of the kernel [V, count], of unit mean square,
+    and eigenvalues; count is even (waves come in pairs) and at most V - 2."""
     size = len(q)
     k = torch.repeat_interleave(torch.arange(1, size // 2), 2)[:count]  # 1, 1, 2, 2, ...
     angle = 2 * np.pi * torch.outer(torch.arange(size, dtype=torch.float64), k.double()) / size
@@ -35,22 +36,27 @@ def eigenfunctions(q: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def sample_views(q: Tensor, views: int, batch: int, generator: torch.Generator) -> Tensor:
     """Positions of the views of a batch of images, [views, batch]."""
     image = torch.randint(len(q), (batch,), generator=generator)
-    moved = torch.multinomial(q, views * batch, replacement=True, generator=generator).view(views, batch)
+    moved = torch.multinomial(q, views * batch, replacement=True, generator=generator).view(
+        views, batch
+    )
     return (image + moved) % len(q)
 
 
 def span_error(table: Tensor, waves: Tensor) -> float:
-    """Mean squared sine of the principal angles between the spans of centred F [V, d] and of eigenfunctions [V, d]."""
+    """Mean squared sine of the principal angles between the spans of centred F [V, d] and of
+    eigenfunctions [V, d]."""
     basis, _ = torch.linalg.qr((table - table.mean(0)).double())
     cosines = torch.linalg.svdvals(basis.T @ (waves / len(waves) ** 0.5))
     return float(1 - cosines.square().mean())
 
 
 def estimate_error(q: Tensor, count: int, views: int) -> float:
-    """N E|C~ - T|_F^2 of the K-view estimate from N images, in the basis of the top `count` eigenfunctions; exact.
+    """N E|C~ - T|_F^2 of the K-view estimate from N images, in the basis of the top `count`
+    eigenfunctions; exact.
 
-    C~ is the mean over images of U = sum_{a != b} f_a f_b' / (K (K - 1)), f_a the eigenfunctions at view a. With m and
-    S the mean of f and of f f' given the image, and n = K (K - 1), n^2 E|U|^2 sums over two ordered pairs of views:
+    C~ is the mean over images of U = sum_{a != b} f_a f_b' / (K (K - 1)), f_a the eigenfunctions at
+    view a. With m and S the mean of f and of f f' given the image, and n = K (K - 1), n^2 E|U|^2
+    sums over two ordered pairs of views:
 
         sharing both       n:              tr(S)^2 + |S|^2
         sharing one        n (K - 2):      2 tr(S) |m|^2 + 2 m' S m
@@ -69,11 +75,13 @@ def estimate_error(q: Tensor, count: int, views: int) -> float:
 
 
 def barlow_spectrum(eigenvalues: np.ndarray, dim: int, weight: float) -> np.ndarray:
-    """Share p [dim] of each eigenfunction in the variance of z where Barlow Twins is least; weight <= 1.
+    """Share p [dim] of each eigenfunction in the variance of z where Barlow Twins is least; weight
+    <= 1.
 
-    With z = sum_k phi_k A_k and columns of A at unit length, C = A' L A, L the diagonal matrix of eigenvalues lambda.
-    Only the eigenvalues d p of A A' count, and equal diagonals of C are best for w <= 1 (and attained for d = 2, 4, 8,
-    with rows of A along those of a Hadamard matrix). With s = sum_k lambda_k p_k,
+    With z = sum_k phi_k A_k and columns of A at unit length, C = A' L A, L the diagonal matrix of
+    eigenvalues lambda. Only the eigenvalues d p of A A' count, and equal diagonals of C are best
+    for w <= 1 (and attained for d = 2, 4, 8, with rows of A along those of a Hadamard matrix). With
+    s = sum_k lambda_k p_k,
 
         loss / d = (1 - s)^2 - w s^2 + w d sum_k lambda_k^2 p_k^2,
 
@@ -89,13 +97,14 @@ def barlow_spectrum(eigenvalues: np.ndarray, dim: int, weight: float) -> np.ndar
     return _on_simplex(value, dim)
 
 
-def vicreg_spectrum(eigenvalues: np.ndarray, dim: int, weight: float, var_ratio: float = 1.0) -> np.ndarray:
-    """Share p [dim] of each eigenfunction in the variance of z where VICReg is least; weight = cov_weight / inv_weight,
-    var_ratio = var_weight / inv_weight.
+def vicreg_spectrum(
+    eigenvalues: np.ndarray, dim: int, weight: float, var_ratio: float = 1.0
+) -> np.ndarray:
+    """Share p [dim] of each eigenfunction in the variance of z where VICReg is least; weight =
+    cov_weight / inv_weight, var_ratio = var_weight / inv_weight.
 
-    With equal variances v of the dimensions, loss / inv_weight = 2 v (1 - s) + var_ratio max(0, 1 - sqrt(v + 1e-4)) +
-    2 w v^2 (d sum_k p_k^2 - 1): of w d alone, but for the 1.
-    """
+    With equal variances v of the dimensions, loss / inv_weight = 2 v (1 - s) + var_ratio max(0, 1 -
+    sqrt(v + 1e-4)) + 2 w v^2 (d sum_k p_k^2 - 1): of w d alone, but for the 1. """
     lam = eigenvalues[:dim]
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -108,13 +117,21 @@ def vicreg_spectrum(eigenvalues: np.ndarray, dim: int, weight: float, var_ratio:
     return _on_simplex(value, dim, further=[(1e-6, 1.0)])
 
 
-def _on_simplex(value: Callable, dim: int, further: list[tuple[float, float]] | None = None) -> np.ndarray:
+def _on_simplex(
+    value: Callable, dim: int, further: list[tuple[float, float]] | None = None
+) -> np.ndarray:
     further = further or []
     start = np.append(np.full(dim, 1 / dim), [0.5] * len(further))
-    total = {"type": "eq", "fun": lambda x: x[:dim].sum() - 1, "jac": lambda x: (np.arange(len(x)) < dim) * 1.0}
+    total = {
+        "type": "eq",
+        "fun": lambda x: x[:dim].sum() - 1,
+        "jac": lambda x: (np.arange(len(x)) < dim) * 1.0,
+    }
     bounds = [(0.0, 1.0)] * dim + further
     options = {"maxiter": 2000, "ftol": 1e-14}
-    found = minimize(value, start, jac=True, bounds=bounds, constraints=[total], method="SLSQP", options=options)
+    found = minimize(
+        value, start, jac=True, bounds=bounds, constraints=[total], method="SLSQP", options=options
+    )
     return np.clip(found.x[:dim], 0, None)
 
 

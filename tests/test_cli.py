@@ -1,0 +1,196 @@
+"""Flags and YAML files -> settings, in process; what the commands do with bad ones: test_main.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from effssl import InputError, cli, config
+from effssl.config import Storage
+from effssl.job_config import Embed, Evaluation, Export
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_beat_yaml_beats_set_defaults_beat_defaults(tmp_path):
+    assert cli.parse(["--data", "folder"]).augment.image_size == 224
+    assert cli.parse(["--data", "cifar10"]).augment.image_size == 32
+    file = write(tmp_path / "c.yaml", "data: cifar10\nimage_size: 40\nviews: 6\n")
+    assert cli.parse(["--config", file]).augment.image_size == 40
+    both = cli.parse(["--config", file, "--image-size", "48"])
+    assert (both.augment.image_size, both.augment.views, both.augment.blur_prob) == (48, 6, 0.0)
+    assert cli.parse(["--image-size=48", f"--config={file}"]).augment.image_size == 48
+    later = write(tmp_path / "later.yaml", "views: 8\n")
+    two = cli.parse(["--config", file, "--config", later]).augment
+    assert (two.image_size, two.views) == (40, 8)
+
+
+@pytest.mark.parametrize("text", ["lr: 3e-4", "lr: 0.0003", "lr: '3e-4'"])
+def test_yaml_numbers_are_numbers(tmp_path, text):
+    assert cli.parse(["--config", write(tmp_path / "c.yaml", text)]).optim.lr == 3e-4
+
+
+def test_yaml_values_of_every_kind(tmp_path):
+    text = """
+        backbone_kwargs: {channels: [8, 16]}
+        compile: true
+        max_seconds: null
+        crop_scale: [0.2, 0.9]
+        skip_corrupt: yes
+        redundancy_weight: 1e-3
+        cov_weight: auto
+    """
+    cfg = cli.parse(["--config", write(tmp_path / "c.yaml", text)])
+    assert yaml.safe_load(cfg.model.backbone_kwargs) == {"channels": [8, 16]}
+    assert (cfg.run.compile, cfg.optim.max_seconds) == ("true", None)
+    assert (cfg.augment.crop_scale, cfg.images.skip_corrupt) == ((0.2, 0.9), True)
+    assert (cfg.loss.redundancy_weight, cfg.loss.cov_weight) == (1e-3, "auto")
+
+
+def test_flags_of_every_kind():
+    cfg = cli.parse(
+        [
+            *(
+                "--proj_dim",
+                "7",
+                "--skip-corrupt",
+                "--crop-scale",
+                "0.2",
+                "1",
+                "--max-seconds",
+                "None",
+            ),
+            *(
+                "--var-weight",
+                "3",
+                "--beton-dir",
+                "b",
+                "--mean",
+                "-1",
+                "0",
+                "0.5",
+                "--save-every-s",
+                "inf",
+            ),
+            *("--views", "3", "--views=5"),
+        ]
+    )
+    assert (cfg.model.proj_dim, cfg.images.skip_corrupt) == (7, True)
+    assert (cfg.augment.crop_scale, cfg.augment.mean) == ((0.2, 1.0), (-1.0, 0.0, 0.5))
+    assert (cfg.optim.max_seconds, cfg.loss.var_weight) == (None, 3.0)
+    assert (cfg.images.beton_dir, cfg.run.save_every_s) == (Path("b"), float("inf"))
+    assert cfg.augment.views == 5  # the last one counts
+    assert not cli.parse(["--skip-corrupt", "--no-skip-corrupt"]).images.skip_corrupt
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--data", "cifar10"], ["--max-seconds", "9.5", "--redundancy-weight", "1e-4"]],
+)
+def test_saved_config_is_a_valid_config(tmp_path, flags):
+    cfg = cli.parse(flags)
+    file = write(tmp_path / "config.yaml", cli.dump(cfg))
+    assert cli.parse(["--config", file]) == cfg
+    assert cli.load(Path(file)) == cfg
+
+
+def test_settings_added_since_a_run_get_their_defaults_not_those_of_the_set(tmp_path):
+    file = write(tmp_path / "config.yaml", "data: cifar10\nviews: 6\n")
+    cfg = cli.load(Path(file))
+    assert (cfg.augment.views, cfg.augment.image_size) == (6, config.Augment().image_size)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("proj_dmi: 64", "unknown key proj_dmi; did you mean proj_dim"),
+        ("proj_dim: many", "proj_dim many: must be a whole number"),
+        ("views: true", "views true: must be a whole number"),
+        ("crop_scale: [0.1, 0.2, 0.3]", "crop_scale 0.1 0.2 0.3: has too many values"),
+        ("crop_scale: [0.1]", "crop_scale 0.1: has too few values"),
+        ("crop_scale: 0.1", "crop_scale 0.1: must be a list"),
+        ("- views", "key: value"),
+        ("views: [", "not valid YAML"),
+        ("out: somewhere", "unknown key out"),
+        ("1: 2", "unknown key 1"),
+        ("views: 1", "at least 2"),
+    ],
+)
+def test_bad_yaml_names_the_file_and_the_key(tmp_path, text, message):
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(InputError, match=message) as caught:
+        cli.parse(["--config", file])
+    assert "\n" not in str(caught.value)
+    assert file in str(caught.value) or "--views" in str(caught.value)
+    with pytest.raises(InputError, match=message):
+        cli.load(Path(file))
+
+
+def test_help_explains_every_field_with_the_defaults_of_the_set(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(["--data", "cifar10", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert [flag for name in config.FIELDS if (flag := config.flag_of(name)) not in text] == []
+    assert "--config FILE" in text
+    assert "Side of a view in pixels. (default: 32)" in text
+    assert "--stem {auto,timm,small,small-s2}" in text
+    assert "Where the images come from." in text  # what the group is about
+
+
+@pytest.mark.parametrize(
+    ("parse", "expected"),
+    [
+        (cli.parse_storage, ["--beton-dir PATH", "JPEG quality of stored images"]),
+        (cli.parse_evaluation, ["evaluate RUN [RUN ...]", "--checkpoint NAME=FILE", "--no-pixels"]),
+        (cli.parse_export, ["export RUN", "--to PATH", "(default: False)"]),
+        (cli.parse_embed, ["embed RUN", "--split {train,test}", "(default: train)"]),
+    ],
+)
+def test_help_of_the_other_jobs(capsys, parse, expected):
+    with pytest.raises(SystemExit):
+        parse(["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert [part for part in expected if part not in text] == []
+
+
+def test_resume_takes_the_runs_own_settings_and_shows_a_difference(tmp_path):
+    write(tmp_path / "config.yaml", cli.dump(cli.parse(["--views", "6", "--epochs", "7"])))
+    cfg = cli.parse(["--resume", str(tmp_path), "--workers", "1", "--max-seconds", "5"])
+    assert (cfg.augment.views, cfg.optim.epochs, cfg.images.workers) == (6, 7, 1)
+    assert (cfg.run.out, cfg.run.resume) == (tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"--epochs 7 -> 8.*"):
+        cli.parse(["--resume", str(tmp_path), "--epochs", "8"])
+    with pytest.raises(InputError, match="leave --out away"):
+        cli.parse(["--resume", str(tmp_path), "--out", "elsewhere"])
+    assert cli.parse(["--resume", str(tmp_path), "--out", str(tmp_path)]).run.out == tmp_path
+
+
+def test_the_flags_of_prepare_are_trains():
+    stored = Storage(data="stl10", skip_corrupt=True)
+    assert cli.parse_storage(["--data", "stl10", "--skip-corrupt"]) == stored
+    assert cli.parse(["--skip-corrupt"]).images.skip_corrupt
+
+
+def test_the_flags_of_evaluate():
+    expected = Evaluation(
+        runs=(Path("a"), Path("b")),
+        fine_tune=(0.1, 1.0),
+        checkpoint=("x=1", "y=2"),
+        untrained=False,
+    )
+    flags = ["--fine-tune", "0.1", "1", "--checkpoint", "x=1", "--checkpoint", "y=2"]
+    assert cli.parse_evaluation(["a", *flags, "--no-untrained", "b"]) == expected
+
+
+def test_the_flags_of_export_and_embed():
+    expected = Export(Path("runs/a"), Path("b"), onnx=True)
+    assert cli.parse_export(["runs/a", "--to", "b", "--onnx"]) == expected
+    assert cli.parse_embed(["a", "--to", "h.npz", "--images", "DIR"]) == Embed(
+        Path("a"), Path("h.npz"), Path("DIR")
+    )

@@ -1,0 +1,170 @@
+"""The command line as a user meets it: which job, bad flags, and how soon it answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from effssl.__main__ import JOBS, main
+
+RUN = ["evaluate", "RUN"]
+EMBED = ["embed", "RUN", "--to", "h.npz"]
+
+BAD = [
+    ([], "name a job: train, prepare, evaluate, export, embed"),
+    (["trian"], "unknown job trian; did you mean train?"),
+    (["--views", "4"], "unknown job --views"),
+    # Flags that are no flags
+    (["train", "--proj-dmi", "64"], "unknown flag --proj-dmi; did you mean --proj-dim"),
+    (["train", "--veiws", "4"], "--views"),
+    (["train", "--veiws=4"], "unknown flag --veiws; did you mean --views"),
+    (["train", "--view", "4"], "unknown flag --view"),  # no abbreviations
+    (["train", "stray"], "unexpected argument stray"),
+    (["train", "-x"], "unexpected argument -x"),
+    (["prepare", "--skip-corupt"], "unknown flag --skip-corupt; did you mean --skip-corrupt"),
+    (["prepare", "--views", "4"], "unknown flag --views"),
+    (["prepare", "--config", "c.yaml"], "unknown flag --config"),
+    ([*RUN, "--knn-kk", "3"], "did you mean --knn-k"),
+    (["export", "RUN", "--onx", "--to", "x"], "did you mean --onnx"),
+    (["export", "RUN", "more", "--to", "x"], "unexpected argument more"),
+    ([*EMBED, "--image", "a"], "did you mean --images"),
+    # Values that lack
+    (["train", "--config"], "--config: expected one argument"),
+    (["train", "--views"], "--views: expected one argument"),
+    (["train", "--crop-scale", "0.5"], "--crop-scale: expected 2 arguments"),
+    (["train", "--skip-corrupt", "true"], "unexpected argument true"),
+    (["evaluate"], "RUN is missing"),
+    (["export", "RUN"], "--to is missing"),
+    (["export", "--to", "x"], "RUN is missing"),
+    (["embed", "RUN", "--images", "a"], "--to is missing"),
+    ([*RUN, "--checkpoint"], "--checkpoint"),
+    # Values of another type
+    (["train", "--views", "two"], "--views two: must be a whole number"),
+    (["train", "--workers", "1.5"], "--workers 1.5: must be a whole number"),
+    (["train", "--lr", "fast"], "--lr fast: must be a number"),
+    (["train", "--max-seconds", "long"], "--max-seconds long: must be a number"),
+    (["train", "--epochs", "None"], "--epochs None: must be a whole number"),
+    (["train", "--var-weight", "much"], "--var-weight much: must be a number or auto"),
+    (["train", "--data", "cifar11"], "--data cifar11: must be digits, cifar10, cifar100"),
+    (["train", "--projector", "other"], "--projector other: must be authors or official"),
+    (["prepare", "--data", "imagenet99"], "imagenet100"),
+    ([*RUN, "--data", "cifar11"], "cifar11"),
+    (["evaluate", "--fine-tune", "0.1", "RUN"], "--fine-tune RUN: must be a number"),
+    ([*EMBED, "--images", "a", "--split", "val"], "--split val: must be train or test"),
+    # Values out of their range
+    (["train", "--views", "1"], "--views 1: must be at least 2"),
+    (["train", "--proj-dim", "0"], "--proj-dim 0: must be at least 1"),
+    (["train", "--fraction", "0"], "--fraction 0: must be greater than 0"),
+    (["train", "--fraction", "nan"], "--fraction nan"),
+    (["train", "--val-fraction", "1"], "--val-fraction 1: must be less than 1"),
+    (["train", "--lr", "-1"], "--lr -1: must be greater than 0"),
+    (["train", "--lr", "inf"], "--lr inf: must be finite"),
+    (["train", "--proj-layers", "0"], "--proj-layers 0: must be at least 1"),
+    (["train", "--redundancy-weight", "-1"], "--redundancy-weight -1: must be at least 0 or auto"),
+    (["train", "--cov-weight", "nan"], "--cov-weight nan: must be at least 0 or auto"),
+    (["train", "--weight-ortho", "-1"], "--weight-ortho -1: must be at least 0"),
+    (["train", "--temperature", "0"], "--temperature 0: must be greater than 0"),
+    (["train", "--hue", "0.6"], "--hue 0.6: must be at most 0.5"),
+    (["train", "--crop-scale", "0.9", "0.1"], "--crop-scale 0.9 0.1: must be two numbers, 0 < low"),
+    (["train", "--crop-scale", "0.2", "1.1"], "--crop-scale 1.1: must be at most 1"),
+    (["train", "--blur-sigma", "0", "nan"], "--blur-sigma 0 nan: must be two numbers"),
+    (["train", "--seed", str(2**63)], "--seed 9223372036854775808: must be less than"),
+    (["prepare", "--workers", "0"], "--workers 0: must be at least 1"),
+    (["prepare", "--jpeg-quality", "101"], "--jpeg-quality 101: must be at most 100"),
+    ([*RUN, "--knn-k", "0"], "--knn-k 0: must be at least 1"),
+    ([*RUN, "--fraction", "2"], "--fraction 2: must be at most 1"),
+    ([*RUN, "--fine-tune", "0.1", "2"], "--fine-tune 2: must be at most 1"),
+    ([*EMBED, "--images", "a", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
+    ([*EMBED, "--images", "a", "--workers", "0"], "--workers 0: must be at least 1"),
+    # Values that do not go together
+    ([*RUN, "--checkpoint", "resnet18"], "--checkpoint resnet18: must be NAME=FILE"),
+    ([*RUN, "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name, a"),
+    ([*RUN, "--checkpoint", "trained=x"], "two rows of that name, trained"),
+    (EMBED, "name what to embed: --images DIR"),
+    ([*EMBED, "--images", "a", "--data", "digits"], "name what to embed"),
+    # Files that are not there
+    (["train", "--config", "absent.yaml"], "absent.yaml: No such file"),
+    (["train", "--config", "."], "Is a directory"),
+    (["train", "--resume", "absent"], "--resume absent: no run there"),
+    (["train", "--data", "two\nlines"], "--data two lines: must be digits"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD, ids=lambda value: " ".join(value)[:60])
+def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert message in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_the_jobs_with_a_line_each(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    for job in JOBS:
+        (line,) = [line for line in lines if line.split()[:1] == [job]]
+        assert line.endswith(".") and len(line) < 110
+
+
+# Runs a module as `python -m` does, and then says whether anything slow was imported.
+ASK = """
+import runpy, sys
+name, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+try:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    slow = sorted({"torch", "timm", "numpy", "ffcv", "matplotlib"} & set(sys.modules))
+    print(f"exit {end.code or 0}, slow imports {slow}")
+"""
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(
+    ("flags", "code", "shows"),
+    [(["--help"], 0, "usage: effssl {}"), (["--nope"], 2, "unknown flag")],
+)
+def test_help_and_a_typo_import_nothing_slow(job, flags, code, shows, tmp_path):
+    for module, before in (("effssl", [job]), (f"effssl.{job}", [])):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, module, *before, *flags],
+            capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert time.monotonic() - began < 10  # half a second on a machine that does nothing else
+        assert done.stdout.endswith(f"exit {code}, slow imports []\n")
+        assert shows.format(job) in done.stdout + done.stderr
+        assert done.stderr.count("\n") == (1 if code else 0)
+
+
+def test_the_console_command_is_the_module():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert 'effssl = "effssl.__main__:main"' in project
+    done = subprocess.run(
+        [sys.executable, "-m", "effssl", "trian"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: unknown job trian; did you mean train?\n")
+
+
+def test_the_package_of_a_job_is_light_and_embed_offers_its_functions():
+    code = "import sys, effssl.embed; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    import effssl.embed
+    from effssl.embed import embed_folder, embed_set
+    from effssl.embed import run as module
+
+    assert (embed_folder, embed_set) == (module.embed_folder, module.embed_set)
+    with pytest.raises(AttributeError, match="embed_folders"):
+        effssl.embed.embed_folders  # noqa: B018
