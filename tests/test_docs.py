@@ -21,7 +21,10 @@ DOCUMENTS = [
 ]
 JOBS = ("train", "prepare", "evaluate", "export", "embed")
 # Flags that no job lists: read before the others, those of torchrun, and those of analysis/
-NOT_LISTED = {"--config", "--resume", "--help", "--nproc-per-node", "--preset", "--seconds"}
+NOT_LISTED = {
+    *("--config", "--resume", "--help", "--nproc-per-node"),
+    *("--preset", "--seconds", "--records", "--save-records"),
+}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
