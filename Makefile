@@ -1,4 +1,4 @@
-# make demo | test | setup | clean      (.venv is made once; PYTHON=python3.12 chooses the interpreter)
+# make demo | test | docs | setup | clean      (.venv is made once; PYTHON=python3.12 chooses the interpreter)
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
@@ -19,6 +19,10 @@ test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers a
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
+docs: $(VENV)/.installed  ## the pages of docs/ as a site: site/index.html, which needs no server
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	echo site/index.html
+
 setup: $(VENV)/.installed  ## system packages that FFCV needs, virtual environment, this project
 
 $(VENV)/.installed: pyproject.toml
@@ -28,7 +32,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 
-clean:  ## remove the virtual environment and caches (data/ and runs/ stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+clean:  ## remove the virtual environment, caches and the site (data/ and runs/ stay)
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
-.PHONY: help demo test setup clean
+.PHONY: help demo test docs setup clean
