@@ -37,9 +37,10 @@ from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
 from analysis.harness.training import has_result
 from effssl import InputError
-from effssl.evaluation.encode import backbone_features
+from effssl.data.stored import open_data
+from effssl.evaluation.encode import backbone_features, open_streams
 from effssl.evaluation.final_table import validation_probe
-from effssl.evaluation.finished_run import open_images, open_run
+from effssl.evaluation.finished_run import open_run
 from effssl.run.device import open_runtime
 from effssl.run.files import write_json
 
@@ -115,7 +116,15 @@ def on_all_labels(run: Path, fraction: float) -> float:
     _, cfg, backbone, projector = open_run(run)
     runtime = open_runtime(cfg.run.device, cfg.run.precision)
     images = dataclasses.replace(cfg.images, fraction=fraction)
-    data, streams = open_images(images, cfg.augment, runtime)
+    data = open_data(images)
+    streams = open_streams(
+        data,
+        cfg.augment,
+        seed=cfg.run.seed,
+        batch_size=cfg.optim.batch_size,
+        workers=images.workers,
+        runtime=runtime,
+    )
     features = backbone_features(backbone.to(runtime.device), streams)
     projector = (projector or torch.nn.Identity()).to(runtime.device)
     probed = validation_probe(features, data, cfg.probe.probe_images, projector)

@@ -22,6 +22,8 @@ import pytest
 import torch
 from PIL import Image
 
+from effssl.config import Storage
+
 # Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -124,16 +126,16 @@ def example(file: Path, containing: str) -> str:
 
 README = Path(__file__).parents[1] / "README.md"
 WEIGHTS = README.parent / "docs" / "weights.md"
-STORE = {"max_side": 500, "jpeg_quality": 90, "workers": 2, "skip_corrupt": False}
+STORE = Storage()
 
 
-def read_all(path, count, *, workers=2, batch_size=5):
-    """(order, images, positions) of one pass over images of one size in a random order."""
+def read_all(path, count, *, workers=2, batch_size=5, decoder=None):
+    """(order, images, positions) of one pass in a random order; without a decoder of images of one size."""
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
     from effssl.data.ffcv_loader import open_loader, read_batches
 
-    loader = open_loader(path, batch_size, workers, SimpleRGBImageDecoder())
+    loader = open_loader(path, batch_size, workers, decoder or SimpleRGBImageDecoder())
     order = np.random.default_rng(1).permutation(count)
     batches = list(read_batches(loader, order, torch.device("cpu")))
     return order, torch.cat([x for x, _ in batches]), torch.cat([p for _, p in batches])

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.harness.methods import NAMES, RULES
-from analysis.harness.tables import Missing
+from analysis.harness.tables import Missing, read_json
 from analysis.harness.verdicts import (
     Part,
     Rule,
@@ -21,7 +20,6 @@ from analysis.harness.verdicts import (
     plainly,
     table_rule,
 )
-from effssl import InputError
 
 
 def spans(rows: pd.DataFrame) -> list[Part]:
@@ -133,14 +131,6 @@ def beats_baselines(rows: pd.DataFrame) -> list[Part]:
         says = f"above {other}, {column.replace('_', ' ')}"
         parts.append(plainly(says, ours > theirs, f"{ours:.1f} beside {theirs:.1f}%"))
     return parts
-
-
-def read_json(file: Path) -> dict:
-    """Return what a file of the results holds. Raises InputError for a damaged one."""
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from None
 
 
 def final_table(results: Path, folder: str) -> pd.DataFrame:

@@ -54,9 +54,7 @@ def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
     .beton.
     """
     if source.side is None:
-        field = RGBImageField(
-            write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality
-        )
+        field = RGBImageField(write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality)
     else:
         field = RGBImageField(write_mode="raw")
     complaints = Path(f"{file}.tmp")
@@ -167,9 +165,7 @@ def _workers_watched() -> Iterator[None]:
         if codes and codes[0] in _DISK_IS_FULL:
             raise OSError(codes[0], os.strerror(codes[0]))
         if codes:
-            raise RuntimeError(
-                f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)"
-            )
+            raise RuntimeError(f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)")
 
     # FFCV keeps no hold of its processes and queues.
     ffcv.writer.Process, ffcv.writer.Queue = new_process, new_queue

@@ -62,9 +62,7 @@ class Row(NamedTuple):
 StreamsOf = Callable[[Augment], RowStreams]
 
 
-def rows_of(
-    run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: Runtime
-) -> Iterator[Row]:
+def rows_of(run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: Runtime) -> Iterator[Row]:
     """Make the rows of a run, one after the other.
 
     Raises InputError if weights cannot be loaded, or do not take the images.
@@ -86,9 +84,7 @@ def rows_of(
         yield Row("pixels", None, streams_of(small_views(probed.augment)))
 
 
-def _streams_of(
-    probed: ImageSet, settings: Evaluation, runtime: Runtime, augment: Augment
-) -> RowStreams:
+def _streams_of(probed: ImageSet, settings: Evaluation, runtime: Runtime, augment: Augment) -> RowStreams:
     """Open the streams of rows whose views are made by `augment`: compiling one takes seconds."""
     clean = open_streams(
         probed.data,
@@ -110,9 +106,7 @@ def _streams_of(
     )
 
 
-def _supervised(
-    run: FinishedRun, settings: Evaluation, streams: RowStreams, runtime: Runtime
-) -> Row:
+def _supervised(run: FinishedRun, settings: Evaluation, streams: RowStreams, runtime: Runtime) -> Row:
     """Train the run's supervised twin, unless that was done."""
     print(f"{run.folder}: supervised training, unless that was done", flush=True)
     own = open_own(run, settings)
@@ -134,9 +128,7 @@ def _supervised(
     return _row("supervised", backbone, streams)._replace(note=note)
 
 
-def _row(
-    name: str, backbone: nn.Module, streams: RowStreams, projector: nn.Module | None = None
-) -> Row:
+def _row(name: str, backbone: nn.Module, streams: RowStreams, projector: nn.Module | None = None) -> Row:
     """Put a backbone on the device. Raises InputError if it does not take the images."""
     stream = streams.clean["train"]
     device = stream.runtime.device

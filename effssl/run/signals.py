@@ -41,7 +41,9 @@ class StopSwitch:
 
     def is_set(self) -> bool:
         """Look at signals and clock, together with all processes."""
-        is_late = self._max_seconds is not None and self._clock.seconds >= self._max_seconds
+        # Only the first process pauses its clock for probes, for which the others wait.
+        is_limited = distributed.is_first() and self._max_seconds is not None
+        is_late = is_limited and self._clock.seconds >= self._max_seconds
         self.signalled, self.out_of_time = distributed.in_any(self._received is not None, is_late)
         return self.signalled or self.out_of_time
 

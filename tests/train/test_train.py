@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effssl import cli
-from effssl.models.backbones import load_backbone
+from effssl.models import load_backbone
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
+from effssl.train.job import build_job
 from tests.conftest import QUICK, command, run_train, write_class_folders
 
 FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}
@@ -69,10 +70,10 @@ def test_a_run_leaves_what_it_says(uninterrupted):
 
 def test_the_backbone_loads_strictly_into_timm(uninterrupted):
     run, _ = uninterrupted
-    backbone, description = load_backbone(run / "backbone.safetensors")
+    backbone, spec = load_backbone(run / "backbone.safetensors")
     trained = {k.removeprefix("backbone."): v for k, v in weights(run).items() if k.startswith("backbone.")}
     assert same(backbone.state_dict(), trained)
-    assert description["image_size"] == 8
+    assert (spec.backbone, spec.image_size) == ("resnet18", 8)
     plain = timm.create_model("resnet18", num_classes=0, channels=[8, 16, 16, 16], layers=[1, 1, 1, 1])
     plain.conv1, plain.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
     plain.load_state_dict(load_file(run / "backbone.safetensors"), strict=True)
@@ -193,6 +194,25 @@ def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
         assert train.main(cli.parse(quick(digits_dir, tmp_path / name, "--epochs", 2, *flags))) == 0
         losses = [r["loss"] for r in read_metrics(tmp_path / name) if r["kind"] == "train"]
         assert np.mean(losses[-3:]) < np.mean(losses[:3]), name
+
+
+def test_the_smallest_batch_trains(digits_dir, tmp_path):
+    """Also where it is smaller than the picture of views would be."""
+    flags = ["--batch-size", 2, "--max-seconds", 0.01, "--final-images", 0, "--save-every-s", 99]
+    assert train.main(cli.parse(quick(digits_dir, tmp_path / "run", *flags))) == 0
+    assert (tmp_path / "run" / "views.png").is_file()
+
+
+def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
+    job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", "--epochs", 2, "--log-every", 1)))
+    assert (job.step, job.total_steps) == (0, 10)
+    assert not job.out.exists()  # nothing is written before it trains
+    views, positions = next(job.stream.epoch(job.positions(0), 0))
+    assert views.shape == (2, 256, 3, 8, 8) and positions.shape == (256,)
+    _, z = job.forward(views.flatten(0, 1))
+    assert torch.isfinite(job.loss_of(z.unflatten(0, (2, 256)))["loss"])
+    assert train.train(job) == 0
+    assert job.step == 10 and job.encoded_views == 10 * 256 * 2
 
 
 def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):

@@ -64,7 +64,9 @@ def test_numba_draws_the_same_numbers(seed, epoch):
 
 def test_every_slot_decides_one_thing():
     others = {"NUM_SLOTS", "CROP_ATTEMPTS", "UNIT"}
-    slots = [value for name, value in vars(counters).items() if name[0].isalpha() and name.isupper() and name not in others]
+    slots = [
+        value for name, value in vars(counters).items() if name[0].isalpha() and name.isupper() and name not in others
+    ]
     assert len(set(slots)) == len(slots)
     of_attempts = 2 * counters.CROP_ATTEMPTS
     assert sorted(slot for slot in slots if slot >= of_attempts) == list(range(of_attempts, NUM_SLOTS))
