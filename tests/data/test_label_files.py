@@ -39,7 +39,7 @@ def test_a_part_of_the_labels_is_balanced_seeded_and_of_the_training_images(tmp_
 
 def test_the_file_says_what_it_is_and_is_used_again_byte_for_byte(tmp_path):
     positions = drawn(tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.txt")
     assert file.name == "mine-labels-0.25-seed0.txt"
     content = file.read_bytes()
     lines = content.decode().splitlines()
@@ -74,7 +74,7 @@ def test_the_file_says_what_it_is_and_is_used_again_byte_for_byte(tmp_path):
 )
 def test_a_file_that_does_not_fit_is_refused_and_stays(change, message, tmp_path):
     drawn(tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.txt")
     file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
     content = file.read_bytes()
     with pytest.raises(InputError, match=message):
