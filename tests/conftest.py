@@ -118,13 +118,14 @@ def write_run(
 
 
 def example(file: Path, containing: str) -> str:
-    """The one Python block of a README with these words."""
+    """Return the one Python block of a document that has these words."""
     blocks = re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)
-    (found,) = [block for block in blocks if containing in block]
-    return found
+    (block,) = [block for block in blocks if containing in block]
+    return block
 
 
 README = Path(__file__).parents[1] / "README.md"
+WEIGHTS = README.parent / "docs" / "weights.md"
 STORE = Storage()
 
 

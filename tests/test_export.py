@@ -16,7 +16,7 @@ from effssl.export.run import export, main
 from effssl.job_config import Export
 from effssl.models import backbones as models
 from effssl.views.ops import clean_view
-from tests.conftest import README, example, write_run
+from tests.conftest import WEIGHTS, example, write_run
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"
@@ -116,10 +116,10 @@ def test_config_says_what_timm_wants_to_know(exports):
     assert json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"] == "resnet18"
 
 
-def test_the_lines_of_our_readme_load_it(tmp_path):
+def test_the_lines_in_the_docs_load_it(tmp_path):
     run = write_run(tmp_path / "run", size=40, stem="timm")
     assert main(Export(run, tmp_path / "DIR")) == 0
-    code = example(README, "local-dir:DIR") + "import torch; torch.save(model.state_dict(), 'weights.pt')"
+    code = example(WEIGHTS, "local-dir:DIR") + "import torch; torch.save(model.state_dict(), 'weights.pt')"
     fresh_python(f"import sys; sys.modules['effssl'] = None\n{code}", cwd=tmp_path)
     weights, ours = torch.load(tmp_path / "weights.pt"), models.load_backbone(run)[0].state_dict()
     assert weights.keys() == ours.keys()

@@ -115,7 +115,9 @@ def best_classifier(
     return best._replace(tried=tuple(tried))
 
 
-def fine_tune(model: nn.Sequential, epochs: Epochs, recipe: Recipe, *, seed: int, runtime: Runtime) -> Cost:
+def fine_tune(
+    model: nn.Sequential, epochs: Epochs, recipe: Recipe, *, seed: int, runtime: Runtime
+) -> Cost:
     """Train `model` = (backbone, head) in place, by the mean cross-entropy of a batch's views.
 
     On the CPU the same call gives the same weights. The caller's random numbers stay as they were.
@@ -222,17 +224,22 @@ def adapt_batch_norm(backbone: nn.Module, views: Iterable[Tensor], runtime: Runt
     return len(norms) if num_seen else 0
 
 
-def _optimizers(backbone: nn.Module, head: nn.Module, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimizers(
+    backbone: nn.Module, head: nn.Module, recipe: Recipe
+) -> list[tuple[torch.optim.Optimizer, float]]:
     """Build an optimizer for each part that is trained, with its peak rate."""
     rates = [(head, recipe.head_lr)]
     if recipe.backbone_lr != 0:
         rates.insert(0, (backbone, recipe.backbone_lr))
     return [
-        (build_optimizer(part, recipe.optimizer, lr=lr, weight_decay=recipe.weight_decay), lr) for part, lr in rates
+        (build_optimizer(part, recipe.optimizer, lr=lr, weight_decay=recipe.weight_decay), lr)
+        for part, lr in rates
     ]
 
 
-def _set_rates(optimizers: list[tuple[torch.optim.Optimizer, float]], recipe: Recipe, step: int) -> None:
+def _set_rates(
+    optimizers: list[tuple[torch.optim.Optimizer, float]], recipe: Recipe, step: int
+) -> None:
     for optimizer, peak in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Generator
 from contextlib import closing
 
+import ffcv.libffcv
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
@@ -22,7 +23,7 @@ from effssl.views.counters import uniform
 from effssl.views.decode_crops import MultiViewDecoder
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 
-CLEAN_BATCH = 256  # clean views made at a time
+CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
 _CANVAS = 1.5  # side of the squares that clean views are made of, as a multiple of a view's side
 
 
@@ -34,6 +35,7 @@ class ViewStream:
     augment: how views are made, and how many.
     seed: what the views are drawn from, with epoch and position; nothing else moves them.
     batch_size: images a batch of `epoch`.
+    clean_batch_size: images a batch of `clean`.
     workers: threads that load.
     progress: bars, where stderr is a terminal.
 
@@ -47,12 +49,13 @@ class ViewStream:
         *,
         seed: int,
         batch_size: int,
+        clean_batch_size: int = CLEAN_BATCH,
         workers: int,
         runtime: Runtime,
         progress: bool = False,
     ):
         self.stored, self.augment, self.runtime = stored, augment, runtime
-        self.batch_size = batch_size
+        self.batch_size, self._clean_batch_size = batch_size, clean_batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
         self._assemble = views_of_crops if stored.side is None else views_of_images
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
@@ -64,6 +67,7 @@ class ViewStream:
             augment,
             seed=self._seed if seed is None else seed,
             batch_size=batch_size or self.batch_size,
+            clean_batch_size=self._clean_batch_size,
             workers=self._workers,
             runtime=self.runtime,
             progress=self._progress,
@@ -96,11 +100,18 @@ class ViewStream:
         Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized, or its
         central square if images are of varied size.
         """
-        batches = read_batches(self._clean_loader, positions, self.runtime.device)
-        with closing(batches), self._bar(len(positions)) as bar:
+        with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
                 yield clean_view(pixels, self.augment)
                 bar.update(len(at))
+
+    def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Read what clean views are made of: the first half of `clean`, for what times the two.
+
+        Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of one
+        size whole; of images of varied size their central squares.
+        """
+        yield from read_batches(self._clean_loader, positions, self.runtime.device)
 
     def make_views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
         """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
@@ -128,7 +139,7 @@ class ViewStream:
         if self.stored.side is None:
             canvas = canvas_of(self.augment.image_size)
             decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
-        return open_loader(self.stored.path, CLEAN_BATCH, self._workers, decoder)
+        return open_loader(self.stored.path, self._clean_batch_size, self._workers, decoder)
 
     def _bar(self, num_images: int) -> tqdm:
         is_off = None if self._progress else True  # None: off unless stderr is a terminal
@@ -138,3 +149,18 @@ class ViewStream:
 def canvas_of(size: int) -> int:
     """Return the side, in pixels, of the central squares that clean views of JPEGs are made of."""
     return round(_CANVAS * size)
+
+
+def central_square(image: np.ndarray, side: int) -> np.ndarray:
+    """Cut the central square of an image that is not stored, and resize it.
+
+    FFCV's decoder does the same to JPEGs for clean views. image: uint8 [height, width, 3] -> uint8
+    [side, side, 3].
+    """
+    height, width, _ = image.shape
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    resized = np.empty((side, side, 3), np.uint8)
+    contiguous = np.ascontiguousarray(image)
+    ffcv.libffcv.resize_crop(contiguous, top, top + edge, left, left + edge, resized)
+    return resized

@@ -1,4 +1,4 @@
-"""Classifiers trained on a backbone, and BatchNorm's statistics adapted, with tiny encoders on digits."""
+"""Classifiers trained on a backbone, and BatchNorm adapted, with tiny encoders on digits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl import cli
-from effssl.data import open_data
-from effssl.data.ffcv_loader import batches, open_loader
-from effssl.evaluation import finished_run as parts
-from effssl.evaluation.finetune import Recipe, accuracy, adapt_batch_norm, best_classifier, fine_tune
-from effssl.evaluation.labelled_views import NO_COLOURS, labelled_views
+from effssl.config import Augment, Images
+from effssl.data.stored import open_data
+from effssl.evaluation.encode import crops_and_flips
+from effssl.evaluation.finetune import (
+    Recipe,
+    accuracy,
+    adapt_batch_norm,
+    best_classifier,
+    fine_tune,
+)
+from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
-from effssl.models.backbones import create_backbone
+from effssl.models import create_backbone
+from effssl.run.device import Runtime
 from effssl.train import loop as train
-from effssl.views import ops as augment
+from effssl.views.stream import ViewStream
 from tests.conftest import QUICK
 
-CPU = torch.device("cpu")
+CPU = Runtime(torch.device("cpu"))
+SEEDED = {"seed": 0, "runtime": CPU}
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
-CLEAN = {"size": 8, "mean": (0.3, 0.3, 0.3), "std": (0.35, 0.35, 0.35)}
-CROPS = {
-    "crop_scale": (0.5, 1.0), "crop_ratio": (0.75, 4 / 3), "hflip_prob": 0.0, "brightness": 0.4, "contrast": 0.4,
-    "saturation": 0.2, "hue": 0.1, "blur_sigma": (0.1, 2.0),
-} | NO_COLOURS  # fmt: skip
+AUGMENT = Augment(
+    image_size=8,
+    crop_scale=(0.5, 1.0),
+    hflip_prob=0.0,
+    mean=(0.3, 0.3, 0.3),
+    std=(0.35, 0.35, 0.35),
+)
 
 
 def tiny(seed: int = 0, kwargs: str = TINY) -> nn.Module:
@@ -44,22 +54,18 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.fixture(scope="module")
 def digits(digits_dir):
-    """(data, clean views of train at positions as a list of batches)."""
-    storage = {"beton_dir": None, "max_side": 500, "jpeg_quality": 90, "workers": 2}
-    data = open_data("digits", digits_dir, val_fraction=0.1, fraction=1.0, split_seed=0, **storage)
-    loader = open_loader(data.train.path, 100, 2, None)
-
-    def clean(positions):
-        return [augment.clean_view(x, **CLEAN) for x, _ in batches(loader, positions, CPU)]
-
-    return data, clean
+    """(data, a stream of train's views, clean views of train at positions as a list of batches)."""
+    data = open_data(Images(data_dir=digits_dir))
+    stream = ViewStream(
+        data.train, crops_and_flips(AUGMENT, views=1), batch_size=64, workers=2, **SEEDED
+    )
+    return data, stream, lambda positions: list(stream.clean(positions))
 
 
 @pytest.fixture(scope="module")
 def crops(digits):
-    data, _ = digits
-    how = {"batch_size": 64, "views": 1, "strengths": CROPS, "seed": 0, "workers": 2, "device": CPU}
-    return labelled_views(data.train, data.train_positions, **how, **CLEAN)
+    data, stream, _ = digits
+    return labelled_views(stream, data.train_positions, seed=0)
 
 
 def noise(steps: int, views: int = 1, batch: int = 6, seed: int = 0):
@@ -69,7 +75,10 @@ def noise(steps: int, views: int = 1, batch: int = 6, seed: int = 0):
         generator = torch.Generator().manual_seed(1000 * seed + number)
         for _ in range(steps):
             y = torch.randint(0, 2, (batch,), generator=generator)
-            yield torch.randn(views, batch, 3, 8, 8, generator=generator) + y[:, None, None, None], y
+            yield (
+                torch.randn(views, batch, 3, 8, 8, generator=generator) + y[:, None, None, None],
+                y,
+            )
 
     return epoch
 
@@ -80,23 +89,28 @@ def val_noise(count: int = 40):
 
 
 def test_all_labels_beat_the_linear_probe_of_an_untrained_backbone(digits, crops):
-    data, clean = digits
+    data, _, clean = digits
     backbone, labels = tiny(), torch.from_numpy(data.train.labels)
     train_h, val_h = (
-        layer_features(backbone, clean(p), ["layer4"])["layer4"] for p in (data.train_positions, data.val_positions)
+        layer_features(backbone, clean(p), CPU)["layer4"]
+        for p in (data.train_positions, data.val_positions)
     )
     scale = StandardScaler().fit(train_h)
-    probe = LogisticRegression(max_iter=2000).fit(scale.transform(train_h), labels[data.train_positions])
+    probe = LogisticRegression(max_iter=2000).fit(
+        scale.transform(train_h), labels[data.train_positions]
+    )
     untrained = probe.score(scale.transform(val_h), labels[data.val_positions])
     before = copy.deepcopy(backbone)
     recipes = [Recipe(lr, lr, 8 * crops.steps_per_epoch) for lr in (0.01, 0.3)]
     val = clean(data.val_positions)
-    best = best_classifier(backbone, 10, crops.epoch, lambda: val, labels[data.val_positions], recipes)
+    best = best_classifier(
+        backbone, 10, crops.epoch, lambda: val, labels[data.val_positions], recipes, **SEEDED
+    )
     assert best.val_accuracy > untrained + 0.3, (best.val_accuracy, untrained)
     assert best.val_accuracy > 0.9
     assert best.val_accuracy == max(reached for _, reached in best.tried)
     assert [recipe for recipe, _ in best.tried] == recipes
-    assert accuracy(best.model, val, labels[data.val_positions]) == best.val_accuracy
+    assert accuracy(best.model, val, labels[data.val_positions], CPU) == best.val_accuracy
     assert same(backbone, before)
     assert not best.model.training
 
@@ -104,10 +118,12 @@ def test_all_labels_beat_the_linear_probe_of_an_untrained_backbone(digits, crops
 def test_the_choice_follows_the_validation_labels_alone():
     views, labels = val_noise()
     still, learns = Recipe(0.0, 0.0, 4), Recipe(0.1, 0.1, 30)  # the first says class 0 of all
-    chosen = best_classifier(tiny(), 2, noise(10), views, labels, [still, learns])
+    chosen = best_classifier(tiny(), 2, noise(10), views, labels, [still, learns], **SEEDED)
     assert chosen.recipe == learns and chosen.val_accuracy > 0.9
     assert chosen.tried[0][1] == pytest.approx(float((labels == 0).double().mean()))
-    chosen = best_classifier(tiny(), 2, noise(10), views, torch.zeros_like(labels), [learns, still])
+    chosen = best_classifier(
+        tiny(), 2, noise(10), views, torch.zeros_like(labels), [learns, still], **SEEDED
+    )
     assert chosen.recipe == still and chosen.val_accuracy == 1
 
 
@@ -119,7 +135,9 @@ def test_one_step_moves_backbone_and_head_each_by_its_rate_times_the_gradient_of
     logits = torch.stack([reference(x.flatten(0, 1))]).unflatten(1, (3, 6))[0]
     loss = torch.stack([nn.functional.cross_entropy(view, y) for view in logits]).mean()
     loss.backward()
-    cost = fine_tune(model, noise(1, views=3), Recipe(backbone_lr=0.02, head_lr=0.7, steps=1))
+    cost = fine_tune(
+        model, noise(1, views=3), Recipe(backbone_lr=0.02, head_lr=0.7, steps=1), **SEEDED
+    )
     assert cost[:2] == (1, 18)
     for part, rate in ((0, 0.02), (1, 0.7)):
         for p, q in zip(model[part].parameters(), reference[part].parameters(), strict=True):
@@ -135,7 +153,12 @@ def test_both_rates_follow_the_cosine_over_the_steps(monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(3), Recipe(0.1, 1.0, steps=8, warmup_steps=2))
+    fine_tune(
+        nn.Sequential(tiny(), nn.Linear(16, 2)),
+        noise(3),
+        Recipe(0.1, 1.0, steps=8, warmup_steps=2),
+        **SEEDED,
+    )
     shape = [0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * i / 6)) for i in range(6))]
     assert rates[::2] == pytest.approx([0.1 * r for r in shape])  # the backbone's
     assert rates[1::2] == pytest.approx(shape)
@@ -144,11 +167,11 @@ def test_both_rates_follow_the_cosine_over_the_steps(monkeypatch):
 def test_a_frozen_backbone_stays_bit_for_bit_with_its_statistics():
     backbone, head = tiny(), nn.Linear(16, 2)
     before = copy.deepcopy((backbone, head))
-    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.0, 0.5, 10))
+    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.0, 0.5, 10), **SEEDED)
     assert same(backbone, before[0])
     assert not same(head, before[1])
     assert all(p.grad is None for p in backbone.parameters())
-    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.01, 0.5, 10))
+    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.01, 0.5, 10), **SEEDED)
     assert not same(backbone, before[0])
 
 
@@ -159,7 +182,7 @@ def test_the_same_call_gives_the_same_weights_and_leaves_the_callers_random_numb
         models.append(nn.Sequential(copy.deepcopy(start), nn.Linear(16, 2)))
         nn.init.ones_(models[-1][1].weight), nn.init.zeros_(models[-1][1].bias)
         states.append(torch.get_rng_state())
-        fine_tune(models[-1], noise(4), Recipe(0.1, 0.1, 4), seed=seed)
+        fine_tune(models[-1], noise(4), Recipe(0.1, 0.1, 4), seed=seed, runtime=CPU)
         assert torch.equal(torch.get_rng_state(), states[-1])
         torch.rand(3)
     assert same(models[0], models[1])
@@ -169,51 +192,64 @@ def test_the_same_call_gives_the_same_weights_and_leaves_the_callers_random_numb
 def test_what_diverges_is_not_chosen_and_nothing_but_that_is_an_error():
     views, labels = val_noise()
     wild, tame = Recipe(1e30, 1e30, 6), Recipe(0.1, 0.1, 6)
-    chosen = best_classifier(tiny(), 2, noise(3), views, labels, [wild, tame])
+    chosen = best_classifier(tiny(), 2, noise(3), views, labels, [wild, tame], **SEEDED)
     assert chosen.recipe == tame and np.isnan(chosen.tried[0][1])
     with pytest.raises(FloatingPointError, match="diverged with each of 1 settings"):
-        best_classifier(tiny(), 2, noise(3), views, labels, [wild])
+        best_classifier(tiny(), 2, noise(3), views, labels, [wild], **SEEDED)
     with pytest.raises(ValueError, match="without a batch"):
-        fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(0), tame)
-
-
-def test_it_stops_when_the_time_is_over():
-    cost = fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(50), Recipe(0.1, 0.1, 100_000), max_seconds=0.3)
-    assert 0 < cost.steps < 100_000
-    assert 0.3 <= cost.seconds < 5
+        fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(0), tame, **SEEDED)
 
 
 def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir, tmp_path):
-    data, clean = digits
+    data, stream, clean = digits
     run = tmp_path / "run"
-    flags = [*QUICK, "--data-dir", str(digits_dir), "--out", str(run), "--epochs", "2", "--probe-every", "0"]
+    flags = [
+        *QUICK,
+        "--data-dir",
+        str(digits_dir),
+        "--out",
+        str(run),
+        "--epochs",
+        "2",
+        "--probe-every",
+        "0",
+    ]
     assert train.main(cli.parse(flags)) == 0
-    result, cfg = json.loads((run / "result.json").read_text()), cli.parse(["--config", str(run / "config.yaml")])
-    views = labelled_views(
-        data.train, data.train_positions, batch_size=cfg.optim.batch_size, views=cfg.augment.views,
-        strengths=parts.strengths(cfg.augment), seed=cfg.run.seed, workers=2, device=CPU, **CLEAN,
-    )  # fmt: skip
-    recipe = Recipe(cfg.optim.lr, cfg.optim.lr, result["steps"], cfg.optim.optimizer, cfg.optim.weight_decay)
+    result, cfg = (
+        json.loads((run / "result.json").read_text()),
+        cli.parse(["--config", str(run / "config.yaml")]),
+    )
+    stream = stream.with_views(cfg.augment, seed=cfg.run.seed, batch_size=cfg.optim.batch_size)
+    views = labelled_views(stream, data.train_positions, seed=cfg.run.seed)
+    recipe = Recipe(
+        cfg.optim.lr, cfg.optim.lr, result["steps"], cfg.optim.optimizer, cfg.optim.weight_decay
+    )
     labels = torch.from_numpy(data.train.labels)[data.val_positions]
     val = clean(data.val_positions)
-    trained = best_classifier(tiny(), 10, views.epoch, lambda: val, labels, [recipe], seed=cfg.run.seed)
+    trained = best_classifier(
+        tiny(), 10, views.epoch, lambda: val, labels, [recipe], seed=cfg.run.seed, runtime=CPU
+    )
     assert trained.cost[:2] == (result["steps"], result["encoded_views"])
     assert not same(trained.model[0], tiny())
-    assert trained.model[0](val[0]).shape == (100, 16)
+    assert trained.model[0](val[0]).shape == (142, 16)
 
 
 @pytest.mark.parametrize("sizes", [[40], [16, 16, 8], [16, 1, 16]])
 def test_batch_norm_is_adapted_to_the_mean_and_variance_of_what_goes_through_it(sizes):
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5, momentum=0.3)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.BatchNorm2d(5, momentum=0.3),
     )
     net[1].running_mean += 7
     net.train()
     net[2].eval()
     before = copy.deepcopy(net)
     views = [3 * torch.randn(n, 3, 9, 9) + 1 for n in sizes]
-    assert adapt_batch_norm(net, views) == 2
+    assert adapt_batch_norm(net, views, CPU) == 2
     used = [x for x in views if len(x) > 1]
     total = sum(len(x) for x in used)
     means, variances = [], []
@@ -224,35 +260,53 @@ def test_batch_norm_is_adapted_to_the_mean_and_variance_of_what_goes_through_it(
             hidden = ((first - m1[:, None, None]) / (v1[:, None, None] + 1e-5).sqrt()).relu()
             second = before[3](hidden)
             means.append([(len(x) / total) * f.mean((0, 2, 3)) for f in (first, second)])
-            variances.append([(len(x) / total) * f.var((0, 2, 3), unbiased=True) for f in (first, second)])
+            variances.append(
+                [(len(x) / total) * f.var((0, 2, 3), unbiased=True) for f in (first, second)]
+            )
     for norm, mean, variance in zip(
         (net[1], net[4]), zip(*means, strict=True), zip(*variances, strict=True), strict=True
     ):
         torch.testing.assert_close(norm.running_mean, sum(mean), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(norm.running_var, sum(variance), rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(net.parameters(), before.parameters(), strict=True)
+    )
     assert [m.training for m in net.modules()] == [m.training for m in before.modules()]
     assert (net[1].momentum, net[4].momentum) == (0.1, 0.3)
 
 
 def test_adapting_changes_the_statistics_of_a_backbone_and_nothing_else(digits):
-    data, clean = digits
+    data, _, clean = digits
     backbone = tiny().eval()
     before = copy.deepcopy(backbone)
     views = clean(data.train_positions[:300])
-    count = adapt_batch_norm(backbone, views)
+    count = adapt_batch_norm(backbone, views, CPU)
     assert count == sum(isinstance(m, nn.BatchNorm2d) for m in backbone.modules()) > 5
-    changed = {name for name, x in backbone.state_dict().items() if not torch.equal(x, before.state_dict()[name])}
-    assert changed == {n for n in before.state_dict() if n.endswith(("running_mean", "running_var", "batches_tracked"))}
-    fine_tune(nn.Sequential(backbone, nn.Linear(16, 2)), noise(2), Recipe(0.1, 0.1, 2))  # it can be trained still
+    changed = {
+        name
+        for name, x in backbone.state_dict().items()
+        if not torch.equal(x, before.state_dict()[name])
+    }
+    assert changed == {
+        n
+        for n in before.state_dict()
+        if n.endswith(("running_mean", "running_var", "batches_tracked"))
+    }
+    fine_tune(
+        nn.Sequential(backbone, nn.Linear(16, 2)), noise(2), Recipe(0.1, 0.1, 2), **SEEDED
+    )  # it can be trained still
     again = copy.deepcopy(before)
-    assert adapt_batch_norm(again, []) == adapt_batch_norm(again, [views[0][:1]]) == 0  # nothing to adapt it to
+    assert (
+        adapt_batch_norm(again, [], CPU) == adapt_batch_norm(again, [views[0][:1]], CPU) == 0
+    )  # nothing to adapt it to
     assert same(again, before)
 
 
 def test_a_backbone_without_batch_norm_is_left_alone_and_says_so():
     torch.manual_seed(0)
-    vit = create_backbone("vit_tiny_patch16_224", 16, kwargs="{depth: 1, embed_dim: 32, num_heads: 2}")
+    vit = create_backbone(
+        "vit_tiny_patch16_224", 16, kwargs="{depth: 1, embed_dim: 32, num_heads: 2}"
+    )
     before = copy.deepcopy(vit)
-    assert adapt_batch_norm(vit, [torch.randn(4, 3, 16, 16)]) == 0
+    assert adapt_batch_norm(vit, [torch.randn(4, 3, 16, 16)], CPU) == 0
     assert same(vit, before)
