@@ -129,13 +129,17 @@ WEIGHTS = README.parent / "docs" / "weights.md"
 STORE = Storage()
 
 
-def read_all(path, count, *, workers=2, batch_size=5, decoder=None):
-    """(order, images, positions) of one pass in a random order; without a decoder of images of one size."""
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+def read_all(path, count, *, workers=2, batch_size=5, square=None):
+    """Make one pass in a random order; returns (order, images, positions).
 
-    from effssl.data.ffcv_loader import open_loader, read_batches
+    square: side of the central squares that images of varied size are decoded to.
+    """
+    from effssl.data.ffcv_loader import open_loader, read_batches  # before FFCV, which it tames
 
-    loader = open_loader(path, batch_size, workers, decoder or SimpleRGBImageDecoder())
+    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder  # isort: skip
+
+    decoder = SimpleRGBImageDecoder() if square is None else CenterCropRGBImageDecoder((square, square), ratio=1.0)
+    loader = open_loader(path, batch_size, workers, decoder)
     order = np.random.default_rng(1).permutation(count)
     batches = list(read_batches(loader, order, torch.device("cpu")))
     return order, torch.cat([x for x, _ in batches]), torch.cat([p for _, p in batches])

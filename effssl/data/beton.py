@@ -127,12 +127,12 @@ def _write(source: Source, path: Path, made_from: dict[str, Any], storage: Stora
     Not with run.files.atomic: a temporary file is told by its name to be one of this split, for
     _remove_left_overs, and OSError has to reach the caller.
     """
+    num_images = len(source.images)
+    print(f"writing {path} ({num_images} images)", flush=True)
     _remove_temporaries(path.parent, path.stem)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    num_images = len(source.images)
-    print(f"writing {path} ({num_images} images)", flush=True)
     try:
         left_out = write(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
