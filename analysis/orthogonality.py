@@ -1,18 +1,18 @@
 """Orthogonality and rank of representations h and embeddings z, of any finished runs; or of a small
-projector trained with the rule's decorrelation weight and with a hundredth of it, which shows what the
-weight is for.
+projector trained with the rule's decorrelation weight and with a hundredth of it, which shows what
+the weight is for.
 
-python analysis/orthogonality.py RUN...                         # any finished runs
-python analysis/orthogonality.py                                # trains the digits pair: minutes on two CPU cores
-python analysis/orthogonality.py --preset cpu --data-dir DIR    # CIFAR-10 at d = 64, 256, 1024
+python analysis/orthogonality.py RUN...                         # any finished runs python
+analysis/orthogonality.py                                # trains the digits pair: minutes on two
+CPU cores python analysis/orthogonality.py --preset cpu --data-dir DIR    # CIFAR-10 at d = 64, 256,
+1024
 
 Of clean views of the validation images (of a set without labels, training images; never the test
-split): correlation matrices, off-diagonal energy less its sampling floor, effective rank, eigenvalues
-of the covariance with the decay exponent alpha fitted over ranks 3 to 100, LiDAR of random views; their
-course through training and the accuracy of the probes from the runs' metrics.jsonl; and all of it
-against the projector's width. The encoders before training stand beside them. Runs that exist are read,
-those stopped go on.
-"""
+split): correlation matrices, off-diagonal energy less its sampling floor, effective rank,
+eigenvalues of the covariance with the decay exponent alpha fitted over ranks 3 to 100, LiDAR of
+random views; their course through training and the accuracy of the probes from the runs'
+metrics.jsonl; and all of it against the projector's width. The encoders before training stand
+beside them. Runs that exist are read, those stopped go on."""
 
 from __future__ import annotations
 
@@ -51,8 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     end = "-- and flags of effssl.train after all others go to every run that is trained"
     parser = cli.Parser(__doc__, end)
     add = parser.add_argument
-    add("run", nargs="*", type=Path, help="folders of finished runs (default: train those of --preset)")
-    add("--preset", choices=ORTHOGONALITY, default="digits", help="what is trained (default: digits)")
+    add(
+        "run",
+        nargs="*",
+        type=Path,
+        help="folders of finished runs (default: train those of --preset)",
+    )
+    add(
+        "--preset",
+        choices=ORTHOGONALITY,
+        default="digits",
+        help="what is trained (default: digits)",
+    )
     data_dir = "folder of the images (default: data; of RUN, where they were)"
     add("--data-dir", type=Path, help=data_dir)
     folder = Path("runs/orthogonality")
@@ -135,8 +145,8 @@ Lines = list[dict[str, Any]]
 
 
 def summary(rows: Lines) -> tuple[Lines, Lines]:
-    """Return two tables, the first with accuracies in % and the measures of z, the second with those of
-    h; a line a recipe: mean and standard deviation over seeds."""
+    """Return two tables, the first with accuracies in % and the measures of z, the second with
+    those of h; a line a recipe: mean and standard deviation over seeds."""
     of_z, of_h = [], []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         own = [row for row in rows if row["recipe"] == recipe]

@@ -1,13 +1,12 @@
-"""One page from the committed results: each claim with its verdict, the data and hardware, tables, figures,
-commands.
+"""One page from the committed results: each claim with its verdict, the data and hardware, tables,
+figures, commands.
 
 python analysis/report.py                          # analysis/results -> report.html
 python analysis/report.py --results DIR --to PAGE
 
-The page is one HTML file that holds its pictures and asks no network. Verdicts are computed from the
-CSVs by the rules in harness/claim_rules.py and support_rules.py, which the page quotes; of results that
-are not there it says so, with the command.
-"""
+The page is one HTML file that holds its pictures and asks no network. Verdicts are computed from
+the CSVs by the rules in harness/claim_rules.py and support_rules.py, which the page quotes; of
+results that are not there it says so, with the command."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
-    folder = {"type": Path, "default": RESULTS, "help": "folder of the committed results"}
-    parser.add_argument("--results", **folder)
+    folder = "folder of the committed results"
+    parser.add_argument("--results", type=Path, default=RESULTS, help=folder)
     parser.add_argument("--to", type=Path, default=Path("report.html"), help="the page")
     args = parser.parse_args(argv)
     return cli.exit_code(lambda: _write(args), resumes=False)

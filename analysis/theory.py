@@ -1,23 +1,25 @@
-"""The theory behind the losses, in a case where it is known exactly: images on a ring (harness/ring.py).
+"""The theory behind the losses, in a case where it is known exactly: images on a ring
+(harness/ring.py).
 
 python analysis/theory.py            # under two minutes on two CPU cores
 
-A table F [V, d] of one free vector per view (a linear model on one-hot views) is trained with each loss
-on sampled batches. Three things are shown, each beside what is predicted:
+A table F [V, d] of one free vector per view (a linear model on one-hot views) is trained with each
+loss on sampled batches. Three things are shown, each beside what is predicted:
 
-1. The span of the learned F approaches that of the top eigenfunctions of the augmentation kernel (arXiv
-   2312.10725): the mean squared sine of the principal angles between them, predicted 0 for Barlow Twins
-   and VICReg.
-2. How the error of the K-view estimate of the kernel moves with K. The estimate, in the basis of the
-   first eigenfunctions, is Barlow Twins' pooled C; its mean squared error is computed exactly. At equal
-   images it falls; at equal encoded views there is a best K, the larger the more eigenfunctions are
-   estimated.
-3. The decorrelation weight w moves the effective rank of z, and does so through w d: the minima of both
-   losses are computed from the kernel. That is why the best weight falls as 1/d.
+1. The span of the learned F approaches that of the top eigenfunctions of the augmentation kernel
+   (arXiv 2312.10725): the mean squared sine of the principal angles between them, predicted 0 for
+   Barlow Twins and VICReg.
+2. How the error of the K-view estimate of the kernel moves with K. The estimate, in the basis of
+   the first eigenfunctions, is Barlow Twins' pooled C; its mean squared error is computed
+   exactly. At equal images it falls; at equal encoded views there is a best K, the larger the
+   more eigenfunctions are estimated.
+3. The decorrelation weight w moves the effective rank of z, and does so through w d: the minima
+   of both losses are computed from the kernel. That is why the best weight falls as 1/d.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import time
@@ -64,13 +66,13 @@ def train(
     seed: int,
     every: int = 0,
 ) -> list[tuple[int, Tensor]]:
-    """Return F [V, dim] after every `every` steps (0: only at the end) of Adam on sampled batches, with
-    the steps done."""
+    """Return F [V, dim] after every `every` steps (0: only at the end) of Adam on sampled batches,
+    with the steps done."""
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(len(q), dim, generator=generator).requires_grad_()
     optimizer = torch.optim.Adam([table], lr=0.1)
-    length = {"total_steps": steps + 1, "pct_start": 0.1}
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, **length)
+    schedule = torch.optim.lr_scheduler.OneCycleLR
+    decay = schedule(optimizer, 0.1, total_steps=steps + 1, pct_start=0.1)
     kept = [(0, table.detach().clone())] if every else []
     for step in range(1, steps + 1):
         positions = ring.sample_views(q, views, batch, generator)
@@ -105,13 +107,10 @@ def span_rows(q: Tensor) -> Rows:
     eigenfunctions, while training."""
     waves, _ = ring.eigenfunctions(q, SPAN_DIM)
     w = SPAN_PRODUCT / SPAN_DIM
-    barlow, pooled = {"redundancy_weight": w}, {"redundancy_weight": w, "pairing": "pooled"}
+    barlow = functools.partial(losses.barlow_twins, redundancy_weight=w)
     trained: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {
-        **{
-            ("Barlow Twins, all pairs", k): lambda z: losses.barlow_twins(z, **barlow).loss
-            for k in (2, 4, 8)
-        },
-        ("Barlow Twins, pooled", 4): lambda z: losses.barlow_twins(z, **pooled).loss,
+        **{("Barlow Twins, all pairs", k): lambda z: barlow(z).loss for k in (2, 4, 8)},
+        ("Barlow Twins, pooled", 4): lambda z: barlow(z, pairing="pooled").loss,
         ("VICReg", 4): lambda z: losses.vicreg(z, cov_weight=25 * w).loss,
         ("SimCLR", 4): lambda z: losses.simclr(z).loss,
         ("entropy-reconstruction", 4): lambda z: losses.entropy_reconstruction(z).loss,
@@ -127,8 +126,8 @@ def span_rows(q: Tensor) -> Rows:
 
 
 def estimate_rows(q: Tensor) -> Rows:
-    """Measure, for every K, the squared error of the kernel's estimate, relative to the kernel's own
-    square."""
+    """Measure, for every K, the squared error of the kernel's estimate, relative to the kernel's
+    own square."""
     rows = []
     settings = list(itertools.product(ESTIMATE_VIEWS, ESTIMATE_COUNTS))
     for views, count in tqdm(settings, desc="2. estimates"):
@@ -143,8 +142,8 @@ def estimate_rows(q: Tensor) -> Rows:
 
 
 def rank_rows(q: Tensor) -> Rows:
-    """Measure, for both losses, every d and w d, the effective rank of centred z over all views: of the
-    minimum and learned."""
+    """Measure, for both losses, every d and w d, the effective rank of centred z over all views: of
+    the minimum and learned."""
     losses_of: dict[str, Callable[[Tensor, float], Tensor]] = {
         "Barlow Twins": lambda z, w: losses.barlow_twins(z, redundancy_weight=w).loss,
         "VICReg": lambda z, w: losses.vicreg(z, cov_weight=25 * w).loss,
@@ -189,8 +188,8 @@ def summary(spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame) -
         wide.append({"loss": loss, "w d": product, **shown})
     return (
         f"1. Mean squared sine of the principal angles between the learned span and the top "
-        f"{SPAN_DIM} eigenfunctions (predicted: 0; mean and standard deviation of {SEEDS} seeds)\n\n"
-        f"{markdown(ends)}\n"
+        f"{SPAN_DIM} eigenfunctions (predicted: 0; mean and standard deviation of {SEEDS} seeds)"
+        f"\n\n{markdown(ends)}\n"
         "2. Squared error of the K-view estimate of the kernel over its square (mean of "
         f"{ESTIMATE_DRAWS} draws and standard error)\n\n{markdown(errors)}\n"
         f"3. Effective rank of z, predicted / learned\n\n{markdown(wide)}"
@@ -199,8 +198,8 @@ def summary(spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
-    out = {"type": Path, "default": Path("runs/theory"), "help": "where tables and picture go"}
-    parser.add_argument("--out", **out)
+    where = "where tables and picture go"
+    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help=where)
     args = parser.parse_args(argv)
     return cli.exit_code(lambda: _compute_and_report(args.out), resumes=False)
 
@@ -213,11 +212,12 @@ def _compute_and_report(out: Path) -> None:
     rows = {"spans": span_rows(q), "estimates": estimate_rows(q), "ranks": rank_rows(q)}
     for name, of_table in rows.items():
         write_csv(out / f"{name}.csv", of_table)
-    tables = [pd.DataFrame(of_table) for of_table in rows.values()]
+    spans, estimates, ranks = (pd.DataFrame(of_table) for of_table in rows.values())
     origin = runs.origin([machine(torch.device("cpu"))])
-    text = f"{origin}; {time.monotonic() - began:.0f} s\n\n{summary(*tables)}"
+    text = f"{origin}; {time.monotonic() - began:.0f} s\n\n{summary(spans, estimates, ranks)}"
     write_text(out / "summary.md", text)
-    write_picture(out / "theory.png", picture(q, *tables, SPAN_BATCH), dpi=130)
+    figure = picture(q, spans, estimates, ranks, SPAN_BATCH)
+    write_picture(out / "theory.png", figure, dpi=130)
     print(f"{text}\n{out / 'theory.png'}")
 
 

@@ -1,14 +1,14 @@
 """How the best decorrelation weight depends on the projector's width d.
 
-python analysis/weight_rule.py --data-dir DIR                   # CIFAR-10, two CPU cores, 44 short runs
-python analysis/weight_rule.py --data-dir DIR --preset gpu
+python analysis/weight_rule.py --data-dir DIR                   # CIFAR-10, two CPU cores, 44 short
+runs python analysis/weight_rule.py --data-dir DIR --preset gpu
 
-Trains VICReg and Barlow Twins at d in 64, 256, 1024, 4096 by w * d in 1/4, 1, 4, 16, 64 (VICReg: 256
-too), where w is the decorrelation weight against the invariance term: redundancy_weight for Barlow
-Twins, cov_weight / inv_weight for VICReg (inv_weight = var_weight = 25). If the best w falls as 1/d
-(arXiv 2312.10725), the curves of all widths lie on one another against w * d. All accuracies are of the
-validation split; the test split is not read. Runs that exist are read, those stopped go on.
-"""
+Trains VICReg and Barlow Twins at d in 64, 256, 1024, 4096 by w * d in 1/4, 1, 4, 16, 64 (VICReg:
+256 too), where w is the decorrelation weight against the invariance term: redundancy_weight for
+Barlow Twins, cov_weight / inv_weight for VICReg (inv_weight = var_weight = 25). If the best w falls
+as 1/d (arXiv 2312.10725), the curves of all widths lie on one another against w * d. All accuracies
+are of the validation split; the test split is not read. Runs that exist are read, those stopped go
+on."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def _row(run: runs.Run) -> dict[str, Any]:
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the mean validation accuracy in % over seeds: a line for each method and width, a column
-    for each w * d; the best of a line is bold."""
+    """Return the mean validation accuracy in % over seeds: a line for each method and width, a
+    column for each w * d; the best of a line is bold."""
     products = sorted(table["product"].unique())
     lines = []
     for (method, dim), own in table.sort_values("dim", kind="stable").groupby(["method", "dim"]):
@@ -119,7 +119,8 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def picture(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against w and against w d, and the effective rank of z; a line for each width."""
+    """Draw accuracy against w and against w d, and the effective rank of z; a line for each
+    width."""
     methods = list(table["method"].unique())
     figure = Figure(figsize=(12, 3.4 * len(methods)))
     axes = figure.subplots(len(methods), 3, squeeze=False)

@@ -1,8 +1,7 @@
 """The losses as double loops over pairs of views, which the benchmark of losses compares.
 
-They are naive in one thing only, a d x d matrix for every pair of views (VICReg: of every view): they
-standardise each view once, and take the transpose of C_ab for C_ba.
-"""
+They are naive in one thing only, a d x d matrix for every pair of views (VICReg: of every view):
+they standardise each view once, and take the transpose of C_ab for C_ba."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ def vicreg_loop(z: Tensor) -> Tensor:
 
 
 def barlow_loop(z: Tensor, pooled: bool) -> Tensor:
-    """Return Barlow Twins of z [views, batch, dim] with the rule's weight, of the mean correlation or
-    as the mean over pairs."""
+    """Return Barlow Twins of z [views, batch, dim] with the rule's weight, of the mean correlation
+    or as the mean over pairs."""
     n = z.shape[1]
     x = [torch.nn.functional.batch_norm(a, None, None, training=True) / n**0.5 for a in z]
     between = (a.T @ b for a, b in combinations(x, 2))

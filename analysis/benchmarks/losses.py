@@ -1,14 +1,13 @@
-"""What one call of the losses costs: time against views K and width d, time and memory against double loops
-over pairs.
+"""What one call of the losses costs: time against views K and width d, time and memory against
+double loops over pairs.
 
 python -m analysis.benchmarks.losses               # minutes on two cores; nothing else should run
 python -m analysis.benchmarks.losses --quick       # under a minute: to see that it works
 
-Times are medians, for float32 z [K, N, d]. The settings of one d take turns, each spread evenly over the
-whole time, so that a machine that slows down slows them all. A double loop of over 10 s is called once,
-not at least three times. Peak memory is that of one call in a process of its own, beyond z and its
-gradient. double_loops.py has what is compared.
-"""
+Times are medians, for float32 z [K, N, d]. The settings of one d take turns, each spread evenly
+over the whole time, so that a machine that slows down slows them all. A double loop of over 10 s is
+called once, not at least three times. Peak memory is that of one call in a process of its own,
+beyond z and its gradient. double_loops.py has what is compared."""
 
 from __future__ import annotations
 
@@ -60,7 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--batch", type=int, default=256, metavar="N")
     add("--views", type=int, nargs="+", default=[2, 4, 8, 16], metavar="K")
     add("--dims", type=int, nargs="+", default=[256, 2048, 8192], metavar="D")
-    add("--repeats", type=int, default=0, help="calls a setting (default: 0.5 s of them, 3 at least)")
+    add(
+        "--repeats",
+        type=int,
+        default=0,
+        help="calls a setting (default: 0.5 s of them, 3 at least)",
+    )
     add("--quick", action="store_true", help="d = 64 and 256 only, 0.1 s a setting")
     add("--memory-of", help=argparse.SUPPRESS)  # a Case in JSON: what `memory` starts
     args = parser.parse_args(argv)
@@ -86,8 +90,8 @@ def _measure_and_report(args: argparse.Namespace) -> None:
 def measure(
     views: list[int], batch: int, dim: int, device: torch.device, repeats: int, budget_ms: float
 ) -> list[dict[str, Any]]:
-    """Return a row for each loss and K, and for each double loop at K = 8, of `repeats` calls each, or
-    what `budget_ms` allow."""
+    """Return a row for each loss and K, and for each double loop at K = 8, of `repeats` calls each,
+    or what `budget_ms` allow."""
     many = 8 if 8 in views else views[-1]
     settings = [*product(LOSSES, [0], views), *((loss, 1, many) for loss in LOSSES)]
     cases = [Case(*setting, batch, dim) for setting in settings]
@@ -150,8 +154,8 @@ def memory(case: Case, device: torch.device) -> tuple[float, list[float], str]:
     # What lives is counted, not what malloc keeps.
     counted = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
     found = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
-    done = subprocess.run(command, **options, env=os.environ | counted | found)
+    env = os.environ | counted | found
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode == 0:
         return (*json.loads(done.stdout), "")
     last_line = ["", *done.stderr.split("\n")][-2]
@@ -159,8 +163,8 @@ def memory(case: Case, device: torch.device) -> tuple[float, list[float], str]:
 
 
 def memory_here(case: Case, device: torch.device) -> tuple[float, list[float]]:
-    """Return the MB that one call takes at its peak beyond z and its gradient, and its times as `call`
-    gives them."""
+    """Return the MB that one call takes at its peak beyond z and its gradient, and its times as
+    `call` gives them."""
     z = embeddings(case, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -198,8 +202,8 @@ def check_losses(device: torch.device) -> None:
     for loss in LOSSES:
         both = [value(loss, loop, z) for loop in (0, 1)]
         gradients = [torch.autograd.grad(x, z)[0] for x in both]
-        near = {"rtol": 1e-3, "atol": 1e-4}
-        assert all(torch.allclose(x, y, **near) for x, y in (both, gradients)), loss
+        pairs = (both, gradients)
+        assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-4) for x, y in pairs), loss
 
 
 def value(loss: str, loop: int, z: Tensor) -> Tensor:

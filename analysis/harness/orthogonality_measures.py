@@ -64,8 +64,8 @@ class Opened(NamedTuple):
 
 
 def measure_runs(folders: list[Path], data_dir: Path | None = None) -> list[Measured]:
-    """Measure every run, then its encoder before training: once if several runs began with the same.
-    Raises InputError for a folder that holds no finished run."""
+    """Measure every run, then its encoder before training: once if several runs began with the
+    same. Raises InputError for a folder that holds no finished run."""
     names = recipes([open_run(folder).cfg for folder in folders])  # all first: one may be none
     measured: list[Measured] = []
     untrained: dict[str, Measured] = {}
@@ -103,7 +103,8 @@ def _open(images: Images, cfg: Config) -> Opened:
         workers=images.workers,
         runtime=open_runtime("auto", cfg.run.precision),
     )
-    random = random_streams(streams, seed=images.split_seed, views=protocols.VIEWS)
+    augment = dataclasses.replace(cfg.augment, views=protocols.VIEWS)
+    random = random_streams(streams, augment, seed=images.split_seed)
     return Opened(data, streams, random)
 
 
@@ -123,8 +124,8 @@ def _about(cfg: Config) -> dict[str, Any]:
 
 
 def recipes(configs: list[Config]) -> list[tuple[str, str]]:
-    """Return for every run a name that it shares with the runs that differ from it by the seed alone,
-    and a name of its encoder before training."""
+    """Return for every run a name that it shares with the runs that differ from it by the seed
+    alone, and a name of its encoder before training."""
     settings = [flat(cfg) for cfg in configs]
     others = [k for k in settings[0] if k not in _NO_RECIPE | _NAMED]
     differing = [k for k in others if any(each[k] != settings[0][k] for each in settings)]
@@ -152,7 +153,8 @@ def _measure(
     opened: Opened,
     course: list[dict[str, Any]],
 ) -> Measured:
-    """Measure an encoder on the validation images, or on training images of a set without labels."""
+    """Measure an encoder on the validation images, or on training images of a set without
+    labels."""
     data, clean, random = opened
     has_labels = len(data.val_positions) > 0
     positions = data.val_positions if has_labels else data.train_positions

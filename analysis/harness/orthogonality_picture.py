@@ -1,5 +1,5 @@
-"""The picture of orthogonality.py: correlations, eigenspectra, their course through training, and all by
-width."""
+"""The picture of orthogonality.py: correlations, eigenspectra, their course through training, and
+all by width."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def fitted(eigenvalues: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarra
 
 
 def picture(measured: Sequence[Measured]) -> Figure:
-    """Draw it. Correlations and spectra are of the first run of each recipe, all else of every run."""
+    """Draw it. Correlations and spectra are of the first run of each recipe, all else of every
+    run."""
     firsts = list({each.recipe: each for each in reversed(measured)}.values())[::-1]
     trained = [each for each in firsts if each.row["method"]]
     colours = {

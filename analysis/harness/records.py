@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from effssl.run.files import write_text
 from effssl import InputError
+from effssl.run.files import write_text
 from effssl.run.log import read_metrics
 
 Record = dict[str, Any]

@@ -23,8 +23,8 @@ def offsets(size: int, sharpness: float) -> Tensor:
 
 
 def eigenfunctions(q: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the top `count` non-constant eigenfunctions of the kernel [V, count], of unit mean square,
-    and eigenvalues; count is even (waves come in pairs) and at most V - 2."""
+    """Return the top `count` non-constant eigenfunctions of the kernel [V, count], of unit mean
+    square, and eigenvalues; count is even (waves come in pairs) and at most V - 2."""
     size = len(q)
     k = torch.repeat_interleave(torch.arange(1, size // 2), 2)[:count]  # 1, 1, 2, 2, ...
     angle = 2 * np.pi * torch.outer(torch.arange(size, dtype=torch.float64), k.double()) / size
@@ -43,8 +43,8 @@ def sample_views(q: Tensor, views: int, batch: int, generator: torch.Generator) 
 
 
 def span_error(table: Tensor, waves: Tensor) -> float:
-    """Return the mean squared sine of the principal angles between the spans of centred F [V, d] and of
-    eigenfunctions [V, d]."""
+    """Return the mean squared sine of the principal angles between the spans of centred F [V, d]
+    and of eigenfunctions [V, d]."""
     basis, _ = torch.linalg.qr((table - table.mean(0)).double())
     cosines = torch.linalg.svdvals(basis.T @ (waves / len(waves) ** 0.5))
     return float(1 - cosines.square().mean())

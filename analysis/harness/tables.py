@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effssl.run.files import write_text
 from effssl import InputError
 from effssl.evaluation.tables import as_markdown
+from effssl.run.files import write_text
 
 
 class Missing(Exception):

@@ -18,7 +18,8 @@ from analysis.harness.plots import COLOURS
 def picture(
     q: Tensor, spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame, batch: int
 ) -> Figure:
-    """Draw the rows of the three tables on a ring with offsets q. batch: images of a step in `spans`."""
+    """Draw the rows of the three tables on a ring with offsets q. batch: images of a step in
+    `spans`."""
     figure = Figure(figsize=(11, 9.5))
     ((left, right), below) = figure.subplots(2, 2)
     _draw_spans(left, spans, batch)

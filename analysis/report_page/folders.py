@@ -1,4 +1,5 @@
-"""What the page shows of a folder of results: where it was measured, its pictures, tables and command."""
+"""What the page shows of a folder of results: where it was measured, its pictures, tables and
+command."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ class Folder(NamedTuple):
 
 
 def folder_of(results: Path, name: str, commands: Mapping[str, str]) -> Folder:
-    """Return what is shown of results/name. commands: those noted in the README of the results. Raises
-    InputError for files that cannot be read."""
+    """Return what is shown of results/name. commands: those noted in the README of the results.
+    Raises InputError for files that cannot be read."""
     folder, command = results / name, commands.get(name) or COMMANDS.get(name, "")
     if not folder.is_dir():
         return Folder(name, False, command)

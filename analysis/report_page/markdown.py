@@ -1,5 +1,5 @@
-"""Markdown of the results -> HTML: tables in boxes, headings below those of the page, no raw HTML and no
-pictures from elsewhere."""
+"""Markdown of the results -> HTML: tables in boxes, headings below those of the page, no raw HTML
+and no pictures from elsewhere."""
 
 from __future__ import annotations
 

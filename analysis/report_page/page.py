@@ -33,7 +33,8 @@ class Shown(NamedTuple):
 
 
 def page(results: Path) -> str:
-    """Return the HTML page of the folder `results`. Raises InputError for results that cannot be read."""
+    """Return the HTML page of the folder `results`. Raises InputError for results that cannot be
+    read."""
     commands = noted_commands(results)
     sections = [_shown(section, results, commands) for section in (*CLAIMS, *SUPPORT)]
     in_sections = {folder.name for section in sections for folder in section.folders}
