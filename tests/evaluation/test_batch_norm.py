@@ -11,7 +11,8 @@ from torch import nn
 from effssl.evaluation.batch_norm import adapt_batch_norm
 from effssl.evaluation.finetune import Recipe, fine_tune
 from effssl.models import create_backbone
-from tests.evaluation.test_finetune import CPU, SEEDED, digits, noise, same, tiny  # noqa: F401
+from tests.evaluation.conftest import CPU
+from tests.evaluation.test_finetune import SEEDED, noise, same, tiny
 
 
 @pytest.mark.parametrize("sizes", [[40], [16, 16, 8], [16, 1, 16]])

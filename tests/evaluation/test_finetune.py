@@ -1,4 +1,4 @@
-"""Classifiers trained on a backbone, and BatchNorm adapted, with tiny encoders on digits."""
+"""Classifiers trained on a backbone, with tiny encoders on digits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl import cli
-from effssl.config import Augment, Images
-from effssl.data.stored import open_data
-from effssl.evaluation.encode import crops_and_flips
 from effssl.evaluation.finetune import (
     Recipe,
     accuracy,
@@ -25,21 +22,12 @@ from effssl.evaluation.finetune import (
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
 from effssl.models import create_backbone
-from effssl.run.device import Runtime
 from effssl.train import loop as train
-from effssl.views.stream import ViewStream
 from tests.conftest import QUICK
+from tests.evaluation.conftest import CPU
 
-CPU = Runtime(torch.device("cpu"))
 SEEDED = {"seed": 0, "runtime": CPU}
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
-AUGMENT = Augment(
-    image_size=8,
-    crop_scale=(0.5, 1.0),
-    hflip_prob=0.0,
-    mean=(0.3, 0.3, 0.3),
-    std=(0.35, 0.35, 0.35),
-)
 
 
 def tiny(seed: int = 0, kwargs: str = TINY) -> nn.Module:
@@ -49,16 +37,6 @@ def tiny(seed: int = 0, kwargs: str = TINY) -> nn.Module:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
-
-
-@pytest.fixture(scope="module")
-def digits(digits_dir):
-    """(data, a stream of train's views, clean views of train at positions as a list of batches)."""
-    data = open_data(Images(data_dir=digits_dir))
-    stream = ViewStream(
-        data.train, crops_and_flips(AUGMENT, views=1), batch_size=64, workers=2, **SEEDED
-    )
-    return data, stream, lambda positions: list(stream.clean(positions))
 
 
 @pytest.fixture(scope="module")
