@@ -54,7 +54,9 @@ def command(arguments: list) -> list[str]:
 
 def run_train(arguments: list, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess:
     """`python -m effssl.train ARGUMENTS` in the folder `cwd`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        command(arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def write_class_folders(
@@ -84,7 +86,19 @@ def finished(digits_dir, tmp_path_factory) -> Path:
     from effssl.train import loop as train
 
     run = tmp_path_factory.mktemp("finished") / "run"
-    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--probe-every", 0, "--epochs", 1, "--final-images", 0]
+    flags = [
+        *QUICK,
+        "--data-dir",
+        digits_dir,
+        "--out",
+        run,
+        "--probe-every",
+        0,
+        "--epochs",
+        1,
+        "--final-images",
+        0,
+    ]
     assert train.main(cli.parse([*map(str, flags)])) == 0
     return run
 
@@ -104,7 +118,9 @@ def write_run(
     from effssl.run import checkpoint
 
     torch.manual_seed(seed)
-    encoder = models.Encoder(models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm)
+    encoder = models.Encoder(
+        models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm
+    )
     with torch.no_grad():
         for value in encoder.state_dict().values():
             if value.is_floating_point():
@@ -138,7 +154,11 @@ def read_all(path, count, *, workers=2, batch_size=5, square=None):
 
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder  # isort: skip
 
-    decoder = SimpleRGBImageDecoder() if square is None else CenterCropRGBImageDecoder((square, square), ratio=1.0)
+    decoder = (
+        SimpleRGBImageDecoder()
+        if square is None
+        else CenterCropRGBImageDecoder((square, square), ratio=1.0)
+    )
     loader = open_loader(path, batch_size, workers, decoder)
     order = np.random.default_rng(1).permutation(count)
     batches = list(read_batches(loader, order, torch.device("cpu")))

@@ -32,7 +32,9 @@ def one_by_one(run: Path, folder: Path, names: list[str]) -> np.ndarray:
     rows = []
     for name in names:
         pixels = torch.from_numpy(np.array(Image.open(folder / name).convert("RGB")))[None]
-        x = augment.clean_view(pixels, size=about["image_size"], mean=about["mean"], std=about["std"])
+        x = augment.clean_view(
+            pixels, size=about["image_size"], mean=about["mean"], std=about["std"]
+        )
         with torch.inference_mode():
             rows.append(backbone(x)[0])
     return torch.stack(rows).numpy()
@@ -67,7 +69,9 @@ def test_small_squares_give_what_evaluation_gives(tmp_path, run, batch_size, wor
     h, labels = evaluated(run, images)
     assert embedded.names == [f"class-{c}/{i}.png" for c in range(3) for i in range(6)]
     np.testing.assert_allclose(embedded.representations, h, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(embedded.representations, one_by_one(run, images, embedded.names), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        embedded.representations, one_by_one(run, images, embedded.names), rtol=1e-5, atol=1e-6
+    )
     assert np.array_equal(embedded.labels, labels)
     assert (embedded.classes, embedded.skipped) == (["class-0", "class-1", "class-2"], [])
     assert np.unique(embedded.representations, axis=0).shape == (18, 16)
@@ -85,7 +89,9 @@ def test_images_of_varied_size_give_nearly_what_evaluation_gives(tmp_path, run):
     square = np.asarray(Image.open(images / "class-1" / "5.png"))
     edge = min(square.shape[:2])
     top, left = (square.shape[0] - edge) // 2, (square.shape[1] - edge) // 2
-    by_hand = Image.fromarray(square[top : top + edge, left : left + edge]).resize((24, 24), Image.Resampling.BOX)
+    by_hand = Image.fromarray(square[top : top + edge, left : left + edge]).resize(
+        (24, 24), Image.Resampling.BOX
+    )
     found = module._central_square(square, 24)
     assert np.abs(found.astype(int) - np.asarray(by_hand).astype(int)).max() <= 3
 
@@ -95,7 +101,9 @@ def test_the_set_gives_what_the_folder_gives_in_the_same_order(tmp_path, run):
     by_folder = embed_folder(run, images)
     by_set = embed_set(run, Storage("folder", tmp_path), "train", batch_size=5)
     assert by_set.names == [f"train/{name}" for name in by_folder.names]
-    np.testing.assert_allclose(by_set.representations, by_folder.representations, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        by_set.representations, by_folder.representations, rtol=1e-5, atol=1e-6
+    )
     assert np.array_equal(by_set.labels, by_folder.labels)
     with pytest.raises(InputError, match="no test split"):
         embed_set(run, Storage("folder", tmp_path), "test")
@@ -109,16 +117,24 @@ def test_a_set_without_files_is_numbered(tmp_path, run):
 
 
 def test_one_image_of_another_size_makes_all_of_varied_size(tmp_path, run):
-    images = write_class_folders(tmp_path / "images", per_class=200)  # more than are looked at first
+    images = write_class_folders(
+        tmp_path / "images", per_class=200
+    )  # more than are looked at first
     other = images / "class-1" / "77.png"
     Image.open(other).resize((13, 12)).save(other)
     embedded = embed_folder(run, images, batch_size=64)
     names = [embedded.names.index(f"class-1/{i}.png") for i in (0, 77)]
-    squares = [module._central_square(np.array(Image.open(images / embedded.names[i])), 24) for i in names]
+    squares = [
+        module._central_square(np.array(Image.open(images / embedded.names[i])), 24) for i in names
+    ]
     backbone, about = models.load_backbone(run)
-    x = augment.clean_view(torch.from_numpy(np.stack(squares)), size=16, mean=about["mean"], std=about["std"])
+    x = augment.clean_view(
+        torch.from_numpy(np.stack(squares)), size=16, mean=about["mean"], std=about["std"]
+    )
     with torch.inference_mode():
-        np.testing.assert_allclose(embedded.representations[names], backbone(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            embedded.representations[names], backbone(x), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_nested_and_loose_images_of_any_kind(tmp_path, run):
@@ -145,7 +161,9 @@ def test_a_loaded_backbone_serves_and_stays_in_its_mode(tmp_path, run):
     embedded = embed_folder((backbone, about), images)
     assert backbone.training and not backbone.layer1.training
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
-    np.testing.assert_array_equal(embedded.representations, embed_folder(run, images).representations)
+    np.testing.assert_array_equal(
+        embedded.representations, embed_folder(run, images).representations
+    )
 
 
 def test_npz_and_parquet_hold_what_is_returned(tmp_path, run):
@@ -164,13 +182,19 @@ def test_npz_and_parquet_hold_what_is_returned(tmp_path, run):
     assert [row["name"] for row in rows] == embedded.names
     assert [row["label"] for row in rows] == [0] * 6 + [1] * 6 + [None]
     assert [row["class"] for row in rows] == ["class-0"] * 6 + ["class-1"] * 6 + [None]
-    np.testing.assert_array_equal(np.float32([row["representation"] for row in rows]), embedded.representations)
+    np.testing.assert_array_equal(
+        np.float32([row["representation"] for row in rows]), embedded.representations
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["h.npz", "h.parquet", "images"]
 
 
 def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
     images = write_class_folders(tmp_path / "images", per_class=8)
-    gone = [images / "class-0" / "2.png", images / "class-0" / "3.png", images / "class-1" / "7.png"]
+    gone = [
+        images / "class-0" / "2.png",
+        images / "class-0" / "3.png",
+        images / "class-1" / "7.png",
+    ]
     whole = embed_folder(run, images)
     for file in gone:
         file.write_bytes(file.read_bytes()[:50])
@@ -186,7 +210,9 @@ def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
         assert len(embedded.skipped) == 3
         kept = [i for i, name in enumerate(whole.names) if images / name not in gone]
         assert embedded.names == [whole.names[i] for i in kept]
-        np.testing.assert_allclose(embedded.representations, whole.representations[kept], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            embedded.representations, whole.representations[kept], rtol=1e-5, atol=1e-6
+        )
         assert np.array_equal(embedded.labels, whole.labels[kept])
     for file in images.rglob("*.png"):
         file.write_bytes(b"nothing")
@@ -234,7 +260,15 @@ def bad(root: Path, run: Path) -> dict[str, tuple[Embed, str]]:
 
 
 BAD = [
-    *("no folder", "no images", "no run", "unfinished run", "suffix", "to is a folder", "to is nowhere"),
+    *(
+        "no folder",
+        "no images",
+        "no run",
+        "unfinished run",
+        "suffix",
+        "to is a folder",
+        "to is nowhere",
+    ),
     *("device", "set"),
 ]
 
@@ -253,7 +287,9 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(tmp_path, run, caps
 def test_a_missing_extra_is_one_line(tmp_path, run, monkeypatch, capsys):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert main(Embed(run, tmp_path / "h.parquet", write_class_folders(tmp_path / "images"))) == 2
-    assert "--to FILE.parquet needs pyarrow; install effssl with the extra" in capsys.readouterr().err
+    assert (
+        "--to FILE.parquet needs pyarrow; install effssl with the extra" in capsys.readouterr().err
+    )
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch, capsys):
@@ -269,7 +305,16 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch, capsys):
 
 def test_the_command_writes_and_says_how_fast(tmp_path, run):
     images = write_class_folders(tmp_path / "images")
-    command = [sys.executable, "-m", "effssl.embed", run, "--images", images, "--to", tmp_path / "h.npz"]
+    command = [
+        sys.executable,
+        "-m",
+        "effssl.embed",
+        run,
+        "--images",
+        images,
+        "--to",
+        tmp_path / "h.npz",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "h.npz: 12 images, 16 numbers each; " in done.stdout

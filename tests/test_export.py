@@ -22,13 +22,37 @@ PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"
 RUNS = {  # folder -> (backbone, size, stem, kwargs, loads with pretrained=True)
     "small": ("resnet18", 16, "auto", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", False),
-    "stride 2": ("resnet18", 16, "small-s2", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", False),
+    "stride 2": (
+        "resnet18",
+        16,
+        "small-s2",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        False,
+    ),
     "deep stem": ("resnet10t", 16, "auto", "{channels: [8, 16, 16, 16]}", False),
-    "published": ("resnet18", 40, "timm", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", True),
-    "tagged": ("resnet18.a1_in1k", 40, "timm", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", True),
+    "published": (
+        "resnet18",
+        40,
+        "timm",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        True,
+    ),
+    "tagged": (
+        "resnet18.a1_in1k",
+        40,
+        "timm",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        True,
+    ),
     "vit": ("vit_tiny_patch16_224", 24, "auto", VIT, True),
     "vit, published": ("vit_tiny_patch16_224", 48, "timm", VIT, True),
-    "convnext": ("convnext_atto", 32, "auto", "{depths: [1, 1, 1, 1], dims: [8, 16, 16, 16]}", True),
+    "convnext": (
+        "convnext_atto",
+        32,
+        "auto",
+        "{depths: [1, 1, 1, 1], dims: [8, 16, 16, 16]}",
+        True,
+    ),
     "mobilenet": ("mobilenetv3_small_050", 32, "auto", "{}", True),
 }
 # In a process without effssl: every folder's lines, on the images of its size beside it
@@ -53,7 +77,9 @@ assert not any(name.startswith("effssl.") for name in sys.modules)
 
 def fresh_python(code: str, *arguments, cwd: Path) -> None:
     command = [sys.executable, "-I", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -62,7 +88,14 @@ def exports(tmp_path_factory):
     """Every run exported, and read by one process that has no effssl."""
     root = tmp_path_factory.mktemp("exports")
     for name, (backbone, size, stem, kwargs, _) in RUNS.items():
-        run = write_run(root / name / "run", backbone, size, stem, kwargs, norm="layer" if name == "vit" else "batch")
+        run = write_run(
+            root / name / "run",
+            backbone,
+            size,
+            stem,
+            kwargs,
+            norm="layer" if name == "vit" else "batch",
+        )
         export(Export(run, root / name / "to", projector=True))
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / name / "image.png")
@@ -78,9 +111,13 @@ def test_the_lines_of_its_readme_give_our_representations_without_effssl(exports
     state = torch.load(here / "run" / "checkpoint.pt", weights_only=True)["model"]
     dim = models.representation_dim(backbone)
     projector = models.Projector(dim, 12, 8, 2, "layer" if name == "vit" else "batch").eval()
-    projector.load_state_dict({k.removeprefix("projector."): v for k, v in state.items() if k.startswith("projector.")})
+    projector.load_state_dict(
+        {k.removeprefix("projector."): v for k, v in state.items() if k.startswith("projector.")}
+    )
     with torch.inference_mode():
-        h = backbone(clean_view(pixels, size=about["image_size"], mean=about["mean"], std=about["std"]))
+        h = backbone(
+            clean_view(pixels, size=about["image_size"], mean=about["mean"], std=about["std"])
+        )
         z = projector(h)
     assert h.std() > 1e-3
     np.testing.assert_allclose(np.load(here / "found.npy"), h, rtol=1e-5, atol=1e-5)
@@ -97,29 +134,48 @@ def test_timm_alone_gives_the_same_network_or_refuses(exports, name, monkeypatch
         with pytest.raises(RuntimeError, match="No suitable checkpoints"):
             timm.create_model("local-dir:.", pretrained=True)
         return
-    plain, (ours, about) = timm.create_model("local-dir:.", pretrained=True).eval(), models.load_backbone("../run")
+    plain, (ours, about) = (
+        timm.create_model("local-dir:.", pretrained=True).eval(),
+        models.load_backbone("../run"),
+    )
     images = torch.randn(2, 3, about["image_size"], about["image_size"])
     with torch.inference_mode():
         assert torch.equal(plain(images), ours(images))
     tuned = timm.create_model("local-dir:.", pretrained=True, num_classes=5).eval()  # to fine-tune
     assert tuned(images).shape == (2, 5)
     with torch.inference_mode():
-        assert torch.equal(tuned.forward_head(tuned.forward_features(images), pre_logits=True), ours(images))
+        assert torch.equal(
+            tuned.forward_head(tuned.forward_features(images), pre_logits=True), ours(images)
+        )
 
 
 def test_config_says_what_timm_wants_to_know(exports):
     config = json.loads((exports / "small" / "to" / "config.json").read_text())
-    assert (config["architecture"], config["num_classes"], config["num_features"]) == ("resnet18", 0, 16)
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == (
+        "resnet18",
+        0,
+        16,
+    )
     assert config["model_args"] == {"channels": [8, 16, 16, 16], "layers": [1, 1, 1, 1]}
     about = config["pretrained_cfg"]
-    assert (about["input_size"], about["mean"], about["std"]) == ([3, 16, 16], [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
-    assert json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"] == "resnet18"
+    assert (about["input_size"], about["mean"], about["std"]) == (
+        [3, 16, 16],
+        [0.5, 0.4, 0.3],
+        [0.2, 0.25, 0.3],
+    )
+    assert (
+        json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"]
+        == "resnet18"
+    )
 
 
 def test_the_lines_in_the_docs_load_it(tmp_path):
     run = write_run(tmp_path / "run", size=40, stem="timm")
     assert main(Export(run, tmp_path / "DIR")) == 0
-    code = example(WEIGHTS, "local-dir:DIR") + "import torch; torch.save(model.state_dict(), 'weights.pt')"
+    code = (
+        example(WEIGHTS, "local-dir:DIR")
+        + "import torch; torch.save(model.state_dict(), 'weights.pt')"
+    )
     fresh_python(f"import sys; sys.modules['effssl'] = None\n{code}", cwd=tmp_path)
     weights, ours = torch.load(tmp_path / "weights.pt"), models.load_backbone(run)[0].state_dict()
     assert weights.keys() == ours.keys()
@@ -131,13 +187,20 @@ def test_onnx_takes_any_batch_and_computes_the_same(tmp_path):
     pytest.importorskip("onnxscript")
     run = write_run(tmp_path / "run")
     assert main(Export(run, tmp_path / "to", onnx=True)) == 0
-    assert {p.name for p in (tmp_path / "to").iterdir()} == {"config.json", "README.md", "small_stem", "model.onnx"}
+    assert {p.name for p in (tmp_path / "to").iterdir()} == {
+        "config.json",
+        "README.md",
+        "small_stem",
+        "model.onnx",
+    }
     session = onnxruntime.InferenceSession(tmp_path / "to" / "model.onnx")
     backbone, _ = models.load_backbone(run)
     for batch in (1, 3, 8):
         images = torch.randn(batch, 3, 16, 16)
         with torch.inference_mode():
-            np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], backbone(images), atol=1e-4)
+            np.testing.assert_allclose(
+                session.run(None, {"images": images.numpy()})[0], backbone(images), atol=1e-4
+            )
     assert main(Export(run, tmp_path / "to", onnx=True)) == 0  # again
 
 
@@ -169,7 +232,9 @@ def test_a_missing_extra_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_network_that_timm_does_not_rebuild_is_refused(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", size=40, stem="timm")
     config = module._timm_config
-    monkeypatch.setattr(module, "_timm_config", lambda *a: config(*a) | {"model_args": {"layers": [1, 1, 1, 1]}})
+    monkeypatch.setattr(
+        module, "_timm_config", lambda *a: config(*a) | {"model_args": {"layers": [1, 1, 1, 1]}}
+    )
     assert main(Export(run, tmp_path / "to")) == 2
     assert "timm does not rebuild it" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
@@ -194,7 +259,9 @@ def test_the_same_again_changes_nothing_and_another_is_refused(tmp_path, capsys)
     assert main(Export(run, to)) == 0
     assert contents(to) == whole  # the README still tells of the projector that is there
     capsys.readouterr()
-    for i, other in enumerate([{"stem": "small-s2"}, {"size": 20}, {"kwargs": "{layers: [1, 1, 1, 1]}"}, {"seed": 1}]):
+    for i, other in enumerate(
+        [{"stem": "small-s2"}, {"size": 20}, {"kwargs": "{layers: [1, 1, 1, 1]}"}, {"seed": 1}]
+    ):
         assert main(Export(write_run(tmp_path / "others" / str(i), **other), to)) == 2
         assert "holds another" in capsys.readouterr().err
     assert contents(to) == whole
@@ -225,7 +292,15 @@ def bad_runs(root: Path) -> dict[str, tuple[Path, Path, str]]:
     }
 
 
-BAD = ["absent", "not a run", "unfinished", "damaged", "another file", "to is a file", "to is below a file"]
+BAD = [
+    "absent",
+    "not a run",
+    "unfinished",
+    "damaged",
+    "another file",
+    "to is a file",
+    "to is below a file",
+]
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -27,7 +27,9 @@ def open_corruptions(folder: Path, num_classes: int) -> tuple[np.ndarray, dict[s
     if not is_integer or len(labels) == 0 or labels.min() < 0:
         raise InputError(f"{labels_file} is not a list of labels")
     if labels.max() >= num_classes:
-        raise InputError(f"{labels_file} has label {labels.max()}, but the set has {num_classes} classes")
+        raise InputError(
+            f"{labels_file} has label {labels.max()}, but the set has {num_classes} classes"
+        )
     files = sorted(file for file in folder.glob("*.npy") if file != labels_file)
     if not files:
         raise InputError(f"{folder} has no CORRUPTION.npy beside labels.npy")

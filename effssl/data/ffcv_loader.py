@@ -18,7 +18,9 @@ from torch import Tensor
 from effssl import InputError
 
 
-def open_loader(path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder) -> Loader:
+def open_loader(
+    path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder
+) -> Loader:
     """Compile the reading of a .beton, which takes seconds.
 
     One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored image,
@@ -75,7 +77,9 @@ def _copied(x: Tensor, device: torch.device, copies: torch.cuda.Stream | None) -
     with torch.cuda.stream(copies):
         copied = x.to(device, non_blocking=True)
     copies.synchronize()
-    copied.record_stream(torch.cuda.current_stream(device))  # its memory is that stream's to use, too
+    copied.record_stream(
+        torch.cuda.current_stream(device)
+    )  # its memory is that stream's to use, too
     return copied
 
 
@@ -92,13 +96,17 @@ class _WatchedIterator(EpochIterator):
 
     def __next__(self):
         while True:
-            alive = self.is_alive()  # before looking into the queue, so that a last batch is not missed
+            alive = (
+                self.is_alive()
+            )  # before looking into the queue, so that a last batch is not missed
             try:
                 result = self.output_queue.get(timeout=0.2)
                 break
             except Empty:
                 if not alive:
-                    raise RuntimeError(f"reading {self.loader.fname} failed: {self.failure!r}") from self.failure
+                    raise RuntimeError(
+                        f"reading {self.loader.fname} failed: {self.failure!r}"
+                    ) from self.failure
         if result is None:
             self.close()
             raise StopIteration

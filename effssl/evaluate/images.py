@@ -61,7 +61,9 @@ def probed_augment(of_run: Augment, settings: Evaluation) -> Augment:
     return replace(of_run, image_size=settings.image_size)
 
 
-def find_corruptions(probed: ImageSet, settings: Evaluation) -> tuple[Corruptions | None, str | None]:
+def find_corruptions(
+    probed: ImageSet, settings: Evaluation
+) -> tuple[Corruptions | None, str | None]:
     """Open the corrupted test images, if there are any; and return a note if they are missing.
 
     Raises InputError if they are damaged, or if --robustness-dir names a folder without them.

@@ -82,7 +82,9 @@ def write_report(
     return [file, picture]
 
 
-def print_report(run: FinishedRun, probed: ImageSet, judged: Judged, files: list[Path], settings: Evaluation) -> None:
+def print_report(
+    run: FinishedRun, probed: ImageSet, judged: Judged, files: list[Path], settings: Evaluation
+) -> None:
     """Print a run's tables, the notes, and where its files are."""
     accuracies, measures = map(tables.as_text, _tables(judged.numbers(), settings))
     split = protocols.reported_split(probed.data)

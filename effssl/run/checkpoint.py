@@ -12,7 +12,9 @@ from effssl import InputError
 from effssl.run.files import atomic
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, Any]:
     """Return all that moves the weights from here on, but for the position in the data.
 
     That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop path).
@@ -23,7 +25,9 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.de
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random}
 
 
-def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def restore(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> None:
     """Put back what `capture` took, strictly.
 
     On another kind of device its random numbers go on from its seed, and the optimizer stays fused,
@@ -55,4 +59,6 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises many types for damaged files
-        raise InputError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+        raise InputError(
+            f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from None

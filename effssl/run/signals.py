@@ -73,7 +73,11 @@ def orderly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def exit_code(work: Callable[[], int | None], *, interrupted: str = "interrupted; nothing half-written is left") -> int:
+def exit_code(
+    work: Callable[[], int | None],
+    *,
+    interrupted: str = "interrupted; nothing half-written is left",
+) -> int:
     """Do a command's work in an `orderly` way, and show its errors as a command line does.
 
     Returns what the work returns (None counts as 0); 2 for bad input and for files that cannot be
@@ -84,7 +88,9 @@ def exit_code(work: Callable[[], int | None], *, interrupted: str = "interrupted
         with orderly():
             return work() or 0
     except (InputError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # set by torchrun; the group may not be there any more
+        if (
+            os.environ.get("RANK", "0") == "0"
+        ):  # set by torchrun; the group may not be there any more
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

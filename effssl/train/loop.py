@@ -122,7 +122,9 @@ def _save(job: Job, clock: Clock) -> None:
     file = job.out / "checkpoint.pt"
     with clock.paused():
         if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
-            raise FloatingPointError(f"weights are not finite after step {job.step}; last good checkpoint: {file}")
+            raise FloatingPointError(
+                f"weights are not finite after step {job.step}; last good checkpoint: {file}"
+            )
         state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
         position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
         checkpoint.save(file, state | position)

@@ -83,7 +83,9 @@ def draw_colours(numbers: Tensor, augment: Augment) -> ColourDraws:
     )
 
 
-def _crop_size(numbers: Tensor, augment: Augment, stored: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _crop_size(
+    numbers: Tensor, augment: Augment, stored: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return each crop's height and width, and whether an attempt fitted; if none did, the fallback's."""
     stored_height, stored_width = stored
     scale, ratio = augment.crop_scale, augment.crop_ratio

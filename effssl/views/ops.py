@@ -31,7 +31,9 @@ def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: int) -> 
     """
     _, stored_height, stored_width, _ = images.shape
     never = torch.zeros_like(flips)
-    rows = _resize_weights(crops.top, crops.height, never, size, stored_height)  # [views, batch, size, H]
+    rows = _resize_weights(
+        crops.top, crops.height, never, size, stored_height
+    )  # [views, batch, size, H]
     columns = _resize_weights(crops.left, crops.width, flips, size, stored_width)  # [.., size, W]
     planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
     x = rearrange(rows, "k b s h -> b (k s) h") @ planes
@@ -139,7 +141,9 @@ def _resize_weights(start: Tensor, length: Tensor, flip: Tensor, size: int, stor
     out = torch.where(flip[..., None], size - 1 - out, out)  # [..., size]
     scale = (length / size)[..., None]
     centre = (out + 0.5) * scale
-    position = torch.arange(stored, device=start.device, dtype=torch.float32) - start[..., None]  # [..., stored]
+    position = (
+        torch.arange(stored, device=start.device, dtype=torch.float32) - start[..., None]
+    )  # [..., stored]
     inside = (position >= 0) & (position < length[..., None])
     distance = (position[..., None, :] + 0.5 - centre[..., None]).abs()
     weights = (1 - distance / scale.clamp(min=1)[..., None]).clamp(min=0) * inside[..., None, :]
@@ -153,10 +157,14 @@ def _blur_matrix(kernel: Tensor, side: int) -> Tensor:
     """
     radius = kernel.shape[1] // 2
     index = torch.arange(side, device=kernel.device)
-    source = index[:, None] + torch.arange(-radius, radius + 1, device=kernel.device)  # [side, kernel_size]
+    source = index[:, None] + torch.arange(
+        -radius, radius + 1, device=kernel.device
+    )  # [side, kernel_size]
     source = (side - 1) - ((side - 1) - source.abs()).abs()
     matrix = kernel.new_zeros(len(kernel), side, side)
-    return matrix.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1))
+    return matrix.scatter_add_(
+        2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1)
+    )
 
 
 def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -172,7 +180,9 @@ def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _where(mask: Tensor, operation: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+def _where(
+    mask: Tensor, operation: Callable[..., Tensor], x: Tensor, *parameters: Tensor
+) -> Tensor:
     """Apply operation(x, *parameters) to the views in `mask` [n].
 
     On a CPU only they are computed; on a GPU all are, as counting them would wait for it.

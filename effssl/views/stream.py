@@ -60,7 +60,9 @@ class ViewStream:
         self._assemble = views_of_crops if stored.side is None else views_of_images
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
 
-    def with_views(self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None) -> ViewStream:
+    def with_views(
+        self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None
+    ) -> ViewStream:
         """Return a stream of the same images with other views; None keeps what this one has."""
         return ViewStream(
             self.stored,
@@ -73,7 +75,9 @@ class ViewStream:
             progress=self._progress,
         )
 
-    def epoch(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def epoch(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Make K augmented views of the images at `positions`, in that order.
 
         Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on the
@@ -84,7 +88,9 @@ class ViewStream:
                 yield self.make_views(pixels, at, epoch), at
                 bar.update(len(at))
 
-    def load(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def load(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Read what the views of an epoch are made of: the first half of `epoch`, for what times the two.
 
         Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole, [batch,

@@ -33,12 +33,34 @@ SAME_BITS_EVERYWHERE = {
 _SETS = {
     # 20 steps on handwritten digits, stored raw and cropped on the device, with every operation
     "digits": [
-        *("--data", "digits", "--batch-size", "128", "--epochs", "2", "--views", "3", "--proj-dim", "24"),
+        *(
+            "--data",
+            "digits",
+            "--batch-size",
+            "128",
+            "--epochs",
+            "2",
+            "--views",
+            "3",
+            "--proj-dim",
+            "24",
+        ),
         *("--hflip-prob", "0.5", "--hue", "0.1", "--blur-prob", "0.3", "--solarize-prob", "0.2"),
     ],
     # 20 steps on images of varied size, stored as JPEG and cropped where they are decoded
     "photographs": [
-        *("--data", "folder", "--batch-size", "8", "--epochs", "5", "--views", "3", "--proj-dim", "12"),
+        *(
+            "--data",
+            "folder",
+            "--batch-size",
+            "8",
+            "--epochs",
+            "5",
+            "--views",
+            "3",
+            "--proj-dim",
+            "12",
+        ),
         *("--image-size", "32", "--stem", "small-s2"),
     ],
 }
@@ -52,7 +74,10 @@ _METHODS = {
 _ENCODER = ["--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"]
 # NAME -> (set, method, processes)
 RUNS = {f"{s} {m}": (s, m, 1) for s in _SETS for m in _METHODS}
-RUNS |= {f"{s} {m}, two processes": (s, m, 2) for s, m in (("digits", "barlow_twins"), ("photographs", "vicreg"))}
+RUNS |= {
+    f"{s} {m}, two processes": (s, m, 2)
+    for s, m in (("digits", "barlow_twins"), ("photographs", "vicreg"))
+}
 
 
 def write_photographs(folder: Path) -> None:
@@ -73,23 +98,42 @@ def result_of(name: str, work: Path) -> dict[str, Any]:
     images, run = work / data, work / name.replace(" ", "-").replace(",", "")
     if data == "photographs" and not images.exists():
         write_photographs(images)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(num_processes),
+    ]
     command = [
         *(sys.executable, *(torchrun if num_processes > 1 else []), "-m", "effssl.train"),
         *(*_SETS[data], *_METHODS[method], *_ENCODER, "--data-dir", str(images), "--out", str(run)),
         *("--log-every", "1", "--probe-every", "2", "--final-images", "100", "--workers", "1"),
     ]
     done = subprocess.run(
-        command, env=os.environ | SAME_BITS_EVERYWHERE, capture_output=True, text=True, timeout=250, check=False
+        command,
+        env=os.environ | SAME_BITS_EVERYWHERE,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
-    content = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(weights.items()))
-    stored = hashlib.sha256(next((images / "beton").glob("*-train-*.beton")).read_bytes()).hexdigest()
+    content = b"".join(
+        k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(weights.items())
+    )
+    stored = hashlib.sha256(
+        next((images / "beton").glob("*-train-*.beton")).read_bytes()
+    ).hexdigest()
     return {
         "losses": [r["loss"].hex() for r in records if r["kind"] == "train"],
-        "probes": [{k: float(v).hex() for k, v in r.items() if "/" in k} for r in records if r["kind"] == "probe"],
+        "probes": [
+            {k: float(v).hex() for k, v in r.items() if "/" in k}
+            for r in records
+            if r["kind"] == "probe"
+        ],
         "final": json.loads((run / "result.json").read_text())["final"]["rows"],
         "weights": hashlib.sha256(content).hexdigest(),
         "stored": stored,
