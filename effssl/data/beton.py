@@ -120,7 +120,8 @@ def _read_note(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if length != note["bytes"]:
         raise InputError(
-            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it rewritten"
+            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it "
+            "rewritten"
         )
     return note
 

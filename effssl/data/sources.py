@@ -113,7 +113,8 @@ def _class_folders(
     absent = sorted(only.difference(classes))
     if absent:
         raise InputError(
-            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: {_abridged(absent)}"
+            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: "
+            f"{_abridged(absent)}"
         )
     if split == "test":
         if not held_out:
@@ -125,7 +126,8 @@ def _class_folders(
             raise InputError(f"{root} has classes that {train_root} lacks: {_abridged(unknown)}")
     if not paths:
         raise InputError(
-            f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)"
+            f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose "
+            "files)"
         )
     labels, classes = class_labels(paths, root, classes)
     if name == "folder":

@@ -17,7 +17,8 @@ def capture(
 ) -> dict[str, Any]:
     """Return all that moves the weights from here on, but for the position in the data.
 
-    That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop path).
+    That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop
+    path).
     """
     random = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -44,7 +45,7 @@ def restore(
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) so that `path` is always whole, also after a crash."""
+    """Write `state`, tensors and plain values, so that `path` is whole even after a crash."""
     with atomic(path, sync=True) as temporary:
         torch.save(state, temporary)
 

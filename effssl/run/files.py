@@ -16,9 +16,9 @@ from effssl import InputError
 def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the block ends without an error.
 
-    Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path` is
-    left as it was. Missing folders are made. `sync` waits until the bytes and the new name are on the
-    disk, so that they survive a power cut. Raises InputError if the file cannot be written.
+    Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path`
+    is left as it was. Missing folders are made. `sync` waits until the bytes and the new name are
+    on the disk, so that they survive a power cut. Raises InputError if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -20,7 +20,8 @@ class StopSwitch:
     """Tells when training is to end: on Ctrl-C or SIGTERM in any process, or after `max_seconds`.
 
     While it is entered, a first signal is noted for the loop to see, which then saves and leaves; a
-    second one ends the process at once. All processes of a group see the switch set at the same step.
+    second one ends the process at once. All processes of a group see the switch set at the same
+    step.
     """
 
     def __init__(self, clock: Clock, max_seconds: float | None):

@@ -68,7 +68,7 @@ class Job:
 
 
 def build_job(cfg: Config) -> Job:
-    """Build encoder, views, loss, optimizer and schedule; the weights are those that the seed gives.
+    """Build encoder, views, loss, optimizer and schedule, with the weights that the seed gives.
 
     Raises InputError for anything that the user has to mend.
     """
@@ -145,9 +145,9 @@ def _check_batch(batch_size: int, num_images: int) -> None:
 def _forward(encoder: Encoder, runtime: Runtime) -> nn.Module:
     """Return what is called in place of the encoder: images -> (h, z).
 
-    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm then
-    takes its statistics from the whole batch, as in one process; on CPUs torch has no such BatchNorm,
-    and each process normalises by its own images.
+    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
+    then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
+    BatchNorm, and each process normalises by its own images.
     """
     if distributed.world_size() == 1:
         return torch.compile(encoder) if runtime.compile else encoder  # type: ignore[return-value]

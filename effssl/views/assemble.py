@@ -52,9 +52,9 @@ def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: 
 
 
 def clean_view(images: Tensor, augment: Augment) -> Tensor:
-    """Resize each whole image to one view: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
+    """Resize each whole image to one view, and normalise it.
 
-    Normalised, and nothing else.
+    images: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
     """
     batch, height, width, _ = images.shape
     if (height, width) == (augment.image_size, augment.image_size):

@@ -1,8 +1,8 @@
 """Operations on views, each for a batch with a parameter per view.
 
 Every operation is torchvision's. Colour jitter applies brightness, contrast, saturation and hue in
-that order (torchvision draws the order, which moves results only where values are clamped, or through
-hue).
+that order (torchvision draws the order, which moves results only where values are clamped, or
+through hue).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: int) -> 
     images: uint8 [batch, H, W, 3]; crops, flips: [views, batch]
     -> float32 [views, batch, 3, size, size] in [0, 1].
 
-    Bilinear resizing is separable and linear, so a crop is two small matrix products with weights that
-    are a function of its corner and size; all views share the image.
+    Bilinear resizing is separable and linear, so a crop is two small matrix products with weights
+    that are a function of its corner and size; all views share the image.
     """
     _, stored_height, stored_width, _ = images.shape
     never = torch.zeros_like(flips)
@@ -48,7 +48,7 @@ def flipped(crops: Tensor, flips: Tensor) -> Tensor:
 
 
 def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Change the colours of x [n, 3, size, size] in [0, 1], and normalise; colours: of n views in all."""
+    """Change the colours of views x [n, 3, size, size] in [0, 1], and normalise them."""
     each = colours.map(torch.flatten)
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
