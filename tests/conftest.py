@@ -24,7 +24,8 @@ from PIL import Image
 
 from effssl.config import Storage
 
-# Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some tests send.
+# Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some
+# tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run of seconds: 1,295 digits, a tiny encoder.
@@ -113,7 +114,9 @@ def write_run(
     norm: str = "batch",
     seed: int = 0,
 ) -> Path:
-    """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
+    """A finished run's folder, as far as its weights go; these, and their statistics, are none that
+    it begins with.
+    """
     from effssl import models
     from effssl.run import checkpoint
 
@@ -166,7 +169,8 @@ def read_all(path, count, *, workers=2, batch_size=5, square=None):
 
 
 def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
-    """What memory grows by in 200 passes over `count` images, after the first 20, in a process of its own.
+    """What memory grows by in 200 passes over `count` images, after the first 20, in a process of
+    its own.
 
     Beside other tests, what they leave to the allocator moves as much as a leak would.
     """

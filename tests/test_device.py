@@ -1,4 +1,7 @@
-"""What a GPU does beside what the CPU does: EFFSSL_TEST_DEVICE=cuda pytest tests/test_device.py (or =cpu)."""
+"""What a GPU does beside what the CPU does:
+
+EFFSSL_TEST_DEVICE=cuda pytest tests/test_device.py (or =cpu).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The house keeps its shape: short modules, short functions, imports first, docstrings that are sentences."""
+"""The house keeps its shape: short modules, short functions, imports first, docstrings that are
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def test_modules_and_functions_are_short(file):
     assert not long
 
 
-# The commands of analysis/ are run by their path, and no wheel has them: one line finds the checkout.
+# The commands of analysis/ are run by their path, and no wheel has them: one line finds the
+# checkout.
 FINDS_THE_CHECKOUT = "if __name__ == '__main__':\n    sys.path[0] = str(Path(__file__).parents[1])"
 
 

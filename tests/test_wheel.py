@@ -84,7 +84,8 @@ def test_it_has_the_classes_of_imagenet100(installed, tmp_path):
         tmp_path,
     ]
     done = subprocess.run(
-        [*map(str, command)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
+        [*map(str, command)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True, text=True,
         timeout=250, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -28,7 +28,9 @@ def q():
 
 
 def kernel(q):
-    """p(x, x') / (p(x) p(x')) of two views of one image, over the mean over views, by summing over images."""
+    """p(x, x') / (p(x) p(x')) of two views of one image, over the mean over views, by summing over
+    images.
+    """
     size = len(q)
     given = torch.stack([q.roll(i) for i in range(size)])  # [image, view]
     return given.T @ given / size * size**2 / size
@@ -75,7 +77,9 @@ def test_span_error_is_0_for_the_eigenfunctions_mixed_and_1_for_others(q):
 
 
 def population(q, loss, a):
-    """The loss of z = waves @ a with every pair of views weighted by its probability: all of them are the batch."""
+    """The loss of z = waves @ a with every pair of views weighted by its probability: all of them
+    are the batch.
+    """
     size = len(q)
     waves, _ = ring.eigenfunctions(q, len(a))
     counts = (kernel(q) * 12 * 15).round().long()  # rounding moves probabilities by about a percent

@@ -235,7 +235,8 @@ def test_the_command_that_is_noted_names_no_folder_of_this_machine():
 
 @pytest.mark.parametrize("script", [views, subset, projector, wallclock])
 @pytest.mark.parametrize(
-    "flags", [["--seeds", "0"], ["--seds", "3"], ["--preset", "tpu"], ["--parallel", "x"], ["--", "--lr", "fast"],
+    "flags", [["--seeds", "0"], ["--seds", "3"], ["--preset", "tpu"], ["--parallel", "x"],
+    ["--", "--lr", "fast"],
               ["--", "--views", "3"], ["--out", "/dev/null/x"]],
 )  # fmt: skip
 def test_bad_flags_are_one_line_and_exit_code_2(script, flags, tmp_path, capsys):
@@ -250,7 +251,9 @@ def test_bad_flags_are_one_line_and_exit_code_2(script, flags, tmp_path, capsys)
 
 
 def write_runs(scale: claims.Scale, recipes, figures_of) -> None:
-    """Finished runs as effssl.train leaves them, less the weights. figures_of(recipe, seed): accuracy in %, seconds."""
+    """Finished runs as effssl.train leaves them, less the weights. figures_of(recipe, seed):
+    accuracy in %, seconds.
+    """
     parsed = {
         recipe: cli.parse(claims.flags_of(scale, recipe, 0)) for recipe in dict.fromkeys(recipes)
     }
@@ -297,7 +300,8 @@ def cells(summary: str, begins: str) -> list[str]:
 
 def test_views_at_equal_epochs_views_and_seconds(tmp_path, capsys):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "3")
-    # K = 2: 40, 44, 48 % in 50, 100, 200 s; K = 8 reaches 47 + seed / 10 in 141.42 s, where K = 2 has 46.
+    # K = 2: 40, 44, 48 % in 50, 100, 200 s; K = 8 reaches 47 + seed / 10 in 141.42 s, where K = 2
+    # has 46.
     of = {(8, 1): (47, 141.42136), (4, 1): (43, 70), (4, 2): (46.5, 300)}
     of |= {(2, 1): (40, 50), (2, 2): (44, 100), (2, 4): (48, 200)}
 
@@ -408,7 +412,8 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
     monkeypatch.setattr(step_cost, "measure", lambda settings, **how: dict.fromkeys(settings, cost))
     scale = scale_of("--runs", str(tmp_path), "--seeds", "2")
     scale.args.wide, scale.args.recipe = 8192, [["fast", "--lr 0.01"]]
-    # The recipe has 48 % between 50 s (46 %) and 200 s (50 %): at 100 s. The baseline takes 4 times that, and 4.2.
+    # The recipe has 48 % between 50 s (46 %) and 200 s (50 %): at 100 s. The baseline takes 4 times
+    # that, and 4.2.
     seconds = {1: 50.0, 2: 200.0, 3: 300.0, 4: 400.0}
     accuracy = {1: 46.0, 2: 50.0, 3: 52.0, 4: 48.0}
 
@@ -505,7 +510,7 @@ def test_a_script_that_is_interrupted_goes_on_and_ends(digits_dir, tmp_path, mon
 
 @pytest.fixture(scope="module")
 def trained(digits_dir, tmp_path_factory):
-    """The folder of runs that the four scripts share; they train in this process, without pictures."""
+    """The folder of runs that the four scripts share; they train in this process."""
 
     def start(
         run: Path, flags: list[str], slot: int, gpus: int, parallel: int
@@ -551,7 +556,8 @@ def test_subset_end_to_end(trained, digits_dir):
     assert json.loads((half / "linear_all_labels.json").read_text())["linear"] == float(
         rows[half.name]["linear"]
     )
-    # On the labels of its own part it is what the run found while training; on all of a whole run too.
+    # On the labels of its own part it is what the run found while training; on all of a whole run
+    # too.
     assert subset.on_all_labels(half, 0.2) == float(rows[half.name]["linear_own"])
     whole = "bt_k2_d16_f1_e2_s0"
     assert subset.on_all_labels(trained / whole, 0.4) == float(rows[whole]["linear"])

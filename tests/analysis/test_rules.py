@@ -119,7 +119,8 @@ def projector_rows(small=0.0, spread=EXACT, seconds=50.0, fixed=-0.1):
     rows = []
     for dim, gap in ((64, -0.02), (256, small), (8192, 0.0)):
         rows += seeds(
-            spread if dim == 256 else (0, 0, 0), 0.5 + gap, method="barlow_twins", dim=dim, weight=3.4 / dim,
+            spread if dim == 256 else (0, 0, 0), 0.5 + gap, method="barlow_twins", dim=dim,
+            weight=3.4 / dim,
             seconds=100.0 if dim == 8192 else seconds,
         )  # fmt: skip
     rows += seeds(

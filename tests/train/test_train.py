@@ -1,4 +1,6 @@
-"""The main job, end to end, on digits: by subprocess as a user calls it, in-process where only the outcome matters."""
+"""The main job, end to end, on digits: by subprocess as a user calls it, in-process where only the
+outcome matters.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +157,10 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
 
 
 def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
-    """Without BatchNorm, whose statistics are each process's own on CPUs; SGD, as Adam makes much of rounding."""
+    """Without BatchNorm, whose statistics are each process's own on CPUs;
+
+    SGD, as Adam makes much of rounding.
+    """
     small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
     flags = [
         "--backbone",
@@ -340,8 +345,10 @@ def bad(root):
 
 
 @pytest.mark.parametrize("name", [
-    "batch larger than the set", "missing folder", "empty folder", "an image that does not decode", "too few images",
-    "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds a run",
+    "batch larger than the set", "missing folder", "empty folder", "an image that does not "
+    "decode", "too few images",
+    "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds "
+    "a run",
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, tmp_path, capsys):
     flags, message = bad(tmp_path)[name]

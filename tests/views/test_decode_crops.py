@@ -1,4 +1,6 @@
-"""Crops cut where images are decoded are those of draw_crops, resized as torchvision does, for any division of work."""
+"""Crops cut where images are decoded are those of draw_crops, resized as torchvision does, for any
+division of work.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from tests.conftest import growth_mb
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3
 NEUTRAL = Augment(
-    views=3, image_size=SIZE, crop_scale=SCALE, crop_ratio=RATIO, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    views=3, image_size=SIZE, crop_scale=SCALE, crop_ratio=RATIO,
+    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
     jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0,
 )  # fmt: skip
 COUNT = 12
@@ -88,7 +91,8 @@ def test_crops_are_those_of_the_device(stored, scale, ratio):
             drawn(4_000, stored, epoch, seed=seed, scale=scale, ratio=ratio)
         ).numpy()
         actual = many_crops(seed, epoch, 4_000, 2, *stored, scale, ratio)
-        # torch's exp is not rounded correctly in 1 of 100 numbers, which moves one crop in a million by a pixel
+        # torch's exp is not rounded correctly in 1 of 100 numbers, which moves one crop in a
+        # million by a pixel
         assert (actual != expected).any(0).sum() <= 1
         assert np.abs(actual - expected).max() <= 1
 

@@ -122,7 +122,7 @@ def test_crops_already_cut_get_the_same_as_whole_images():
         alone = (
             whole,
             drawn.flips[a, b][None, None],
-            drawn.colours.map(lambda d: d[a, b][None, None]),
+            ColourDraws(*(d[a, b][None, None] for d in drawn.colours)),
         )
         expected = views_of(crops[b, a][None], alone, 32)
         assert_near(actual[a, b], expected[0, 0], atol=1e-4)
