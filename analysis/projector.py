@@ -6,15 +6,14 @@ python analysis/projector.py --data-dir DIR --preset gpu --seconds 500
 
 Trains with projectors of every width d at two weights: the rule's, which falls as 1/d (3.4 / d for
 Barlow Twins), and one fixed weight for all widths, the rule's at the widest, as a configuration has
-that is copied while its width is changed. For the widest they are one run. The hidden layer is d wide
-too. K = 4 on small scales; on the paper's K = 2 with batches of 512.
+that is copied while its width is changed. For the widest they are one run. The hidden layer is d
+wide too. K = 4 on small scales; on the paper's K = 2 with batches of 512.
 
-Verdict: is d = 256 with the rule no more than 1 point worse than the widest, does it take less time,
-and is the narrowest better with the rule than with the fixed weight? Differences are paired by seed;
-the answer is yes or no if the whole 95% interval over seeds says so, else open. Time is of the whole
-step: with the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, with a
-ResNet-50 on a GPU a small part of it.
-"""
+Verdict: is d = 256 with the rule no more than 1 point worse than the widest, does it take less
+time, and is the narrowest better with the rule than with the fixed weight? Differences are paired
+by seed; the answer is yes or no if the whole 95% interval over seeds says so, else open. Time is of
+the whole step: with the small encoder of the CPU scale a projector 8192 wide costs more than the
+backbone, with a ResNet-50 on a GPU a small part of it."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ Planned = dict[str, list[Recipe]]
 
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
-    widths = {"type": cli.count, "help": "(default: the preset's)"}
-    parser.add_argument("--widths", nargs="+", metavar="D", **widths)
+    default = "(default: the preset's)"
+    parser.add_argument("--widths", type=cli.count, nargs="+", metavar="D", help=default)
     args = cli.read_flags(parser, argv)
     chosen = sorted(set(args.widths or PROJECTOR[args.preset].widths))
     return cli.exit_code(lambda: _claim(scale_of(args, "projector"), chosen))
@@ -110,9 +109,10 @@ def summary(scale: Scale, table: pd.DataFrame, planned: Planned) -> str:
     judged, wide = verdicts.judge(claim_rules.width, table), planned[RULE][-1]
     parts = verdicts.parts_table(judged.parts)
     return (
-        f"**Claim 1, with the rule a small projector does as well, and cheaper: {judged.verdict}.** "
-        f"{time_ratio(scale, table, planned)}K = {wide.views}, {in_epochs(wide.epochs)}; accuracy "
-        "on the validation split, mean and standard deviation over seeds.\n\n"
+        "**Claim 1, with the rule a small projector does as well, and cheaper: "
+        f"{judged.verdict}.** {time_ratio(scale, table, planned)}K = {wide.views}, "
+        f"{in_epochs(wide.epochs)}; accuracy on the validation split, mean and standard deviation "
+        "over seeds.\n\n"
         f"{parts}\nWhat the rule is worth at each width:\n\n"
         f"{verdicts.parts_table(gains(scale, table, planned))}\n"
         f"{markdown(_lines(scale, table, planned))}"
@@ -143,12 +143,14 @@ def _lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict]:
 
 
 def picture(scale: Scale, table: pd.DataFrame, planned: Planned) -> Figure:
-    """Draw accuracy by width and by w d, effective ranks by width, seconds and parameters by width."""
+    """Draw accuracy by width and by w d, effective ranks by width, seconds and parameters by
+    width."""
     figure = Figure(figsize=(10, 7))
     (by_width, by_product), (ranks, cost) = figure.subplots(2, 2)
     widths = [recipe.dim for recipe in planned[RULE]]
     rows = {
-        recipe: claims.rows_of(scale, table, recipe) for recipe in itertools.chain(*planned.values())
+        recipe: claims.rows_of(scale, table, recipe)
+        for recipe in itertools.chain(*planned.values())
     }
     looks = {RULE: plots.style(1), FIXED: plots.style(0)}
     for name, of_name in planned.items():
@@ -161,11 +163,11 @@ def picture(scale: Scale, table: pd.DataFrame, planned: Planned) -> Figure:
             plots.draw(ranks, points, **look, label=f"{of}, {name}")
     for i, d in enumerate(widths):
         both = dict.fromkeys(of_name[i] for of_name in planned.values())
-        points = [([_product(scale, r)], 100 * rows[r]["linear"]) for r in both]
-        plots.draw(by_product, points, **plots.style(i), label=f"d = {d}")
+        at_products = [([_product(scale, r)], 100 * rows[r]["linear"]) for r in both]
+        plots.draw(by_product, at_products, **plots.style(i), label=f"d = {d}")
     seconds = [([r.dim], rows[r]["seconds"]) for r in planned[RULE]]
     plots.draw(cost, _over_widest(seconds), **plots.style(1), label="training seconds")
-    numbers = [([r.dim], [float(parameters(scale, r))]) for r in planned[RULE]]
+    numbers = [([r.dim], [parameters(scale, r)]) for r in planned[RULE]]
     plots.draw(cost, _over_widest(numbers), **plots.style(3), label="projector's parameters")
     for axis in (by_width, ranks, cost):
         axis.set_xlabel("projector's width d")

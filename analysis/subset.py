@@ -3,17 +3,18 @@
 python analysis/subset.py --data-dir DIR                     # CIFAR-10, two CPU cores
 python analysis/subset.py --data-dir DIR --preset gpu --seconds 500
 
-Trains on 25%, 50% and 100% of the scale's images (each part within the next, every class alike) with
-K = 2, 4, 8 views (d = 256, the rule's weight), all for equal encoded views: half the images, or half
-the views, means twice the epochs. So their seconds are nearly equal too; the table has them.
+Trains on 25%, 50% and 100% of the scale's images (each part within the next, every class alike)
+with K = 2, 4, 8 views (d = 256, the rule's weight), all for equal encoded views: half the images,
+or half the views, means twice the epochs. So their seconds are nearly equal too; the table has
+them.
 
-An encoder trained on a part of the images is probed with the labels of all the scale's images, as one
-trained on all of them is; `linear_own` in runs.csv is of a probe on its own part's labels alone.
+An encoder trained on a part of the images is probed with the labels of all the scale's images, as
+one trained on all of them is; `linear_own` in runs.csv is of a probe on its own part's labels
+alone.
 
 Verdict: are K = 8 on 25% and K = 4 on 50% no more than 1 point worse than K = 2 on 100%, and better
-than K = 2 on the same part? Differences are paired by seed; the answer is yes or no if the whole 95%
-interval over seeds says so, else open.
-"""
+than K = 2 on the same part? Differences are paired by seed; the answer is yes or no if the whole
+95% interval over seeds says so, else open."""
 
 from __future__ import annotations
 
@@ -37,9 +38,10 @@ from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
 from analysis.harness.training import has_result
 from effssl import InputError
-from effssl.evaluation.encode import backbone_features
+from effssl.data.stored import open_data
+from effssl.evaluation.encode import backbone_features, open_streams
 from effssl.evaluation.final_table import validation_probe
-from effssl.evaluation.finished_run import open_images, open_run
+from effssl.evaluation.finished_run import open_run
 from effssl.run.device import open_runtime
 from effssl.run.files import write_json
 
@@ -47,8 +49,9 @@ from effssl.run.files import write_json
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
     parser.add_argument("--views", type=cli.count, nargs="+", default=[2, 4, 8], metavar="K")
-    part = {"type": _part, "default": [0.25, 0.5, 1.0], "help": "1 among them"}
-    parser.add_argument("--parts", nargs="+", metavar="F", **part)
+    parts_of_all, among = [0.25, 0.5, 1.0], "1 among them"
+    add = parser.add_argument
+    add("--parts", type=_part, nargs="+", default=parts_of_all, metavar="F", help=among)
     args = cli.read_flags(parser, argv)
     views, parts = sorted(set(args.views)), sorted({*args.parts, 1.0})
     return cli.exit_code(lambda: _claim(scale_of(args, "subset"), views, parts))
@@ -99,23 +102,31 @@ def _on_all_labels(scale: Scale, record: Record) -> float:
         return round(kept["linear"], 5)
     if not has_result(run):
         raise InputError(
-            f"the record of {run.name} has no accuracy on all labels, and its weights are not there; "
-            "--records /dev/null trains it again"
+            f"the record of {run.name} has no accuracy on all labels, and its weights are not "
+            "there; --records /dev/null trains it again"
         )
     return on_all_labels(run, fraction)
 
 
 def on_all_labels(run: Path, fraction: float) -> float:
-    """Return the accuracy in [0, 1] on the validation split of a finished run's linear probe, fitted
-    as while training but on the labels of `fraction` of the set's training images; it is kept in the
-    run's folder."""
+    """Return the accuracy in [0, 1] on the validation split of a finished run's linear probe,
+    fitted as while training but on the labels of `fraction` of the set's training images; it is
+    kept in the run's folder."""
     file = run / "linear_all_labels.json"
     if file.is_file() and (kept := json.loads(file.read_text()))["fraction"] == fraction:
         return kept["linear"]
     _, cfg, backbone, projector = open_run(run)
     runtime = open_runtime(cfg.run.device, cfg.run.precision)
     images = dataclasses.replace(cfg.images, fraction=fraction)
-    data, streams = open_images(images, cfg.augment, runtime)
+    data = open_data(images)
+    streams = open_streams(
+        data,
+        cfg.augment,
+        seed=cfg.run.seed,
+        batch_size=cfg.optim.batch_size,
+        workers=images.workers,
+        runtime=runtime,
+    )
     features = backbone_features(backbone.to(runtime.device), streams)
     projector = (projector or torch.nn.Identity()).to(runtime.device)
     probed = validation_probe(features, data, cfg.probe.probe_images, projector)

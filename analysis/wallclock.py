@@ -3,26 +3,25 @@
 python analysis/wallclock.py --data-dir DIR                     # CIFAR-10, two CPU cores
 python analysis/wallclock.py --data-dir DIR --preset gpu --seconds 500
 
-The baseline is the authors': K = 2 views, a projector 8192 wide (and its hidden layer), their weight
-for it, 4 E epochs. The recommended recipe is K = 4, d = 256, the rule's weight: runs of E, 2 E and 3 E
-epochs, each with its own whole schedule. The seconds in which it has the baseline's accuracy are
-interpolated between them (linearly in log seconds, by seed). Two controls change one thing each: K = 2
-with d = 256 (E, 2 E, 4 E epochs), and K = 4 with d = 8192 (the rule's weight; E, 2 E).
-`--recipe NAME "FLAGS"` runs K = 4, d = 256 with further flags beside them.
+The baseline is the authors': K = 2 views, a projector 8192 wide (and its hidden layer), their
+weight for it, 4 E epochs. The recommended recipe is K = 4, d = 256, the rule's weight: runs of E, 2
+E and 3 E epochs, each with its own whole schedule. The seconds in which it has the baseline's
+accuracy are interpolated between them (linearly in log seconds, by seed). Two controls change one
+thing each: K = 2 with d = 256 (E, 2 E, 4 E epochs), and K = 4 with d = 8192 (the rule's weight; E,
+2 E). `--recipe NAME "FLAGS"` runs K = 4, d = 256 with further flags beside them.
 
-Seconds are those of training, without probes, checkpoints and start. On a CPU several runs share the
-machine: if views/s differ much between seeds, other work disturbed them, and the ratios by step cost
-are the better ones: there a run's seconds are its steps times the cost of a step, measured here, all
-recipes by turns in one process with nothing beside it.
+Seconds are those of training, without probes, checkpoints and start. On a CPU several runs share
+the machine: if views/s differ much between seeds, other work disturbed them, and the ratios by step
+cost are the better ones: there a run's seconds are its steps times the cost of a step, measured
+here, all recipes by turns in one process with nothing beside it.
 
-With the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, so the ratio
-there is larger than with a ResNet on a GPU. The ratio to K = 2 with d = 256, in which the projector has
-no part, is reported beside it.
+With the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, so the
+ratio there is larger than with a ResNet on a GPU. The ratio to K = 2 with d = 256, in which the
+projector has no part, is reported beside it.
 
-Verdict: at least 2 times? Yes or no if the whole 95% interval over seeds says so (of log ratios, paired
-by seed), else open. If a recipe's shortest run has the accuracy already its seconds are an upper bound,
-if none has it a lower one.
-"""
+Verdict: at least 2 times? Yes or no if the whole 95% interval over seeds says so (of log ratios,
+paired by seed), else open. If a recipe's shortest run has the accuracy already its seconds are an
+upper bound, if none has it a lower one."""
 
 from __future__ import annotations
 
@@ -46,7 +45,10 @@ from analysis.harness.tables import markdown, write_csv
 from analysis.harness.wallclock_picture import picture
 from effssl.cli import parse
 
-AUTHORS = {"barlow_twins": 0.0008, "vicreg": 1 / 800}  # their weights at d = 8192 (arXiv 2312.10725)
+AUTHORS = {
+    "barlow_twins": 0.0008,
+    "vicreg": 1 / 800,
+}  # their weights at d = 8192 (arXiv 2312.10725)
 FACTOR = claim_rules.FACTOR
 Planned = dict[str, list[Recipe]]
 Steps = dict[str, dict[str, float]]  # recipe -> milliseconds of the parts of a step, encoded views
@@ -55,18 +57,17 @@ Compared = list[tuple[str, str, Speedup, Speedup]]  # recipe, the other; by seco
 
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
-    wide = {"type": cli.count, "default": 8192, "help": "the baseline's width"}
-    parser.add_argument("--wide", metavar="D", **wide)
-    extra: dict[str, Any] = {"nargs": 2, "action": "append", "default": []}
-    extra |= {"metavar": ("NAME", "FLAGS"), "help": "K = 4 with further flags"}
-    parser.add_argument("--recipe", **extra)
+    add, names = parser.add_argument, ("NAME", "FLAGS")
+    add("--wide", type=cli.count, default=8192, metavar="D", help="the baseline's width")
+    extra = "K = 4 with further flags"
+    add("--recipe", nargs=2, action="append", default=[], metavar=names, help=extra)
     args = cli.read_flags(parser, argv)
     return cli.exit_code(lambda: _claim(scale_of(args, "wallclock")))
 
 
 def recipes(scale: Scale) -> Planned:
-    """Return name -> the recipe's lengths, shortest first: the baseline, the recommended one, controls,
-    the user's own."""
+    """Return name -> the recipe's lengths, shortest first: the baseline, the recommended one,
+    controls, the user's own."""
     e, d, wide = scale.epochs, scale.dim, scale.args.wide
     named = {
         f"baseline: K = 2, d = {wide}": [Recipe(2, wide, 4 * e, weight=AUTHORS[scale.args.method])],
@@ -105,8 +106,8 @@ def _claim(scale: Scale) -> None:
 
 
 def _cost_of_steps(scale: Scale, planned: Planned) -> Steps:
-    """Return the milliseconds of a step's parts and its encoded views, by recipe; measured once, kept
-    beside the runs and among the records."""
+    """Return the milliseconds of a step's parts and its encoded views, by recipe; measured once,
+    kept beside the runs and among the records."""
     configs = {name: parse(flags_of(scale, lengths[0], 0)) for name, lengths in planned.items()}
     name = f"step_cost_{scale.args.method}"
     file, record = scale.args.runs / f"{name}.json", claims.known_record(scale, name)
@@ -149,11 +150,10 @@ def comparisons(scale: Scale, table: pd.DataFrame, planned: Planned) -> Compared
     for name, other in pairs:
         own = pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
         target = claims.rows_of(scale, table, planned[other][-1])
-        clocks = [
-            speedup(own, target, lengths=len(planned[name]), clock=clock)
-            for clock in ("seconds", "seconds_by_steps")
-        ]
-        compared.append((name, other, *clocks))
+        lengths = len(planned[name])
+        faster = speedup(own, target, lengths=lengths)
+        by_steps = speedup(own, target, lengths=lengths, clock="seconds_by_steps")
+        compared.append((name, other, faster, by_steps))
     return compared
 
 
@@ -168,7 +168,7 @@ def summary(
 ) -> str:
     judged = verdicts.judge(claim_rules.wallclock, table)
     (_, _, first, by_steps), (last_name, last_other, last, _) = compared[0], compared[-1]
-    best = table.loc[table["linear"].idxmax()]
+    best = table.sort_values("linear", ascending=False, kind="stable").iloc[0]
     return (
         "**Claim 4, the baseline's accuracy in at most half its training time: "
         f"{judged.verdict}.** {first.shown or '?'} times faster "

@@ -23,12 +23,11 @@ _IGNORED = {*RESUME_MAY_CHANGE, "epochs", "warmup_epochs"}
 def kept_or_measured(
     configs: dict[str, Config], file: Path, record: Mapping[str, Any] | None, *, threads: int | None
 ) -> dict[str, Any]:
-    """Return `ms`, milliseconds of the parts of a step by recipe, and with which settings, when and on
-    what they were measured.
+    """Return `ms`, milliseconds of the parts of a step by recipe, and with which settings, when and
+    on what they were measured.
 
-    Taken from `file` or from the record, if one of them is of these recipes and settings; else measured
-    and written to `file`, which has to be removed to measure again.
-    """
+    Taken from `file` or from the record, if one of them is of these recipes and settings; else
+    measured and written to `file`, which has to be removed to measure again."""
     asked = {
         name: {k: v for k, v in flat(cfg).items() if k not in _IGNORED}
         for name, cfg in configs.items()

@@ -1,13 +1,12 @@
-"""Where the time of a training step goes: waiting for images, making views, encoder, projector and loss,
-optimizer.
+"""Where the time of a training step goes: waiting for images, making views, encoder, projector and
+loss, optimizer.
 
-python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml
-python -m analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" -- --data cifar10
+python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml python -m
+analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" -- --data cifar10
 
-Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a machine
-that slows down slows all. The device is waited for after each part, so on a GPU the parts together take
-longer than a step that is not measured. Nothing is written.
-"""
+Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a
+machine that slows down slows all. The device is waited for after each part, so on a GPU the parts
+together take longer than a step that is not measured. Nothing is written."""
 
 from __future__ import annotations
 
@@ -96,8 +95,8 @@ def _medians(taken: list[list[float]]) -> dict[str, float]:
 
 
 def _steps(cfg: Config) -> Generator[list[float], None, None]:
-    """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut where
-    the parts meet."""
+    """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut
+    where the parts meet."""
     job = build_job(cfg)
     encoder, runtime, stream = job.encoder, job.runtime, job.stream
     backbone, projector = (

@@ -11,7 +11,15 @@ from analysis.harness.methods import NAMES, RULES
 from analysis.harness.speedups import speedup
 from analysis.harness.stats import at_seconds
 from analysis.harness.tables import Missing
-from analysis.harness.verdicts import Part, differences, only, over_seeds, pairs, table_rule
+from analysis.harness.verdicts import (
+    Part,
+    differences,
+    groups,
+    only,
+    over_seeds,
+    pairs,
+    table_rule,
+)
 
 MARGIN = 1.0  # points that count as noise where a claim says "as good as"
 FACTOR = 2.0  # times faster
@@ -36,7 +44,7 @@ def orthogonality(rows: pd.DataFrame) -> list[Part]:
     linear accuracy above 0; and the off-diagonal energy of z at the smallest less at the rule's
     above 0."""
     parts = []
-    for (method, dim), own in _with_rule(rows).groupby(["method", "dim"], sort=False):
+    for (method, dim), own in groups(_with_rule(rows), "method", "dim"):
         least = own["weight"].min()
         right, wrong = _at_rule(own), only(own, weight=least)
         if right.empty or right["weight"].iloc[0] == least:
@@ -59,7 +67,7 @@ def width(rows: pd.DataFrame) -> list[Part]:
     the seconds; and at the smallest width, linear is better at the rule's weight than at the
     widest's."""
     parts = []
-    for method, own in _with_rule(rows).groupby("method", sort=False):
+    for (method,), own in groups(_with_rule(rows), "method"):
         right = _at_rule(own)
         dims = sorted(right["dim"].unique())
         if len(dims) < 2:

@@ -12,7 +12,7 @@ from analysis.harness import cli, records, runs, training
 from analysis.harness.methods import weight_of
 from analysis.harness.plots import write_picture
 from analysis.harness.presets import CLAIMS
-from analysis.harness.recipes import SHORT, Recipe, Scale, name_of, runs_of
+from analysis.harness.recipes import SHORT, Recipe, Scale, name_of
 from analysis.harness.tables import write_csv
 from effssl.run.files import check_writable, write_text
 
@@ -30,8 +30,8 @@ def parser(doc: str | None) -> cli.Parser:
         CLAIMS,
         "runs/claims-PRESET",
         "the preset's: cpu 3, gpu 1, paper 3",
-        "E is 1 epoch of 18,000 CIFAR-10 images with a half-width ResNet-18 for cpu, 4 of 45,000 with a "
-        "ResNet-18 for gpu, 100 with a ResNet-50 for paper; -- --epochs sets E.\n",
+        "E is 1 epoch of 18,000 CIFAR-10 images with a half-width ResNet-18 for cpu, 4 of 45,000 "
+        "with a ResNet-18 for gpu, 100 with a ResNet-50 for paper; -- --epochs sets E.\n",
     )
     flags.add_argument("--method", choices=SHORT, default="barlow_twins", help="loss of all runs")
     flags.add_argument(

@@ -32,8 +32,8 @@ def weight_flags(method: str, weight: float | None) -> list[str]:
 
 
 def weight_of(settings: dict[str, Any]) -> float | None:
-    """Return the weight in a run's settings by name, the rule's resolved; None for a method that has
-    none."""
+    """Return the weight in a run's settings by name, the rule's resolved; None for a method that
+    has none."""
     loss = Loss(**{field.name: settings[field.name] for field in dataclasses.fields(Loss)})
     return decorrelation_weight(loss, settings["proj_dim"])
 

@@ -3,97 +3,78 @@ all by width."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
-from run_measures import Measured
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.harness.orthogonality_measures import Measured
+from analysis.harness.plots import ACCURACY, COLOURS
 
 MAX_MAPS = 6  # recipes whose correlations are shown
-FIRST, LAST = 3, 100  # ranks of the fit, as effssl.spectrum.decay_exponent's defaults
+FIRST, LAST = 3, 100  # ranks of the fit, as the defaults of spectrum.decay_exponent
 NAMES = {
     "effective_rank": "effective rank",
     "off_diagonal": "off-diagonal energy",
     "alpha": "alpha",
     "lidar": "LiDAR",
+    "linear": ACCURACY,
 }
-NAMES["linear"] = "linear probe, validation (%)"
 LINES: dict[str, Any] = {"z": "-", "h": ":"}
 UNTRAINED = "0.55"
-# Okabe and Ito's, which the colour-blind tell apart
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def fitted(eigenvalues: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks and eigenvalues on the line of slope -alpha on log-log axes that decay_exponent fitted:
-    least squares with weight 1 / rank, so through the weighted mean."""
+    """Return ranks and eigenvalues on the line of slope -alpha on log-log axes that decay_exponent
+    fitted: least squares with weight 1 / rank, so through the weighted mean."""
     rank = np.arange(FIRST, min(LAST, len(eigenvalues)) + 1)
     log_rank, log_value = np.log(rank), np.log(eigenvalues[FIRST - 1 : rank[-1]])
     level = np.average(log_value, weights=1 / rank) + alpha * np.average(log_rank, weights=1 / rank)
     return rank, np.exp(level - alpha * log_rank)
 
 
-def picture(measured: Sequence[Measured], path: Path) -> None:
-    """Write the picture. Correlations and spectra are of the first run of each recipe, all else of
-    every run."""
+def picture(measured: Sequence[Measured]) -> Figure:
+    """Draw it. Correlations and spectra are of the first run of each recipe, all else of every
+    run."""
     firsts = list({each.recipe: each for each in reversed(measured)}.values())[::-1]
     trained = [each for each in firsts if each.row["method"]]
     colours = {
-        each.recipe: UNTRAINED if not each.row["method"] else _colour(trained, each)
-        for each in firsts
+        each.recipe: _colour(trained, each) if each.row["method"] else UNTRAINED for each in firsts
     }
     mapped = trained[:MAX_MAPS]
-    columns = 2 * len(mapped) if len(mapped) <= 2 else len(mapped)
-    lines = 1 if len(mapped) <= 2 else 2
+    is_small = len(mapped) <= 2
+    lines, columns = (1, 2 * len(mapped)) if is_small else (2, len(mapped))
     height = lines * 13 / max(columns, 4)
-    figure = plt.figure(figsize=(13, 10.6 + height), layout="constrained")
+    figure = Figure(figsize=(13, 10.6 + height), layout="constrained")
     rows: Any = figure.subfigures(4, 1, height_ratios=[height, 3.6, 3, 3])
     maps, spectra, course, widths = rows
     _draw_maps(maps, mapped, len(trained), lines, columns)
     _draw_spectra(spectra, firsts, colours)
     _draw_course(course, measured, colours)
     _draw_widths(widths, measured, colours)
+    _draw_legend(figure, colours)
+    return figure
+
+
+def _draw_legend(figure: Figure, colours: dict[str, Any]) -> None:
     handles = [
-        plt.Line2D([], [], color=colour, marker="o", label=recipe)
-        for recipe, colour in colours.items()
+        Line2D([], [], color=colour, marker="o", label=recipe) for recipe, colour in colours.items()
     ]
-    for of, style in LINES.items():
+    for of, line in LINES.items():
+        look: dict[str, Any] = {"color": "black", "linestyle": line, "marker": "o"}
         face = "black" if of == "z" else "white"
-        handles.append(
-            plt.Line2D(
-                [], [], color="black", linestyle=style, label=of, marker="o", markerfacecolor=face
-            )
-        )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        fontsize=9,
-        frameon=False,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=130)
-    plt.close(figure)
-    temporary = path.with_suffix(".tmp")
-    # A palette: a quarter of the size, as noise of correlations does not compress.
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
-        temporary, "png", optimize=True
-    )
-    temporary.replace(path)
+        handles.append(Line2D([], [], **look, markerfacecolor=face, label=of))
+    below: dict[str, Any] = {"loc": "outside lower center", "fontsize": 9, "frameon": False}
+    figure.legend(handles=handles, ncols=min(4, len(handles)), **below)
 
 
 def _colour(trained: list[Measured], each: Measured) -> Any:
     if len(trained) <= len(COLOURS):
         return COLOURS[trained.index(each)]
-    return plt.get_cmap("viridis")(trained.index(each) / len(trained))
+    return mpl.colormaps["viridis"](trained.index(each) / len(trained))
 
 
 def _draw_maps(figure: Any, mapped: list[Measured], of_all: int, lines: int, columns: int) -> None:

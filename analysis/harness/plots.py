@@ -94,8 +94,8 @@ def legend_below(figure: Figure, axis: Axes) -> None:
     """Put one legend under all panels, of one panel's lines."""
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        look = {"loc": "lower center", "frameon": False, "fontsize": 9}
-        figure.legend(handles, labels, ncols=min(4, len(labels)), **look)
+        columns = min(4, len(labels))
+        figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def write_picture(path: Path, figure: Figure, *, dpi: int = 200, palette: bool = False) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
-_CPU = ("--config", str(_CONFIGS / "cifar10_cpu.yaml"), "--precision", "bf16")
-_CPU += ("--fraction", "0.4", "--epochs", "1")
+_CPU = (
+    *("--config", str(_CONFIGS / "cifar10_cpu.yaml"), "--precision", "bf16"),
+    *("--fraction", "0.4", "--epochs", "1"),
+)
 _GPU = ("--config", str(_CONFIGS / "cifar10.yaml"))
 _PAPER = ("--config", str(_CONFIGS / "cifar10_baseline.yaml"), "--batch-size", "128")
 _AT_THE_END = ("--probe-every", "0", "--final-images", "0")  # probes, and none of the test split

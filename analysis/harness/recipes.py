@@ -7,7 +7,7 @@ folder, so that each is trained once.
 
 Every run has its own whole schedule: none is read midway. Warm-up takes the same part of each. The
 projector's hidden layer is as wide as z. Accuracies are of a linear probe on the validation split;
-the test split is not read. """
+the test split is not read."""
 
 from __future__ import annotations
 

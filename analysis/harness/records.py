@@ -7,7 +7,7 @@ A file holds one set of runs, a line each:
 
 with what the run's folder has in files of these names (linear_all_labels: only if subset.py
 measured it), and a line of kind "step_cost" for each measurement of benchmarks/step.py that
-wallclock.py made. """
+wallclock.py made."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from effssl.run.files import write_text
 from effssl import InputError
+from effssl.run.files import write_text
 from effssl.run.log import read_metrics
 
 Record = dict[str, Any]

@@ -5,23 +5,22 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.harness.methods import NAMES, RULES
-from analysis.harness.tables import Missing
+from analysis.harness.tables import Missing, read_json
 from analysis.harness.verdicts import (
     Part,
     Rule,
     differences,
+    groups,
     only,
     over_seeds,
     plainly,
     table_rule,
 )
-from effssl import InputError
 
 
 def spans(rows: pd.DataFrame) -> list[Part]:
@@ -31,7 +30,7 @@ def spans(rows: pd.DataFrame) -> list[Part]:
     with K = 2."""
     last, parts = rows["step"].max(), []
     ours = rows[rows["loss"].str.startswith(("Barlow", "VICReg"))]
-    for (loss, k), own in ours.groupby(["loss", "views"], sort=False):
+    for (loss, k), own in groups(ours, "loss", "views"):
         room = 0.01 - only(own, step=last)["span_error"]
         says = f"{loss}, K = {k:.0f}: below 0.01 after training"
         parts.append(over_seeds(says, room, unit="below 0.01"))
@@ -50,7 +49,7 @@ def estimates(rows: pd.DataFrame) -> list[Part]:
     seen = f"at most {off:.1f} standard errors from it"
     parts = [plainly("the error is the one predicted", off <= 4, seen)]
     equal = only(rows, at="equal images").sort_values("views", kind="stable")
-    for count, own in equal.groupby("eigenfunctions", sort=False):
+    for (count,), own in groups(equal, "eigenfunctions"):
         errors = list(own["measured"])
         falls = all(a > b for a, b in itertools.pairwise(errors))
         says = f"{count:.0f} eigenfunctions: it falls with every K at equal images"
@@ -62,7 +61,7 @@ def ranks(rows: pd.DataFrame) -> list[Part]:
     """The effective rank follows w d: in theory/ranks.csv, the learned rank is within 10% of that
     of the loss's minimum in the median over all widths and weights, of each loss."""
     parts = []
-    for loss, own in rows.groupby("loss", sort=False):
+    for (loss,), own in groups(rows, "loss"):
         off = (own["learned"] / own["predicted"] - 1).abs().median()
         says = f"{loss}: the learned rank is that of the minimum"
         parts.append(plainly(says, off <= 0.1, f"median off by {off:.1%}"))
@@ -75,8 +74,9 @@ def weight_rule(rows: pd.DataFrame) -> list[Part]:
     rule's."""
     parts = []
     ruled = rows[rows["method"].isin(list(RULES))]
-    for (method, dim), own in ruled.groupby(["method", "dim"], sort=False):
-        best = own.groupby("product", sort=False)["linear"].mean().idxmax()
+    for (method, dim), own in groups(ruled, "method", "dim"):
+        means = own.groupby("product", sort=False)["linear"].mean()
+        best = max(means.index, key=lambda product: means[product])
         near = 1 / 4.001 < best / RULES[method] < 4.001
         n = own["seed"].nunique()
         seeds = f"{n} seed{'s' * (n > 1)}"
@@ -90,7 +90,7 @@ def losses_cost(rows: pd.DataFrame) -> list[Part]:
     backward at K = 8 take at most 5 times those at K = 2 (linear is 4), and less time than the
     double loop over pairs of views."""
     parts = []
-    for loss, own in rows.groupby("loss", sort=False):
+    for (loss,), own in groups(rows, "loss"):
         ms = own.set_index(["loop", "views", "dim"])["both_ms"]
         dims = sorted(own["dim"].unique())
         growth = [
@@ -113,7 +113,7 @@ def throughput(rows: pd.DataFrame) -> list[Part]:
     every size and K the median ratio of images a second to each other loader's is above 1."""
     parts = []
     others = rows[(rows["views"] > 0) & (rows["loader"] != "effssl")]
-    for (loader, size), own in others.groupby(["loader", "size"], sort=False):
+    for (loader, size), own in groups(others, "loader", "size"):
         ratios = own["effssl_over_it"]
         seen = f"{ratios.min():.2g} to {ratios.max():.2g} times over {len(ratios)} settings"
         parts.append(plainly(f"beside {loader} at {size:.0f} px", ratios.min() > 1, seen))
@@ -129,18 +129,10 @@ def beats_baselines(rows: pd.DataFrame) -> list[Part]:
     for other, column in itertools.product(
         ("untrained", "pixels"), ("linear", "few_labels", "knn")
     ):
-        ours, theirs = 100 * rows.loc["trained", column], 100 * rows.loc[other, column]
+        ours, theirs = (100 * float(rows[column][row]) for row in ("trained", other))
         says = f"above {other}, {column.replace('_', ' ')}"
         parts.append(plainly(says, ours > theirs, f"{ours:.1f} beside {theirs:.1f}%"))
     return parts
-
-
-def read_json(file: Path) -> dict:
-    """Return what a file of the results holds. Raises InputError for a damaged one."""
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from None
 
 
 def final_table(results: Path, folder: str) -> pd.DataFrame:

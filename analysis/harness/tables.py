@@ -1,7 +1,8 @@
-"""Tables: read from and written to CSV files, and shown as Markdown."""
+"""Tables and other results: read from files, written to CSV, and shown as Markdown."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effssl.run.files import write_text
+from effssl import InputError
 from effssl.evaluation.tables import as_markdown
+from effssl.run.files import write_text
 
 
 class Missing(Exception):
@@ -44,6 +46,14 @@ def read_csv(
     if table.empty:
         raise Missing(f"{name} has no row with {', '.join(numbers)}")
     return table
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return what a file of the results holds. Raises InputError for a damaged one."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}") from None
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]] | pd.DataFrame) -> None:

@@ -87,7 +87,7 @@ def complete(
     the running ones save and stop; the next call goes on with them. A finished run's checkpoint of
     over `keep_mb` is removed: that of a projector 8192 wide is 0.9 GB, of which nothing but that
     projector's weights is lost. Raises InputError for bad flags, or if a folder holds a run with
-    other settings; RunFailed when a run fails, with the end of its log. """
+    other settings; RunFailed when a run fails, with the end of its log."""
     configs = {name: _config(folder / name, flags) for name, flags in runs.items()}
     recorded = {name for name, cfg in configs.items() if _is_recorded(name, cfg, records or {})}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +27,13 @@ OUTCOMES = {
     "missing": "not measured",
 }  # as they are shown
 GENERAL_RULE = (
-    "A claim is judged in parts. A part that compares runs takes the differences between runs of "
-    "one seed: it is `yes` if the 95% interval of their mean (Student's, over seeds) lies wholly "
-    "above what the rule asks, `no` if it lies wholly below, else `open`; one seed has no interval. "
-    "A part whose results are not there is not measured. The claim holds if all parts are `yes`; it "
-    "holds in part if some are; it does not hold if none is and some are `no`; else it is not "
-    "decided, or not measured yet. Accuracies are linear probes on the validation split, "
-    "differences in points of percent."
+    "A claim is judged in parts. A part that compares runs takes the differences between runs "
+    "of one seed: it is `yes` if the 95% interval of their mean (Student's, over seeds) lies "
+    "wholly above what the rule asks, `no` if it lies wholly below, else `open`; one seed has "
+    "no interval. A part whose results are not there is not measured. The claim holds if all "
+    "parts are `yes`; it holds in part if some are; it does not hold if none is and some are "
+    "`no`; else it is not decided, or not measured yet. Accuracies are linear probes on the "
+    "validation split, differences in points of percent."
 )
 
 
@@ -117,6 +117,11 @@ def only(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     for column, value in wanted.items():
         rows = rows[rows[column] == value]
     return rows
+
+
+def groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield the rows by their values of `columns`, in the order in which these come first."""
+    yield from rows.groupby(list(columns), sort=False)  # type: ignore[misc]
 
 
 def pairs(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:

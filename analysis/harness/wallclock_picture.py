@@ -1,4 +1,5 @@
-"""The picture of wallclock.py: accuracy by seconds, times faster, and where the time of a step goes."""
+"""The picture of wallclock.py: accuracy by seconds, times faster, and where the time of a step
+goes."""
 
 from __future__ import annotations
 
@@ -71,5 +72,5 @@ def _draw_steps(axis: Axes, steps: Mapping[str, Mapping[str, float]]) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("ms for 1,000 encoded views")
     axis.yaxis.set_minor_locator(NullLocator())
-    below = {"loc": "upper right", "bbox_to_anchor": (1.02, -0.2)}
-    axis.legend(fontsize=8, ncols=3, frameon=False, **below)
+    below = (1.02, -0.2)
+    axis.legend(loc="upper right", bbox_to_anchor=below, ncols=3, frameon=False, fontsize=8)

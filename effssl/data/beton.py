@@ -120,8 +120,8 @@ def _read_note(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if length != note["bytes"]:
         raise InputError(
-            f"{path} is damaged ({length} bytes instead of {note['bytes']}); "
-            "delete it to have it rewritten"
+            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it "
+            "rewritten"
         )
     return note
 
@@ -134,12 +134,12 @@ def _write(
     Not with run.files.atomic: a temporary file is told by its name to be one of this split, for
     _remove_left_overs, and OSError has to reach the caller.
     """
+    num_images = len(source.images)
+    print(f"writing {path} ({num_images} images)", flush=True)
     _remove_temporaries(path.parent, path.stem)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    num_images = len(source.images)
-    print(f"writing {path} ({num_images} images)", flush=True)
     try:
         left_out = write(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):

@@ -39,8 +39,8 @@ def open_corruptions(folder: Path, num_classes: int) -> tuple[np.ndarray, dict[s
         is_image = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
         if not is_image or len(array) != len(labels):
             raise InputError(
-                f"{file} is {array.dtype} {list(array.shape)}, "
-                f"not uint8 [{len(labels)}, height, width, 3]"
+                f"{file} is {array.dtype} {list(array.shape)}, not uint8 [{len(labels)}, height, "
+                "width, 3]"
             )
     return labels.astype(np.int64), images
 

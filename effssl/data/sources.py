@@ -126,8 +126,8 @@ def _class_folders(
             raise InputError(f"{root} has classes that {train_root} lacks: {_abridged(unknown)}")
     if not paths:
         raise InputError(
-            f"no images in {root} "
-            f"(looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)"
+            f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose "
+            "files)"
         )
     labels, classes = class_labels(paths, root, classes)
     if name == "folder":

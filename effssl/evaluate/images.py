@@ -42,15 +42,6 @@ def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
     return ImageSet(images, probed_augment(run.cfg.augment, settings), data)
 
 
-def open_own(run: FinishedRun, settings: Evaluation) -> ImageSet:
-    """Open the set that the run was trained on, also if another is probed on."""
-    images, augment = run.cfg.images, run.cfg.augment
-    if settings.data in (None, images.data):
-        images = probed_images(images, settings)
-        augment = probed_augment(augment, settings)
-    return ImageSet(images, augment, open_data(images))
-
-
 def probed_images(of_run: Images, settings: Evaluation) -> Images:
     """Say where the images come from that are probed on."""
     images = of_run

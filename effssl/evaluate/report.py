@@ -89,8 +89,8 @@ def print_report(
     accuracies, measures = map(tables.as_text, _tables(judged.numbers(), settings))
     split = protocols.reported_split(probed.data)
     print(
-        f"\n{run.folder}: accuracy on the {split} split of {probed.images.data} in %, "
-        "with 95% intervals",
+        f"\n{run.folder}: accuracy on the {split} split of {probed.images.data} in %, with 95% "
+        "intervals",
         accuracies,
         "\nwithout labels, of representations h and embeddings z",
         measures,

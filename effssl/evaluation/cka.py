@@ -33,7 +33,9 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
     """
     xs, ys = ([centred(x) for x in each] for each in (xs, ys))
     cross = torch.tensor([[_hsic(x, y) for y in ys] for x in xs], dtype=torch.float64)
-    own_x, own_y = (torch.tensor([_hsic(x, x) for x in each], dtype=torch.float64) for each in (xs, ys))
+    own_x, own_y = (
+        torch.tensor([_hsic(x, x) for x in each], dtype=torch.float64) for each in (xs, ys)
+    )
     is_varied = (own_x[:, None] > 0) & (own_y > 0)
     return cross / (own_x[:, None] * own_y).sqrt().where(is_varied, torch.nan)
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from effssl.data.label_files import label_fraction
 from effssl.data.stored import Data
+from effssl.evaluation.batch_norm import adapt_batch_norm
 from effssl.evaluation.encode import Streams, backbone_features, crops_and_flips, spread
 from effssl.evaluation.finetune import (
     RATES,
     Classifier,
     Recipe,
     accuracy,
-    adapt_batch_norm,
     best_classifier,
 )
 from effssl.evaluation.finished_run import FinishedRun
@@ -76,11 +76,15 @@ def fine_tuned(
     positions = labelled_positions(data)
     if fraction < 1:
         folder = data.train.path.parent
-        positions = label_fraction(folder, name, data.train, data.train_positions, fraction=fraction, seed=seed)
+        positions = label_fraction(
+            folder, name, data.train, data.train_positions, fraction=fraction, seed=seed
+        )
     stream = streams["train"]
     batch_size = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
     crops = crops_and_flips(stream.augment, views=1)
-    views = labelled_views(stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed)
+    views = labelled_views(
+        stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed
+    )
     scale = batch_size / 256
     steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
     recipes = [Recipe(lr * scale, head_lr * scale, steps) for lr, head_lr in RATES]

@@ -105,7 +105,9 @@ def backbone_features(backbone: nn.Module, streams: Streams) -> Features:
 def pixel_features(streams: Streams) -> Features:
     """Take the pixels of clean views for representations, at most PIXEL_SIDE a side."""
     small = {
-        split: stream.with_views(augment) if (augment := small_views(stream.augment)) != stream.augment else stream
+        split: stream.with_views(augment)
+        if (augment := small_views(stream.augment)) != stream.augment
+        else stream
         for split, stream in streams.items()
     }
     return lambda split, positions: pixels(small[split].clean(positions))
@@ -133,7 +135,10 @@ def view_features(backbone: nn.Module, streams: Streams) -> Features:
 def random_streams(streams: Streams, augment: Augment, *, seed: int) -> Streams:
     """Return streams of the same images whose random views, of `seed`, are to be encoded."""
     batch_size = max(1, ENCODED_AT_ONCE // augment.views)
-    return {split: stream.with_views(augment, seed=seed, batch_size=batch_size) for split, stream in streams.items()}
+    return {
+        split: stream.with_views(augment, seed=seed, batch_size=batch_size)
+        for split, stream in streams.items()
+    }
 
 
 def crops_and_flips(augment: Augment, *, views: int) -> Augment:
@@ -141,7 +146,9 @@ def crops_and_flips(augment: Augment, *, views: int) -> Augment:
 
     Classifiers are fine-tuned, and representations averaged (arXiv 2312.10725), on such views.
     """
-    return replace(augment, views=views, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
+    return replace(
+        augment, views=views, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0
+    )
 
 
 def spread(rows: T, count: int) -> T:
@@ -152,7 +159,9 @@ def spread(rows: T, count: int) -> T:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
 
 
-def _of_random_views(backbone: nn.Module, stream: ViewStream, positions: np.ndarray) -> Iterator[Tensor]:
+def _of_random_views(
+    backbone: nn.Module, stream: ViewStream, positions: np.ndarray
+) -> Iterator[Tensor]:
     """Yield [views, batch, dim] at a time."""
     for x, _ in stream.epoch(positions, 0):
         at_once = x.flatten(0, 1).split(ENCODED_AT_ONCE)

@@ -19,7 +19,9 @@ from effssl.evaluation.protocols import (
 )
 
 
-def validation_probe(features: Features, data: Data, max_images: int, projector: nn.Module) -> Columns:
+def validation_probe(
+    features: Features, data: Data, max_images: int, projector: nn.Module
+) -> Columns:
     """Judge a run on the validation split: kNN and linear accuracy in [0, 1].
 
     At most `max_images` training images are fitted on. Beside these come the measures of the
@@ -35,7 +37,9 @@ def validation_probe(features: Features, data: Data, max_images: int, projector:
     return columns | protocols.measures(measured_part(encoded.val_h), projector)
 
 
-def final_rows(rows: dict[str, Features], data: Data, *, max_images: int, few_labels: int, seed: int) -> dict[str, Any]:
+def final_rows(
+    rows: dict[str, Features], data: Data, *, max_images: int, few_labels: int, seed: int
+) -> dict[str, Any]:
     """Make the final table of a run.
 
     For every row it has accuracies in [0, 1] of a linear probe on all labels, of one on

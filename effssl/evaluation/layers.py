@@ -24,7 +24,9 @@ def layer_names(backbone: nn.Module) -> tuple[str, ...]:
     return tuple(layer["module"] for layer in described)
 
 
-def layer_features(backbone: nn.Module, batches: Iterable[Tensor], runtime: Runtime) -> dict[str, Tensor]:
+def layer_features(
+    backbone: nn.Module, batches: Iterable[Tensor], runtime: Runtime
+) -> dict[str, Tensor]:
     """Return the outputs of all layers, averaged over space, by name: float32 [n, channels].
 
     They stay on the batches' device. There is one pass, in eval mode, which holds no more than one

@@ -22,7 +22,9 @@ _HALVINGS = 20
 _MAX_ITERATIONS = 2000
 
 
-def minimise(x: Tensor, y: Tensor, classes: int, l2: Tensor, *, tolerance: float) -> tuple[Tensor, Tensor]:
+def minimise(
+    x: Tensor, y: Tensor, classes: int, l2: Tensor, *, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """Find the W and b that minimise mean cross-entropy(x W' + b, y) + l2 / 2 |W|^2, for each l2.
 
     It is deterministic. Memory beyond x is about 30 times W, and `LOGITS`.
@@ -53,7 +55,9 @@ class _Step(NamedTuple):
     inverse: Tensor  # 1 / their product, [penalties, 1, 1]
 
 
-def _minimise(x: Tensor, y: Tensor, classes: int, l2: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def _minimise(
+    x: Tensor, y: Tensor, classes: int, l2: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
     # The last column of w is the bias, which is not penalised; penalty: [penalties, 1, dim + 1].
     penalty = F.pad(l2.to(x)[:, None].expand(-1, x.shape[1]), (0, 1))[:, None]
     factor = _curvature_factor(x, penalty, classes)

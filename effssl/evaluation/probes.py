@@ -41,7 +41,9 @@ def fit_linear_probes(
         mean, std = h.mean(0), h.std(0, unbiased=False).clamp(min=1e-6)
         l2 = torch.tensor(grid, dtype=h.dtype, device=h.device)
         weights, biases = minimise((h - mean) / std, y, classes, l2, tolerance=tolerance)
-    return [LinearProbe(w, b, mean, std, each) for w, b, each in zip(weights, biases, grid, strict=True)]
+    return [
+        LinearProbe(w, b, mean, std, each) for w, b, each in zip(weights, biases, grid, strict=True)
+    ]
 
 
 def best_linear_probe(

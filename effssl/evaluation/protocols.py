@@ -190,15 +190,23 @@ def measured_part(h: Tensor) -> Tensor:
     return spread(h, RANK_IMAGES)
 
 
-def _measured(h: Tensor, projector: nn.Module | None, by_name: Mapping[str, Callable[[Tensor], float]]) -> Columns:
+def _measured(
+    h: Tensor, projector: nn.Module | None, by_name: Mapping[str, Callable[[Tensor], float]]
+) -> Columns:
     """Take measures of h [..., dim_h], and of z if there is a projector; nan is left out."""
     tensors = {"h": h}
     if projector is not None:
         tensors["z"] = embed(projector, h.flatten(0, -2)).unflatten(0, h.shape[:-1])
-    columns = {f"{letter}/{name}": measure(x) for letter, x in tensors.items() for name, measure in by_name.items()}
+    columns = {
+        f"{letter}/{name}": measure(x)
+        for letter, x in tensors.items()
+        for name, measure in by_name.items()
+    }
     return {name: value for name, value in columns.items() if not math.isnan(value)}
 
 
-def _with_labels(features: Features, data: Data, split: Split, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+def _with_labels(
+    features: Features, data: Data, split: Split, positions: np.ndarray
+) -> tuple[Tensor, Tensor]:
     h = features(split, positions)
     return h, torch.from_numpy(data.stored(split).labels[positions]).to(h.device)

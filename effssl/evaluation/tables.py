@@ -27,7 +27,10 @@ def accuracies(rows: dict[str, Numbers], averaged_views: int, few_labels: int) -
         (f"{averaged_views} views", functools.partial(_with_interval, name="averaged")),
         ("kNN", functools.partial(_percent, name="knn")),
         (f"{few_labels} labels", _few_labels),
-        *((f"tuned {p:.4g}%", functools.partial(_percent, name=f"fine_tuned/{p / 100:g}")) for p in percents),
+        *(
+            (f"tuned {p:.4g}%", functools.partial(_percent, name=f"fine_tuned/{p / 100:g}"))
+            for p in percents
+        ),
         ("adapted", functools.partial(_percent, name="adapted")),
         ("corrupted", functools.partial(_percent, name="corrupted")),
     ]
@@ -75,12 +78,18 @@ def as_csv(rows: dict[tuple[str, str], Numbers]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", "row", *names])
-    writer.writerows([[*label, *(row.get(name, "") for name in names)] for label, row in rows.items()])
+    writer.writerows(
+        [[*label, *(row.get(name, "") for name in names)] for label, row in rows.items()]
+    )
     return text.getvalue()
 
 
 def _cells(rows: dict[str, Numbers], columns: Sequence[Column]) -> list[list[str]]:
-    shown = [(heading, cell) for heading, cell in columns if any(cell(row) != MISSING for row in rows.values())]
+    shown = [
+        (heading, cell)
+        for heading, cell in columns
+        if any(cell(row) != MISSING for row in rows.values())
+    ]
     lines = [[name, *(cell(row) for _, cell in shown)] for name, row in rows.items()]
     return [["", *(heading for heading, _ in shown)], *lines] if shown else []
 

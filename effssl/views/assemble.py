@@ -15,7 +15,9 @@ from effssl.views.draws import ColourDraws, CropDraws
 _BLOCK_BYTES = 2**21  # of views made at once on a CPU: what fits its cache is several times faster
 
 
-def views_of_images(images: Tensor, crops: CropDraws, flips: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
+def views_of_images(
+    images: Tensor, crops: CropDraws, flips: Tensor, colours: ColourDraws, augment: Augment
+) -> Tensor:
     """Cut and recolour K views of each image.
 
     images: uint8 [batch, height, width, 3]; draws: [views, batch]
@@ -50,9 +52,9 @@ def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: 
 
 
 def clean_view(images: Tensor, augment: Augment) -> Tensor:
-    """Resize each whole image to one view: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
+    """Resize each whole image to one view, and normalise it.
 
-    Normalised, and nothing else.
+    images: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
     """
     batch, height, width, _ = images.shape
     if (height, width) == (augment.image_size, augment.image_size):
@@ -75,7 +77,9 @@ def clean_view(images: Tensor, augment: Augment) -> Tensor:
     return ops.normalize(x, augment.mean, augment.std)
 
 
-def _in_blocks(views_of: Callable[[slice], Tensor], views: int, batch: int, size: int, device: torch.device) -> Tensor:
+def _in_blocks(
+    views_of: Callable[[slice], Tensor], views: int, batch: int, size: int, device: torch.device
+) -> Tensor:
     """Put together views_of(block) [views, block, 3, size, size] for all of the batch.
 
     On a CPU the blocks fit its cache; elsewhere, and compiled, there is one block.

@@ -1,30 +1,38 @@
+import argparse
 import csv
 import itertools
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-ANALYSIS = Path(__file__).parent.parent / "analysis"
-sys.path.insert(0, str(ANALYSIS))
-
-import orthogonality  # noqa: E402
-import orthogonality_picture  # noqa: E402
-import report  # noqa: E402
-import run_measures  # noqa: E402
-
-from effssl import cli  # noqa: E402
-from effssl.evaluation.encode import clean_views  # noqa: E402
-from effssl.evaluation.finished_run import build_encoder, open_images, open_run  # noqa: E402
-from effssl.evaluation.spectrum import decay_exponent  # noqa: E402
-from effssl.losses import functional as losses  # noqa: E402
-from effssl.run.log import read_metrics  # noqa: E402
+from analysis import orthogonality, report
+from analysis.harness import orthogonality_measures, orthogonality_picture, training
+from analysis.harness.plots import write_picture
+from effssl import cli, losses
+from effssl.data.stored import open_data
+from effssl.evaluation.encode import open_streams
+from effssl.evaluation.finished_run import open_run
+from effssl.evaluation.spectrum import decay_exponent
+from effssl.losses.auto_weights import decorrelation_weight
+from effssl.models import build_encoder
+from effssl.run.device import open_runtime
+from effssl.run.log import read_metrics
 
 TINY = [
-    *("--image-size", "8", "--fraction", "0.2", "--epochs", "2", "--probe-every", "1", "--precision", "fp32"),
+    *(
+        "--image-size",
+        "8",
+        "--fraction",
+        "0.2",
+        "--epochs",
+        "2",
+        "--probe-every",
+        "1",
+        "--precision",
+        "fp32",
+    ),
     *("--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"),
 ]
 
@@ -34,7 +42,9 @@ def rows_of(folder):
 
 
 def by_numpy(x):
-    """Effective rank, off-diagonal energy, alpha by their definitions; correlations; eigenvalues; the line fitted."""
+    """Effective rank, off-diagonal energy, alpha by their definitions; correlations; eigenvalues;
+    the line fitted.
+    """
     n = len(x)
     p = np.linalg.svd(x, compute_uv=False)
     p = p[p > 1e-7 * p[0]]
@@ -47,20 +57,25 @@ def by_numpy(x):
     values = values[values > 1e-12 * values[0]]
     rank = np.arange(3, min(100, len(values)) + 1)
     slope, level = np.polyfit(np.log(rank), np.log(values[2 : rank[-1]]), 1, w=rank**-0.5)
-    measures = {"effective_rank": np.exp(-(p * np.log(p)).sum()), "off_diagonal": (off**2).mean() - 1 / (n - 1)}
+    measures = {
+        "effective_rank": np.exp(-(p * np.log(p)).sum()),
+        "off_diagonal": (off**2).mean() - 1 / (n - 1),
+    }
     return measures | {"alpha": -slope}, c, values, np.exp(level + slope * np.log(rank))
 
 
 @pytest.fixture(scope="module")
 def measured(finished):
-    return run_measures.measure_runs([finished])
+    return orthogonality_measures.measure_runs([finished])
 
 
 def test_measures_are_those_of_numpy_on_the_validation_images(finished, measured):
     run = open_run(finished)
-    data, clean = open_images(run.cfg.images, run.cfg.augment, torch.device("cpu"), torch.float32)
-    x = torch.cat(list(clean_views(data.train, data.val_positions, clean)))
-    fresh = build_encoder(run.cfg)
+    data = open_data(run.cfg.images)
+    sizes = {"seed": 0, "batch_size": 64, "workers": 2}
+    streams = open_streams(data, run.cfg.augment, **sizes, runtime=open_runtime("cpu"))
+    x = torch.cat(list(streams["train"].clean(data.val_positions)))
+    fresh = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
     encoders = [(run.backbone, run.projector), (fresh.backbone, fresh.projector)]
     assert [each.row["run"] for each in measured] == [finished.name, ""]
     for each, (backbone, projector) in zip(measured, encoders, strict=True):
@@ -70,19 +85,29 @@ def test_measures_are_those_of_numpy_on_the_validation_images(finished, measured
         assert (each.row["images"], each.row["split"]) == (len(x), "validation")
         for of, y in {"h": h, "z": z}.items():
             measures, c, values, _ = by_numpy(y.double().numpy())
-            if len(values) < y.shape[1]:  # alpha would be of what float32's rounding leaves of empty dimensions
+            if (
+                len(values) < y.shape[1]
+            ):  # alpha would be of what float32's rounding leaves of empty dimensions
                 del measures["alpha"]
             for name, value in measures.items():
-                assert each.row[f"{of}/{name}"] == pytest.approx(value, rel=1e-3, abs=2e-4), (of, name)
+                assert each.row[f"{of}/{name}"] == pytest.approx(value, rel=1e-3, abs=2e-4), (
+                    of,
+                    name,
+                )
             np.testing.assert_allclose(each.correlation[of], c, atol=1e-4)
-            count = min(len(values), len(each.eigenvalues[of])) // 2  # float32 rounding moves the small ones
+            count = (
+                min(len(values), len(each.eigenvalues[of])) // 2
+            )  # float32 rounding moves the small ones
             np.testing.assert_allclose(each.eigenvalues[of][:count], values[:count], rtol=1e-3)
 
 
 def test_alpha_and_its_line_are_numpy_s_weighted_fit():
-    x = torch.randn(300, 150, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 151) ** -0.6
+    x = (
+        torch.randn(300, 150, generator=torch.Generator().manual_seed(0))
+        * torch.arange(1, 151) ** -0.6
+    )
     measures, _, values, line = by_numpy(x.double().numpy())
-    np.testing.assert_allclose(run_measures.eigenvalues(x), values)
+    np.testing.assert_allclose(orthogonality_measures.eigenvalues(x), values)
     assert decay_exponent(x) == pytest.approx(measures["alpha"])
     rank, fit = orthogonality_picture.fitted(values, decay_exponent(x))
     np.testing.assert_allclose(fit, line)
@@ -101,16 +126,20 @@ def test_accuracy_and_course_are_those_of_the_run_s_own_probes(finished, measure
 def test_correlations_are_cut_and_constant_dimensions_have_none():
     x = torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
     x[:, 7] = 1 / 3
-    c = run_measures.correlation(x)
+    c = orthogonality_measures.correlation(x)
     assert c.shape == (256, 256)
     assert c[7].isnan().all() and c[:, 7].isnan().all()
     kept = [i for i in range(256) if i != 7]
-    np.testing.assert_allclose(c[kept][:, kept], np.corrcoef(x[:, kept].numpy(), rowvar=False), atol=1e-6)
+    np.testing.assert_allclose(
+        c[kept][:, kept], np.corrcoef(x[:, kept].numpy(), rowvar=False), atol=1e-6
+    )
 
 
 def test_eigenvalues_leave_out_what_is_noise():
-    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double() @ torch.ones(3, 60).double().cumsum(1)
-    values = run_measures.eigenvalues(x)
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double() @ torch.ones(
+        3, 60
+    ).double().cumsum(1)
+    values = orthogonality_measures.eigenvalues(x)
     assert len(values) == 1
     assert float(values[0]) == pytest.approx(float(x.var(0).sum()))
 
@@ -120,13 +149,17 @@ def config(*flags):
 
 
 def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
-    base = config("--seed", 0, "--data-dir", "a"), config("--seed", 1, "--data-dir", "b", "--workers", 5)
-    names = run_measures.recipes(list(base))
+    base = (
+        config("--seed", 0, "--data-dir", "a"),
+        config("--seed", 1, "--data-dir", "b", "--workers", 5),
+    )
+    names = orthogonality_measures.recipes(list(base))
     assert names[0] == names[1] == ("VICReg, d = 64, w d = 40", "untrained, d = 64")
     others = [
-        config("--views", 8), config("--cov-weight", 0.15625), config("--method", "barlow_twins", "--lr", 0.1),
+        config("--views", 8), config("--cov-weight", 0.15625),
+        config("--method", "barlow_twins", "--lr", 0.1),
     ]  # fmt: skip
-    names = run_measures.recipes([base[0], *others])
+    names = orthogonality_measures.recipes([base[0], *others])
     assert names[0][0] == "VICReg, d = 64, w d = 40, views 4, lr 0.003"
     assert names[1][0] == "VICReg, d = 64, w d = 40, views 8, lr 0.003"
     assert names[2][0] == "VICReg, d = 64, w d = 0.4, views 4, lr 0.003"
@@ -135,26 +168,37 @@ def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
 
 
 def test_the_pair_differs_in_its_weight_by_a_hundred():
-    parser_defaults = orthogonality.main.__globals__["argparse"].Namespace(
+    parser_defaults = argparse.Namespace(
         preset="cpu", method="vicreg", data_dir=None, widths=None, seeds=None
     )
     for method in ("vicreg", "barlow_twins"):
         parser_defaults.method = method
-        wanted = orthogonality._wanted(parser_defaults, [])
+        wanted = orthogonality.wanted(parser_defaults, [])
         assert len(wanted) == 6
         weights = {}
         for name, flags in wanted.items():
             cfg = cli.parse(flags)
             assert cfg.probe.final_images == 0  # test is not read
-            weights[cfg.model.proj_dim, "over" in name] = run_measures.decorrelation_weight(cfg)
+            weights[cfg.model.proj_dim, "over" in name] = decorrelation_weight(
+                cfg.loss, cfg.model.proj_dim
+            )
         for dim in (64, 256, 1024):
-            rule = losses.cov_weight(dim, 1) if method == "vicreg" else losses.redundancy_weight(dim)
+            rule = (
+                losses.cov_weight(dim, 1) if method == "vicreg" else losses.redundancy_weight(dim)
+            )
             assert weights[dim, False] == pytest.approx(rule)
             assert weights[dim, True] == pytest.approx(rule / 100)
 
 
 def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, capsys):
-    flags = ["--data-dir", str(digits_dir), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    flags = [
+        "--data-dir",
+        str(digits_dir),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     flags += ["--seeds", "1", "--widths", "16", "--", *TINY]
     assert orthogonality.main(flags) == 0
     results = sorted((tmp_path / "runs").glob("*/result.json"))
@@ -172,7 +216,12 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
         assert row["split"] == "validation"
     text = (tmp_path / "out" / "summary.md").read_text()
     assert text in capsys.readouterr().out
-    for said in ("commit", "validation images", "the test split is not read", "| VICReg, d = 16, w d = 40 | 1 |"):
+    for said in (
+        "commit",
+        "validation images",
+        "the test split is not read",
+        "| VICReg, d = 16, w d = 40 | 1 |",
+    ):
         assert said in text
     assert (tmp_path / "out" / "orthogonality.png").stat().st_size > 50_000
     assert orthogonality.main(flags) == 0
@@ -183,24 +232,33 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
     (folders[1] / "checkpoint.pt").unlink()
     assert orthogonality.main([*map(str, folders), "--out", str(tmp_path / "named")]) == 0
     named = {row["run"]: row for row in rows_of(tmp_path / "named")}
-    assert named[folders[0].name]["z/lidar"] == next(r["z/lidar"] for r in rows if r["run"] == folders[0].name)
+    assert named[folders[0].name]["z/lidar"] == next(
+        r["z/lidar"] for r in rows if r["run"] == folders[0].name
+    )
     assert named[folders[1].name]["z/lidar"] == "" != named[folders[1].name]["h/lidar"]
 
 
 def test_several_widths_and_more_recipes_than_maps_make_a_picture(measured, tmp_path):
     trained, untrained = measured
     many = [
-        trained._replace(row=trained.row | {"recipe": f"VICReg, d = {dim}, w d = {product}", "dim": dim, "seed": seed})
+        trained._replace(
+            row=trained.row
+            | {"recipe": f"VICReg, d = {dim}, w d = {product}", "dim": dim, "seed": seed}
+        )
         for dim, product, seed in itertools.product((16, 64, 256), (1, 2, 3), (0, 1))
     ]
-    orthogonality_picture.picture([*many, untrained], tmp_path / "many.png")
+    figure = orthogonality_picture.picture([*many, untrained])
+    write_picture(tmp_path / "many.png", figure, dpi=130, palette=True)
     assert (tmp_path / "many.png").stat().st_size > 50_000
     assert list(tmp_path.iterdir()) == [tmp_path / "many.png"]
 
 
 def test_the_summary_is_mean_and_deviation_over_seeds():
-    empty = {f"{of}/{name}": "" for of in "hz" for name in run_measures.MEASURES}
-    rows = [empty | {"recipe": "a", "linear": 0.5 + 0.1 * seed, "knn": "", "z/lidar": 3.0} for seed in range(2)]
+    empty = {f"{of}/{name}": "" for of in "hz" for name in orthogonality_measures.MEASURES}
+    rows = [
+        empty | {"recipe": "a", "linear": 0.5 + 0.1 * seed, "knn": "", "z/lidar": 3.0}
+        for seed in range(2)
+    ]
     (line,), (of_h,) = orthogonality.summary(rows)
     assert line["n"] == of_h["n"] == 2
     assert (list(of_h)[2:], of_h["LiDAR h"]) == (["rank h", "off-diag h", "alpha h", "LiDAR h"], "")
@@ -208,7 +266,8 @@ def test_the_summary_is_mean_and_deviation_over_seeds():
 
 
 @pytest.mark.parametrize(
-    "flags", [["nowhere"], ["--seeds", "0"], ["RUN", "--", "--lr", "1"], ["--", "--no-such-flag", "1"]]
+    "flags",
+    [["nowhere"], ["--seeds", "0"], ["RUN", "--", "--lr", "1"], ["--", "--no-such-flag", "1"]],
 )
 def test_bad_input_is_one_line(flags, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -243,6 +302,6 @@ def test_ctrl_c_ends_with_130(tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(orthogonality.experiments, "complete", interrupted)
+    monkeypatch.setattr(training, "complete", interrupted)
     assert orthogonality.main(["--runs", str(tmp_path)]) == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -18,5 +18,7 @@ def test_every_section_of_the_report_has_its_verdict_here():
 @pytest.mark.parametrize("title", EXPECTED)
 def test_the_committed_results_are_judged_as_they_were(title):
     judged = verdicts.decide(RESULTS, SECTIONS[title].rules)
-    parts = [{"says": part.says, "outcome": part.outcome, "seen": part.seen} for part in judged.parts]
+    parts = [
+        {"says": part.says, "outcome": part.outcome, "seen": part.seen} for part in judged.parts
+    ]
     assert {"verdict": judged.verdict, "parts": parts} == EXPECTED[title]

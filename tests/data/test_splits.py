@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from effssl.data.splits import class_balanced, epoch_order, own_part, per_class, train_and_validation
+from effssl.data.splits import (
+    class_balanced,
+    epoch_order,
+    own_part,
+    per_class,
+    train_and_validation,
+)
 
 SIZES = {0: 100, 1: 40, 2: 7}
 
@@ -23,7 +29,13 @@ def assert_sorted_positions(positions, n):
 
 @pytest.mark.parametrize(
     ("fraction", "expected"),
-    [(0.0, {}), (0.1, {0: 10, 1: 4, 2: 1}), (0.5, {0: 50, 1: 20, 2: 4}), (0.62, {0: 62, 1: 25, 2: 4}), (1.0, SIZES)],
+    [
+        (0.0, {}),
+        (0.1, {0: 10, 1: 4, 2: 1}),
+        (0.5, {0: 50, 1: 20, 2: 4}),
+        (0.62, {0: 62, 1: 25, 2: 4}),
+        (1.0, SIZES),
+    ],
 )
 def test_class_balanced_takes_the_same_part_of_every_class(fraction, expected):
     y = labels()
@@ -37,7 +49,9 @@ def test_class_balanced_takes_unlabelled_as_a_class():
     assert counts(y[class_balanced(y, 0.2, seed=1)]) == {-1: 10, 0: 20, 1: 8, 2: 1}
 
 
-@pytest.mark.parametrize(("count", "expected"), [(0, {}), (5, {0: 5, 1: 5, 2: 5}), (20, {0: 20, 1: 20, 2: 7})])
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, {}), (5, {0: 5, 1: 5, 2: 5}), (20, {0: 20, 1: 20, 2: 7})]
+)
 def test_per_class_takes_as_many_of_every_class(count, expected):
     y = labels(unlabelled=50)
     positions = per_class(y, count, seed=1)
@@ -45,7 +59,9 @@ def test_per_class_takes_as_many_of_every_class(count, expected):
     assert_sorted_positions(positions, len(y))
 
 
-@pytest.mark.parametrize("split", [lambda y, seed: class_balanced(y, 0.3, seed), lambda y, seed: per_class(y, 5, seed)])
+@pytest.mark.parametrize(
+    "split", [lambda y, seed: class_balanced(y, 0.3, seed), lambda y, seed: per_class(y, 5, seed)]
+)
 def test_choice_is_by_seed_alone(split):
     y = labels()
     np.random.seed(0)
@@ -79,7 +95,10 @@ def test_validation_is_the_same_for_every_fraction(unlabelled):
 
 def test_split_is_by_seed_alone():
     y = labels(unlabelled=50)
-    first, other = train_and_validation(y, 0.2, 0.5, seed=0), train_and_validation(y, 0.2, 0.5, seed=1)
+    first, other = (
+        train_and_validation(y, 0.2, 0.5, seed=0),
+        train_and_validation(y, 0.2, 0.5, seed=1),
+    )
     for a, b, c in zip(first, train_and_validation(y, 0.2, 0.5, seed=0), other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, c)
@@ -97,7 +116,11 @@ def test_nothing_labelled_has_no_validation():
 
 def test_epoch_order_is_a_permutation_by_seed_and_epoch():
     positions = np.arange(100, 400, 3)
-    orders = {(seed, epoch): epoch_order(positions, seed, epoch) for seed in range(3) for epoch in range(3)}
+    orders = {
+        (seed, epoch): epoch_order(positions, seed, epoch)
+        for seed in range(3)
+        for epoch in range(3)
+    }
     assert len({tuple(order) for order in orders.values()}) == 9
     for key, order in orders.items():
         np.testing.assert_array_equal(np.sort(order), positions)

@@ -23,7 +23,7 @@ from effssl.models import BackboneSpec, load_backbone
 from effssl.run.device import open_runtime
 from effssl.views.assemble import clean_view
 from effssl.views.stream import ViewStream, central_square
-from tests.conftest import README, example, write_class_folders, write_run
+from tests.conftest import WEIGHTS, example, write_class_folders, write_run
 
 
 @pytest.fixture(scope="module")
@@ -325,11 +325,11 @@ def test_the_command_writes_and_says_how_fast(tmp_path, run):
     assert len(np.load(tmp_path / "h.npz")["representations"]) == 12
 
 
-def test_the_example_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_the_example_in_the_docs_runs(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "runs" / "RUN")
     write_class_folders(tmp_path / "MY_IMAGES")
     monkeypatch.chdir(tmp_path)
-    exec(example(README, "effssl.embed"), {})
+    exec(example(WEIGHTS, "effssl.embed"), {})
     assert capsys.readouterr().out.startswith("class-0/0.png (12, 16) 0 ")
     assert np.load("h.npz")["representations"].shape == (12, 16)
 

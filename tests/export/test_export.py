@@ -18,7 +18,7 @@ from effssl.export.run import export, main
 from effssl.job_config import Export
 from effssl.models import Projector, load_backbone, representation_dim
 from effssl.views.assemble import clean_view
-from tests.conftest import README, example, write_run
+from tests.conftest import WEIGHTS, example, write_run
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"
@@ -168,11 +168,11 @@ def test_config_says_what_timm_wants_to_know(exports):
     )
 
 
-def test_the_lines_of_our_readme_load_it(tmp_path):
+def test_the_lines_in_the_docs_load_it(tmp_path):
     run = write_run(tmp_path / "run", size=40, stem="timm")
     assert main(Export(run, tmp_path / "DIR")) == 0
     code = (
-        example(README, "local-dir:DIR")
+        example(WEIGHTS, "local-dir:DIR")
         + "import torch; torch.save(model.state_dict(), 'weights.pt')"
     )
     fresh_python(f"import sys; sys.modules['effssl'] = None\n{code}", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""`python -m effssl.evaluate` on a digits run of a few steps: in-process, but for what the command line itself does."""
+"""`effssl evaluate` on a digits run of a few steps, in-process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
@@ -20,8 +21,8 @@ from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
 from effssl.evaluate import run as evaluate
 from effssl.evaluation import protocols
-from effssl.models.backbones import load_backbone
-from effssl.run import pictures
+from effssl.models import load_backbone
+from effssl.models.weight_files import read_extra
 from effssl.train import loop as train
 from tests.conftest import QUICK, write_class_folders
 
@@ -42,13 +43,15 @@ def report(run, name="evaluation"):
 
 
 def digits_representations(run):
-    """(h, y) of train, validation and test, by the run's backbone, past the loader and clean_view."""
-    backbone, about = load_backbone(run / "backbone.safetensors")
+    """(h, y) of train, validation and test, by the run's backbone, past loader and clean_view."""
+    backbone, spec = load_backbone(run / "backbone.safetensors")
     encoded = []
     for split in ("train", "test"):
         source = open_source("digits", run, split)
-        x = torch.from_numpy(np.stack([np.asarray(Image.fromarray(i).resize((8, 8), 2)) for i in source.images]))
-        x = (x.permute(0, 3, 1, 2) / 255 - torch.tensor(about["mean"])[:, None, None]) / about["std"][0]
+        x = torch.from_numpy(
+            np.stack([np.asarray(Image.fromarray(i).resize((8, 8), 2)) for i in source.images])
+        )
+        x = (x.permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean)[:, None, None]) / spec.std[0]
         with torch.no_grad():
             encoded.append((backbone(x).numpy(), source.labels))
     (h, y), test = encoded
@@ -67,16 +70,30 @@ def test_a_run_is_judged(run, capsys):
     confusion = np.array(found["confusion"])
     assert confusion.sum() == found["images"]["test"] == 360
     assert confusion.trace() == round(360 * trained["linear"])
-    assert confusion.sum(1).tolist() == np.bincount(open_source("digits", run, "test").labels).tolist()
+    assert (
+        confusion.sum(1).tolist() == np.bincount(open_source("digits", run, "test").labels).tolist()
+    )
     assert found["rows"]["pixels"]["linear"] > 0.9 > found["rows"]["untrained"]["linear"]
     assert "z/effective_rank" in trained and "z/effective_rank" not in found["rows"]["pixels"]
     assert found["settings"]["knn_k"] == 5 and found["settings"]["images"]["image_size"] == 8
     assert found["hardware"]["cpu_cores"] > 0 and found["versions"]["torch"] == torch.__version__
     assert {"encode_train", "encode_reported", "fit_linear", "averaged"} <= set(trained["seconds"])
-    for shown in ("trained", "untrained", "pixels", "2 views", "10 labels", "rank z", f"{100 * trained['linear']:.1f}"):
+    for shown in (
+        "trained",
+        "untrained",
+        "pixels",
+        "2 views",
+        "10 labels",
+        "rank z",
+        f"{100 * trained['linear']:.1f}",
+    ):
         assert shown in said
     for x in "hz":
-        assert 1 < trained[f"{x}/lidar"] < 16 and 0 < trained[f"{x}/alignment"] < 2 and trained[f"{x}/uniformity"] < 0
+        assert (
+            1 < trained[f"{x}/lidar"] < 16
+            and 0 < trained[f"{x}/alignment"] < 2
+            and trained[f"{x}/uniformity"] < 0
+        )
     assert "h/lidar" in found["rows"]["untrained"] and "h/lidar" not in found["rows"]["pixels"]
     assert Image.open(run / "evaluation.png").size[0] > 1000
     assert not list(run.glob("*.tmp"))
@@ -87,13 +104,18 @@ def test_the_linear_column_is_what_scikit_learn_finds(run):
     trained = report(run)["rows"]["trained"]
     fitted, val, test = digits_representations(run)
     model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=1 / (len(fitted[0]) * trained["linear_l2"]), max_iter=10_000)
+        StandardScaler(),
+        LogisticRegression(C=1 / (len(fitted[0]) * trained["linear_l2"]), max_iter=10_000),
     ).fit(*fitted)
-    assert trained["linear"] == pytest.approx(model.score(*test), abs=0.012)  # four images: other resizing
+    assert trained["linear"] == pytest.approx(
+        model.score(*test), abs=0.012
+    )  # four images: other resizing
     assert trained["linear_val"] == pytest.approx(model.score(*val), abs=0.022)
     singular = np.linalg.svd(test[0].astype(float), compute_uv=False)
     shares = singular / singular.sum()
-    assert trained["h/effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=0.05)
+    assert trained["h/effective_rank"] == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()), rel=0.05
+    )
 
 
 def test_transfer_to_another_set_leaves_the_runs_own_file_alone(run, tmp_path):
@@ -101,7 +123,12 @@ def test_transfer_to_another_set_leaves_the_runs_own_file_alone(run, tmp_path):
     own = (run / "evaluation.json").read_text()
     for split in ("train", "test"):
         write_class_folders(tmp_path / "images" / split, classes=3, per_class=20, side=20)
-    assert judge(run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images", "--image-size", 12) == 0
+    assert (
+        judge(
+            run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images", "--image-size", 12
+        )
+        == 0
+    )
     found = report(run, "evaluation-folder")
     assert found["classes"] == ["class-0", "class-1", "class-2"]
     assert found["settings"]["images"]["image_size"] == 12
@@ -128,8 +155,12 @@ def test_corrupted_images_are_judged_by_the_same_probe(run, tmp_path, capsys):
     assert judge(run, *SHORT, "--robustness-dir", folder) == 0
     row = report(run)["rows"]["trained"]
     assert row["corrupted/nothing"] == row["linear"]
-    assert row["corrupted/black"] in np.bincount(source.labels) / 360  # all black images get the same answer
-    assert row["corrupted"] == pytest.approx((row["corrupted/nothing"] + row["corrupted/black"]) / 2)
+    assert (
+        row["corrupted/black"] in np.bincount(source.labels) / 360
+    )  # all black images get the same answer
+    assert row["corrupted"] == pytest.approx(
+        (row["corrupted/nothing"] + row["corrupted/black"]) / 2
+    )
     assert "corrupted" in capsys.readouterr().out
 
 
@@ -143,7 +174,16 @@ def test_other_weights_become_rows(run, tmp_path):
 
 
 def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
-    flags = [*SHORT, "--fine-tune", 0.05, 1, "--fine-tune-epochs", 6, "--adapt-batch-norm", "--supervised"]
+    flags = [
+        *SHORT,
+        "--fine-tune",
+        0.05,
+        1,
+        "--fine-tune-epochs",
+        6,
+        "--adapt-batch-norm",
+        "--supervised",
+    ]
     assert judge(run, *flags) == 0
     rows, said = report(run)["rows"], capsys.readouterr().out
     assert set(rows) == {"trained", "supervised"}
@@ -164,23 +204,41 @@ def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
 
 def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
     run = tmp_path / "run"
-    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--epochs", 20, "--lr", 0.01, "--batch-size", 128]
-    assert train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
+    flags = [
+        *QUICK,
+        "--data-dir",
+        digits_dir,
+        "--out",
+        run,
+        "--epochs",
+        20,
+        "--lr",
+        0.01,
+        "--batch-size",
+        128,
+    ]
+    assert (
+        train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
+    )
     assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
     rows = report(run)["rows"]
     assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
-    _, about = load_backbone(run / "supervised.safetensors")
-    assert about["supervised"]["accuracy"] > 0.5 and about["supervised"]["images"] == 360
+    about = read_extra(run / "supervised.safetensors")["supervised"]
+    assert about["accuracy"] > 0.5 and about["images"] == 360
     encoded = json.loads((run / "result.json").read_text())["encoded_views"]
-    assert about["supervised"]["encoded_views"] == encoded
-    assert f"{100 * about['supervised']['accuracy']:.1f} on 360 images" in capsys.readouterr().out
+    assert about["encoded_views"] == encoded
+    assert f"{100 * about['accuracy']:.1f} on 360 images" in capsys.readouterr().out
 
 
 def test_layers_are_compared(run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
     assert judge(run, other, *SHORT, "--cka", "--to", tmp_path / "table") == 0
     same = json.loads((tmp_path / "table" / "cka-run-other.json").read_text())
-    assert same["rows"]["run"] == same["columns"]["other"] == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    assert (
+        same["rows"]["run"]
+        == same["columns"]["other"]
+        == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    )
     np.testing.assert_allclose(np.diag(same["cka"]), 1, atol=1e-6)
     assert Image.open(tmp_path / "table" / "cka-run-other.png").size[0] > 300
     assert judge(run, *SHORT, "--cka") == 0
@@ -197,11 +255,17 @@ def test_several_runs_share_a_table(run, tmp_path, capsys):
     assert [(row["run"], row["row"]) for row in rows] == [
         (r, x) for r in ("run", "other") for x in ("trained", "untrained")
     ]
-    assert float(rows[0]["linear"]) == report(run)["rows"]["trained"]["linear"] == float(rows[2]["linear"])
+    assert (
+        float(rows[0]["linear"])
+        == report(run)["rows"]["trained"]["linear"]
+        == float(rows[2]["linear"])
+    )
     accuracies, measures = (tmp_path / "table" / "comparison.md").read_text().split("\n\n")
     assert "LiDAR z" in measures
     lines = accuracies.splitlines()
-    assert len(lines) == 6 and all(line.startswith("| ") and line.count("|") == lines[0].count("|") for line in lines)
+    assert len(lines) == 6 and all(
+        line.startswith("| ") and line.count("|") == lines[0].count("|") for line in lines
+    )
     assert "other: untrained" in lines[5] and "other: untrained" in capsys.readouterr().out
 
 
@@ -266,12 +330,24 @@ def _no_corruptions(run, tmp_path):
     return ["--robustness-dir", tmp_path / "none"], "labels.npy: no such file"
 
 
+def _to_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    return ["--to", tmp_path / "file"], "cannot be written"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
-        *(_unfinished, _no_run, _damaged_backbone, _other_backbone, _damaged_checkpoint, _checkpoint_of_another),
+        *(
+            _unfinished,
+            _no_run,
+            _damaged_backbone,
+            _other_backbone,
+            _damaged_checkpoint,
+            _checkpoint_of_another,
+        ),
         *(_no_labels, _classes_that_test_lacks, _classes_that_train_lacks),
-        *(_no_such_weights, _weights_of_another_model, _no_corruptions),
+        *(_no_such_weights, _weights_of_another_model, _no_corruptions, _to_a_file),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
@@ -293,7 +369,7 @@ def test_an_interrupt_leaves_nothing_half_written(run, monkeypatch, at):
         raise KeyboardInterrupt
 
     if at == "picture":
-        monkeypatch.setattr(pictures.plt.Figure, "savefig", interrupted)
+        monkeypatch.setattr(Figure, "savefig", interrupted)
     else:
         monkeypatch.setattr(protocols, "knn", interrupted)
     before = sorted(run.iterdir())

@@ -1,7 +1,10 @@
 from effssl.evaluation import tables
 
 LINEAR = {"linear": 0.5, "linear_low": 0.41, "linear_high": 0.59}
-ROWS = {"trained": LINEAR | {"few_labels": 0.25, "few_labels_std": 0.015}, "pixels": LINEAR | {"knn": 0.125}}
+ROWS = {
+    "trained": LINEAR | {"few_labels": 0.25, "few_labels_std": 0.015},
+    "pixels": LINEAR | {"knn": 0.125},
+}
 
 
 def test_columns_that_no_row_has_are_left_out_and_missing_cells_are_marked():
@@ -17,10 +20,13 @@ def test_text_is_padded():
 
 
 def test_markdown_escapes_bars():
-    assert tables.as_markdown([["", "a"], ["x|y", "1"]]) == "|  | a |\n| --- | --- |\n| x\\|y | 1 |\n"
+    assert (
+        tables.as_markdown([["", "a"], ["x|y", "1"]]) == "|  | a |\n| --- | --- |\n| x\\|y | 1 |\n"
+    )
 
 
 def test_csv_has_every_number_and_is_empty_where_there_is_none():
     assert (
-        tables.as_csv({("run", "a"): {"x": 0.1}, ("run", "b"): {"y": 2.0}}) == "run,row,x,y\nrun,a,0.1,\nrun,b,,2.0\n"
+        tables.as_csv({("run", "a"): {"x": 0.1}, ("run", "b"): {"y": 2.0}})
+        == "run,row,x,y\nrun,a,0.1,\nrun,b,,2.0\n"
     )
