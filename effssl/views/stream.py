@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import Any
 
 import ffcv.libffcv
 import numpy as np
@@ -61,7 +62,9 @@ class ViewStream:
         self.stored, self.augment, self.runtime = stored, augment, runtime
         self.batch_size, self._clean_batch_size = batch_size, clean_batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
-        self._assemble = views_of_crops if stored.side is None else views_of_images
+        self._assemble: Callable[..., Tensor] = (
+            views_of_crops if stored.side is None else views_of_images
+        )
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
 
     def with_views(
@@ -130,7 +133,7 @@ class ViewStream:
         """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
         if side is not None:  # else the crops are cut already
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
