@@ -62,9 +62,7 @@ class ViewStream:
         self.stored, self.augment, self.runtime = stored, augment, runtime
         self.batch_size, self._clean_batch_size = batch_size, clean_batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
-        self._assemble: Callable[..., Tensor] = (
-            views_of_crops if stored.side is None else views_of_images
-        )
+        self._assemble = views_of_crops if stored.side is None else views_of_images
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
 
     def with_views(
@@ -138,7 +136,8 @@ class ViewStream:
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
         is_whole = len(positions) == self.batch_size
-        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+        assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
+        return assemble(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
