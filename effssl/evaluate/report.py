@@ -87,10 +87,9 @@ def print_report(
 ) -> None:
     """Print a run's tables, the notes, and where its files are."""
     accuracies, measures = map(tables.as_text, _tables(judged.numbers(), settings))
-    split = protocols.reported_split(probed.data)
+    split = f"the {protocols.reported_split(probed.data)} split of {probed.images.data}"
     print(
-        f"\n{run.folder}: accuracy on the {split} split of {probed.images.data} in %, with 95% "
-        "intervals",
+        f"\n{run.folder}: accuracy on {split} in %, with 95% intervals",
         accuracies,
         "\nwithout labels, of representations h and embeddings z",
         measures,

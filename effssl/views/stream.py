@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import Any
 
 import ffcv.libffcv
 import numpy as np
@@ -130,12 +131,13 @@ class ViewStream:
         """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
         if side is not None:  # else the crops are cut already
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
         is_whole = len(positions) == self.batch_size
-        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+        assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
+        return assemble(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
