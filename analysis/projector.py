@@ -1,198 +1,199 @@
-"""Claim 1: orthogonality matters, not the projector's width: with the rule for the decorrelation weight a projector
-256 wide does as well as one 8192 wide, and costs less.
+"""Claim 1: orthogonality matters, not the projector's width: with the rule for the decorrelation
+weight a projector 256 wide does as well as one 8192 wide, and costs less.
 
 python analysis/projector.py --data-dir DIR                     # CIFAR-10, two CPU cores
 python analysis/projector.py --data-dir DIR --preset gpu --seconds 500
 
-Trains with projectors of every width d at two weights: the rule's, which falls as 1/d (3.4 / d for Barlow Twins), and
-one fixed weight for all widths, the rule's at the widest, as a configuration has that is copied while its width is
-changed. For the widest they are one run. The hidden layer is d wide too. K = 4 on small scales; on the paper's K = 2
-with batches of 512.
+Trains with projectors of every width d at two weights: the rule's, which falls as 1/d (3.4 / d for
+Barlow Twins), and one fixed weight for all widths, the rule's at the widest, as a configuration has
+that is copied while its width is changed. For the widest they are one run. The hidden layer is d
+wide too. K = 4 on small scales; on the paper's K = 2 with batches of 512.
 
-Verdict: is d = 256 with the rule no more than 1 point worse than the widest, and does it take less time? Differences
-are paired by seed; the answer is yes or no where the whole 95% interval over seeds says so, else open; cheaper alone
-is part of the claim, cheaper and worse is not. Time is of the
-whole step: with the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, with a
-ResNet-50 on a GPU a small part of it.
-"""
+Verdict: is d = 256 with the rule no more than 1 point worse than the widest, does it take less
+time, and is the narrowest better with the rule than with the fixed weight? Differences are paired
+by seed; the answer is yes or no if the whole 95% interval over seeds says so, else open. Time is of
+the whole step: with the small encoder of the CPU scale a projector 8192 wide costs more than the
+backbone, with a ResNet-50 on a GPU a small part of it."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+from pathlib import Path
 
-import claims
-import experiments
-import figures
-import intervals
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
+
+import pandas as pd
 import torch
-from claims import Recipe, Scale
-from intervals import Question
 from matplotlib.figure import Figure
 
-from effssl import cli
-from effssl.evaluation.finished_run import build_encoder
+from analysis.harness import claim_rules, claims, cli, plots, verdicts
+from analysis.harness.methods import rule_weight
+from analysis.harness.presets import PROJECTOR
+from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, runs_of, scale_of
+from analysis.harness.stats import estimate, interval, mean_std
+from analysis.harness.tables import markdown
+from effssl.cli import parse
+from effssl.models import build_encoder
 
-WIDTHS = {
-    "cpu": [64, 256, 1024, 8192],
-    "gpu": [64, 256, 1024, 8192],
-    "paper": [64, 128, 256, 512, 1024, 2048, 4096, 8192],
-}
-VIEWS, BATCH = {"cpu": 4, "gpu": 4, "paper": 2}, {"cpu": None, "gpu": None, "paper": 512}
-MARGIN = 1.0  # points
 RULE, FIXED = "the rule's weight", "one fixed weight"
+Planned = dict[str, list[Recipe]]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
-    parser.add_argument("--widths", type=experiments.count, nargs="+", metavar="D", help="(default: the preset's)")
-    args = experiments.read_flags(parser, argv)
-    widths = sorted(set(args.widths or WIDTHS[args.preset]))
-    return experiments.exit_code(lambda: _claim(claims.scale(args, "projector"), widths))
+    default = "(default: the preset's)"
+    parser.add_argument("--widths", type=cli.count, nargs="+", metavar="D", help=default)
+    args = cli.read_flags(parser, argv)
+    chosen = sorted(set(args.widths or PROJECTOR[args.preset].widths))
+    return cli.exit_code(lambda: _claim(scale_of(args, "projector"), chosen))
 
 
-def recipes(scale: Scale, widths: list[int]) -> dict[str, list[Recipe]]:
-    """Of every width with the rule's weight, and with the widest's."""
-    preset = scale.args.preset
-    rule = [Recipe(VIEWS[preset], d, scale.epochs, batch=BATCH[preset]) for d in widths]
-    fixed = claims.rule(scale.args.method, widths[-1])
-    return {RULE: rule, FIXED: [*(r._replace(weight=fixed) for r in rule[:-1]), rule[-1]]}
+def recipes(scale: Scale, widths: list[int]) -> Planned:
+    """Return every width with the rule's weight, and with the widest's."""
+    sweep = PROJECTOR[scale.args.preset]
+    by_rule = [Recipe(sweep.views, d, scale.epochs, batch=sweep.batch) for d in widths]
+    fixed = rule_weight(scale.args.method, widths[-1])
+    narrower = [recipe._replace(weight=fixed) for recipe in by_rule[:-1]]
+    return {RULE: by_rule, FIXED: [*narrower, by_rule[-1]]}
 
 
 def _claim(scale: Scale, widths: list[int]) -> None:
     planned = recipes(scale, widths)
-    own = [r for r in planned[RULE] if r.dim == scale.dim]
+    own = [recipe for recipe in planned[RULE] if recipe.dim == scale.dim]
     # What the verdict needs comes first.
-    wanted = claims.runs(scale, [planned[RULE][-1], *own, *planned[RULE], *planned[FIXED]])
-    if finished := experiments.trained(scale.args, wanted, keep_mb=claims.KEEP_MB):
-        rows = claims.rows_of(scale, finished)
-        text = summary(scale, rows, planned)
-        claims.write(scale, "projector", rows, text, picture(scale, rows, planned), finished, wanted)
+    wanted = runs_of(scale, [planned[RULE][-1], *own, *planned[RULE], *planned[FIXED]])
+    if finished := claims.trained(scale, wanted):
+        table = claims.table_of(scale, finished)
+        text = summary(scale, table, planned)
+        figure = picture(scale, table, planned)
+        claims.write(scale, "projector", table, text, figure, finished, wanted)
+        claims.save_records(scale, finished)
 
 
 def parameters(scale: Scale, recipe: Recipe) -> int:
-    """Of the projector; nothing is allocated."""
-    cfg = cli.parse(claims.flags_of(scale, recipe, 0))
+    """Return the number of the projector's parameters; nothing is allocated."""
+    cfg = parse(flags_of(scale, recipe, 0))
     with torch.device("meta"):
-        projector = build_encoder(cfg).projector
+        projector = build_encoder(cfg.model, cfg.augment.image_size, seed=0).projector
     return sum(p.numel() for p in projector.parameters())
 
 
-def questions(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> list[Question]:
-    """Of `scale.dim` with the rule against the widest, and of both weights at the smaller widths."""
-    wide = planned[RULE][-1]
-    asked = []
-    for own in (r for r in planned[RULE] if r.dim == scale.dim != wide.dim):
-        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, wide))
-        text = f"d = {own.dim} no more than {MARGIN:g} point worse than d = {wide.dim}"
-        asked.append(Question(f"{text}, both with {RULE}", found, MARGIN))
-    return asked
+def gains(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[verdicts.Part]:
+    """Return what the rule is worth at each width but the widest."""
+    parts = []
+    for recipe, other in list(zip(planned[RULE], planned[FIXED], strict=True))[:-1]:
+        ours, theirs = (claims.rows_of(scale, table, r) for r in (recipe, other))
+        gain = verdicts.differences(ours, theirs, "linear", 100)
+        parts.append(verdicts.over_seeds(f"d = {recipe.dim}: {RULE} better than {FIXED}", gain))
+    return parts
 
 
-def gains(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> list[Question]:
-    """What the rule is worth at each width."""
-    asked = []
-    for rule, fixed in list(zip(planned[RULE], planned[FIXED], strict=True))[:-1]:
-        found = intervals.difference(claims.of(scale, rows, rule), claims.of(scale, rows, fixed))
-        asked.append(Question(f"d = {rule.dim}: {RULE} better than {FIXED}", found, 0))
-    return asked
+def time_ratio(scale: Scale, table: pd.DataFrame, planned: Planned) -> str:
+    """Say how many times the seconds of `scale.dim` the widest takes, paired by seed."""
+    wide = claims.rows_of(scale, table, planned[RULE][-1])
+    for recipe in planned[RULE][:-1]:
+        if recipe.dim == scale.dim:
+            own = claims.rows_of(scale, table, recipe)
+            seconds = verdicts.pairs(wide, own, "seconds")
+            if ratio := estimate(seconds["ours"] / seconds["others"]):
+                times = f"{ratio.mean:.2f} times the seconds of d = {scale.dim}"
+                between = interval(ratio, "{:.2f}")
+                spread = f" (95% interval {between})" if between else ""
+                return f"d = {planned[RULE][-1].dim} took {times}{spread}. "
+    return ""
 
 
-def time_ratio(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> intervals.Estimate | None:
-    """Seconds of the widest over those of `scale.dim`, paired by seed."""
-    wide = claims.of(scale, rows, planned[RULE][-1], "seconds")
-    for own in (r for r in planned[RULE][:-1] if r.dim == scale.dim):
-        seconds = claims.of(scale, rows, own, "seconds")
-        return intervals.estimate(wide[seed] / seconds[seed] for seed in seconds if seed in wide)
-    return None
-
-
-def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> str:
-    asked, ratio, wide = questions(scale, rows, planned), time_ratio(scale, rows, planned), planned[RULE][-1]
-    cheaper = "open" if ratio is None else intervals.Question("", ratio._replace(mean=ratio.mean - 1), 0).answer
-    accuracy = [q.answer for q in asked]
-    said = intervals.verdict(accuracy if "no" in accuracy else [*accuracy, cheaper])
-    took = "" if ratio is None else f"d = {wide.dim} took {ratio.mean:.2f} times the seconds of d = {scale.dim}"
-    took += f" (95% interval {intervals.interval(ratio, '{:.2f}')}). " if ratio and ratio.n > 1 else ". " * bool(took)
-    for q in asked:
-        if q.found and q.found.n > 1:
-            noise = "within noise" if abs(q.found.mean) <= q.found.half else "beyond noise"
-            interval = intervals.interval(q.found, "{:+.1f}")
-            took += f"The difference in accuracy is {noise}: {q.found.mean:+.1f} points ({interval}). "
-    table = []
-    for name, recipes in planned.items():
-        for r in recipes:
-            if values := claims.of(scale, rows, r):
-                row = next(row for row in rows if row["name"] == claims.name_of(scale, r, next(iter(values))))
-                table.append(
-                    {
-                        "weight": name,
-                        "d": r.dim,
-                        "w d": f"{row['weight'] * r.dim:.3g}",
-                        "seeds": len(values),
-                        "linear (%)": intervals.mean_std(values.values()),
-                        "kNN (%)": intervals.mean_std(claims.of(scale, rows, r, "knn").values()),
-                        "rank of h": intervals.mean_std(claims.of(scale, rows, r, "h/effective_rank").values()),
-                        "rank of z": intervals.mean_std(claims.of(scale, rows, r, "z/effective_rank").values()),
-                        "off-diagonal of z": intervals.mean_std(
-                            claims.of(scale, rows, r, "z/off_diagonal").values(), "{:.3f}"
-                        ),
-                        "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
-                        "parameters of the projector": f"{parameters(scale, r):,}",
-                    }
-                )
+def summary(scale: Scale, table: pd.DataFrame, planned: Planned) -> str:
+    judged, wide = verdicts.judge(claim_rules.width, table), planned[RULE][-1]
+    parts = verdicts.parts_table(judged.parts)
     return (
-        f"**Claim 1, with the rule a small projector does as well, and cheaper: {said}.** {took}"
-        f"K = {wide.views}, {claims.epochs(wide.epochs)}; accuracy on the validation split, mean and standard "
-        f"deviation over seeds.\n\n{intervals.questions_table([*asked, *gains(scale, rows, planned)])}\n"
-        f"{experiments.markdown(table)}"
+        "**Claim 1, with the rule a small projector does as well, and cheaper: "
+        f"{judged.verdict}.** {time_ratio(scale, table, planned)}K = {wide.views}, "
+        f"{in_epochs(wide.epochs)}; accuracy on the validation split, mean and standard deviation "
+        "over seeds.\n\n"
+        f"{parts}\nWhat the rule is worth at each width:\n\n"
+        f"{verdicts.parts_table(gains(scale, table, planned))}\n"
+        f"{markdown(_lines(scale, table, planned))}"
     )
 
 
-def picture(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]]) -> Figure:
-    """Accuracy by width and by w d, effective ranks by width, seconds and parameters by width."""
+def _lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict]:
+    lines = []
+    for name, recipe in [(name, r) for name, of_name in planned.items() for r in of_name]:
+        own = claims.rows_of(scale, table, recipe)
+        if not own.empty:
+            lines.append(
+                {
+                    "weight": name,
+                    "d": recipe.dim,
+                    "w d": f"{own['weight'].iloc[0] * recipe.dim:.3g}",
+                    "seeds": len(own),
+                    "linear (%)": mean_std(100 * own["linear"]),
+                    "kNN (%)": mean_std(100 * own["knn"]),
+                    "rank of h": mean_std(own["h/effective_rank"]),
+                    "rank of z": mean_std(own["z/effective_rank"]),
+                    "off-diagonal of z": mean_std(own["z/off_diagonal"], "{:.3f}"),
+                    "seconds": mean_std(own["seconds"], "{:.0f}"),
+                    "parameters of the projector": f"{parameters(scale, recipe):,}",
+                }
+            )
+    return lines
+
+
+def picture(scale: Scale, table: pd.DataFrame, planned: Planned) -> Figure:
+    """Draw accuracy by width and by w d, effective ranks by width, seconds and parameters by
+    width."""
     figure = Figure(figsize=(10, 7))
     (by_width, by_product), (ranks, cost) = figure.subplots(2, 2)
-    widths = [r.dim for r in planned[RULE]]
-    looks = {RULE: figures.style(1), FIXED: figures.style(0)}
-    for name, recipes in planned.items():
-        points = [([r.dim], claims.of(scale, rows, r).values()) for r in recipes]
-        figures.draw(by_width, points, **looks[name], label=name)
-        for key, line in (("h/effective_rank", "-"), ("z/effective_rank", ":")):
-            points = [([r.dim], claims.of(scale, rows, r, key).values()) for r in recipes]
-            face = looks[name]["color"] if key[0] == "h" else "white"
-            figures.draw(ranks, points, **looks[name], linestyle=line, mfc=face, label=f"{key[0]}, {name}")
+    widths = [recipe.dim for recipe in planned[RULE]]
+    rows = {
+        recipe: claims.rows_of(scale, table, recipe)
+        for recipe in itertools.chain(*planned.values())
+    }
+    looks = {RULE: plots.style(1), FIXED: plots.style(0)}
+    for name, of_name in planned.items():
+        points = [([r.dim], 100 * rows[r]["linear"]) for r in of_name]
+        plots.draw(by_width, points, **looks[name], label=name)
+        for of, line in (("h", "-"), ("z", ":")):
+            points = [([r.dim], rows[r][f"{of}/effective_rank"]) for r in of_name]
+            face = looks[name]["color"] if of == "h" else "white"
+            look = looks[name] | {"linestyle": line, "mfc": face}
+            plots.draw(ranks, points, **look, label=f"{of}, {name}")
     for i, d in enumerate(widths):
-        both = dict.fromkeys(recipes[i] for recipes in planned.values())
-        at_product = [([_product(scale, r)], claims.of(scale, rows, r).values()) for r in both]
-        figures.draw(by_product, at_product, **figures.style(i), label=f"d = {d}")
-    seconds = [([r.dim], claims.of(scale, rows, r, "seconds").values()) for r in planned[RULE]]
-    figures.draw(cost, _of_widest(seconds), **figures.style(1), label="training seconds")
-    numbers = [([r.dim], [float(parameters(scale, r))]) for r in planned[RULE]]
-    figures.draw(cost, _of_widest(numbers), **figures.style(3), label="projector's parameters")
+        both = dict.fromkeys(of_name[i] for of_name in planned.values())
+        at_products = [([_product(scale, r)], 100 * rows[r]["linear"]) for r in both]
+        plots.draw(by_product, at_products, **plots.style(i), label=f"d = {d}")
+    seconds = [([r.dim], rows[r]["seconds"]) for r in planned[RULE]]
+    plots.draw(cost, _over_widest(seconds), **plots.style(1), label="training seconds")
+    numbers = [([r.dim], [parameters(scale, r)]) for r in planned[RULE]]
+    plots.draw(cost, _over_widest(numbers), **plots.style(3), label="projector's parameters")
     for axis in (by_width, ranks, cost):
         axis.set_xlabel("projector's width d")
-        figures.plain_log(axis, widths)
+        plots.plain_log(axis, widths)
     by_product.set_xlabel("weight times width, w d")
-    figures.few_log_ticks(by_product)
-    by_width.set_ylabel(figures.ACCURACY)
-    by_product.set_ylabel(figures.ACCURACY)
+    plots.few_log_ticks(by_product)
+    by_width.set_ylabel(plots.ACCURACY)
+    by_product.set_ylabel(plots.ACCURACY)
     ranks.set(ylabel="effective rank", yscale="log")
     cost.set(ylabel=f"relative to d = {widths[-1]}", yscale="log")
     for axis in (by_width, by_product, ranks, cost):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4 - 2 * (axis is ranks))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+        axis.legend(fontsize=8, ncols=2 if axis is ranks else 4, **below)
     figure.tight_layout()
     return figure
 
 
 def _product(scale: Scale, recipe: Recipe) -> float:
-    weight = claims.rule(scale.args.method, recipe.dim) if recipe.weight is None else recipe.weight
-    return weight * recipe.dim
+    rule = rule_weight(scale.args.method, recipe.dim)
+    return (rule if recipe.weight is None else recipe.weight) * recipe.dim
 
 
-def _of_widest(points: list) -> list:
-    """The same over the mean of the last, or nothing where that is missing."""
-    last = intervals.estimate(points[-1][1])
+def _over_widest(points: list) -> list:
+    """Return the points over the mean of the last; nothing if that is missing."""
+    last = estimate(points[-1][1])
     return [(x, [v / last.mean for v in y]) for x, y in points] if last else []
 
 

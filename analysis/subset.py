@@ -3,17 +3,18 @@
 python analysis/subset.py --data-dir DIR                     # CIFAR-10, two CPU cores
 python analysis/subset.py --data-dir DIR --preset gpu --seconds 500
 
-Trains on 25%, 50% and 100% of the scale's images (each part within the next, every class alike) with K = 2, 4, 8
-views (d = 256, the rule's weight), all for equal encoded views: half the images, or half the views, means twice the
-epochs. So their seconds are nearly equal too; the table has them.
+Trains on 25%, 50% and 100% of the scale's images (each part within the next, every class alike)
+with K = 2, 4, 8 views (d = 256, the rule's weight), all for equal encoded views: half the images,
+or half the views, means twice the epochs. So their seconds are nearly equal too; the table has
+them.
 
-An encoder trained on a part of the images is probed with the labels of all the scale's images, as one trained on all
-of them is; `linear_own` in runs.csv is of a probe on its own part's labels alone.
+An encoder trained on a part of the images is probed with the labels of all the scale's images, as
+one trained on all of them is; `linear_own` in runs.csv is of a probe on its own part's labels
+alone.
 
-Verdict: are K = 8 on 25% and K = 4 on 50% no more than 1 point worse than K = 2 on 100%, and better than K = 2 on the
-same part? Differences are paired by seed; the answer is yes or no where the whole 95% interval over seeds says so,
-else open.
-"""
+Verdict: are K = 8 on 25% and K = 4 on 50% no more than 1 point worse than K = 2 on 100%, and better
+than K = 2 on the same part? Differences are paired by seed; the answer is yes or no if the whole
+95% interval over seeds says so, else open."""
 
 from __future__ import annotations
 
@@ -22,40 +23,52 @@ import json
 import sys
 from pathlib import Path
 
-import claims
-import experiments
-import figures
-import intervals
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
+
+import pandas as pd
 import torch
-from claims import Recipe, Scale
-from intervals import Question
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from effssl.evaluation.encode import backbone_features
+from analysis.harness import claim_rules, claims, cli, plots, verdicts
+from analysis.harness.recipes import Recipe, Scale, epochs_for, runs_of, scale_of
+from analysis.harness.records import Record
+from analysis.harness.stats import estimate, mean_std
+from analysis.harness.tables import markdown
+from analysis.harness.training import has_result
+from effssl import InputError
+from effssl.data.stored import open_data
+from effssl.evaluation.encode import backbone_features, open_streams
 from effssl.evaluation.final_table import validation_probe
-from effssl.evaluation.finished_run import open_images, open_run
-from effssl.run.device import where_it_runs
-from effssl.run.folder import write_json
-
-MARGIN = 1.0  # points
+from effssl.evaluation.finished_run import open_run
+from effssl.run.device import open_runtime
+from effssl.run.files import write_json
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
-    parser.add_argument("--views", type=experiments.count, nargs="+", default=[2, 4, 8], metavar="K")
-    parser.add_argument("--parts", type=_part, nargs="+", default=[0.25, 0.5, 1.0], metavar="F", help="1 among them")
-    args = experiments.read_flags(parser, argv)
+    parser.add_argument("--views", type=cli.count, nargs="+", default=[2, 4, 8], metavar="K")
+    parts_of_all, among = [0.25, 0.5, 1.0], "1 among them"
+    add = parser.add_argument
+    add("--parts", type=_part, nargs="+", default=parts_of_all, metavar="F", help=among)
+    args = cli.read_flags(parser, argv)
     views, parts = sorted(set(args.views)), sorted({*args.parts, 1.0})
-    return experiments.exit_code(lambda: _claim(claims.scale(args, "subset"), views, parts))
+    return cli.exit_code(lambda: _claim(scale_of(args, "subset"), views, parts))
 
 
-def recipes(scale: Scale, views: list[int], parts: list[float]) -> tuple[list[Recipe], list[Recipe]]:
-    """Of all K and parts those that the verdict needs, and all."""
+def recipes(
+    scale: Scale, views: list[int], parts: list[float]
+) -> tuple[list[Recipe], list[Recipe]]:
+    """Return of all K and parts those that the verdict needs, and all."""
     budget = max(views) * scale.epochs  # encoded views for every image of the whole
-    pairs = [(k, part) for part in reversed(parts) for k in reversed(views)]
-    every = [Recipe(k, scale.dim, claims.epochs_for(k, part, budget), part) for k, part in pairs]
-    return [r for r in every if r.views == min(views) or r.part == min(views) / r.views], every
+    every = [
+        Recipe(k, scale.dim, epochs_for(k, part, budget), part)
+        for part in reversed(parts)
+        for k in reversed(views)
+    ]
+    fewest = min(views)
+    return [r for r in every if r.views == fewest or r.part == fewest / r.views], every
 
 
 def _part(text: str) -> float:
@@ -67,96 +80,111 @@ def _part(text: str) -> float:
 def _claim(scale: Scale, views: list[int], parts: list[float]) -> None:
     needed, planned = recipes(scale, views, parts)
     # The verdict's runs of all seeds, then the rest of the grid.
-    wanted = claims.runs(scale, needed) | claims.runs(scale, planned)
-    if finished := experiments.trained(scale.args, wanted, keep_mb=claims.KEEP_MB):
-        rows = claims.rows_of(scale, finished)
-        for row in tqdm(rows, desc="probes on all labels", unit="run", leave=False):
-            row["linear_own"] = row["linear"]
-            if row["part"] < 1:
-                row["linear"] = round(on_all_labels(scale.args.runs / row["name"], scale.cfg.images.fraction), 5)
-        text = summary(scale, rows, planned)
-        claims.write(scale, "subset", rows, text, picture(scale, rows, planned), finished, wanted)
+    wanted = runs_of(scale, needed) | runs_of(scale, planned)
+    if finished := claims.trained(scale, wanted):
+        table = claims.table_of(scale, finished)
+        table["linear_own"] = table["linear"]
+        by_name = {record["name"]: record for record in finished}
+        in_part = table.index[table["part"] < 1]
+        for row in tqdm(in_part, desc="probes on all labels", unit="run", leave=False):
+            record = by_name[table.loc[row, "name"]]
+            table.loc[row, "linear"] = _on_all_labels(scale, record)
+        text = summary(scale, table, planned)
+        figure = picture(scale, table, planned)
+        claims.write(scale, "subset", table, text, figure, finished, wanted)
+        claims.save_records(scale, finished)
+
+
+def _on_all_labels(scale: Scale, record: Record) -> float:
+    fraction, run = scale.cfg.images.fraction, scale.args.runs / record["name"]
+    kept = record.get("linear_all_labels")
+    if kept and kept["fraction"] == fraction:
+        return round(kept["linear"], 5)
+    if not has_result(run):
+        raise InputError(
+            f"the record of {run.name} has no accuracy on all labels, and its weights are not "
+            "there; --records /dev/null trains it again"
+        )
+    return on_all_labels(run, fraction)
 
 
 def on_all_labels(run: Path, fraction: float) -> float:
-    """Accuracy in [0, 1] on the validation split of a finished run's linear probe, fitted as while training but on the
-    labels of `fraction` of the set's training images; kept in the run's folder."""
+    """Return the accuracy in [0, 1] on the validation split of a finished run's linear probe,
+    fitted as while training but on the labels of `fraction` of the set's training images; it is
+    kept in the run's folder."""
     file = run / "linear_all_labels.json"
     if file.is_file() and (kept := json.loads(file.read_text()))["fraction"] == fraction:
         return kept["linear"]
     _, cfg, backbone, projector = open_run(run)
-    device, autocast, _ = where_it_runs(cfg.run.device, cfg.run.precision, "false")
+    runtime = open_runtime(cfg.run.device, cfg.run.precision)
     images = dataclasses.replace(cfg.images, fraction=fraction)
-    data, clean = open_images(images, cfg.augment, device, torch.bfloat16 if autocast else torch.float32)
-    features = backbone_features(backbone.to(device), clean)
-    projector = (projector or torch.nn.Identity()).to(device)
-    linear = round(validation_probe(features, data, cfg.probe.probe_images, projector)["linear"], 5)
+    data = open_data(images)
+    streams = open_streams(
+        data,
+        cfg.augment,
+        seed=cfg.run.seed,
+        batch_size=cfg.optim.batch_size,
+        workers=images.workers,
+        runtime=runtime,
+    )
+    features = backbone_features(backbone.to(runtime.device), streams)
+    projector = (projector or torch.nn.Identity()).to(runtime.device)
+    probed = validation_probe(features, data, cfg.probe.probe_images, projector)
+    linear = round(probed["linear"], 5)
     write_json(file, {"fraction": fraction, "linear": linear})
     return linear
 
 
-def questions(scale: Scale, rows: list[dict], planned: list[Recipe]) -> list[Question]:
-    """Of K on 2/K of the images against the fewest views on all of them, and on as many."""
-    fewest = min(r.views for r in planned)
-    base = next(r for r in planned if r.views == fewest and r.part == 1)
-    asked = []
-    for own in sorted((r for r in planned if r.views > fewest and r.part == fewest / r.views), reverse=True):
-        seconds = intervals.difference(*(claims.of(scale, rows, r, "seconds") for r in (own, base)))
-        note = f"seconds: {seconds.mean:+.0f}" if seconds else ""
-        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, base))
-        named = f"K = {own.views} on {own.part:.0%}"
-        text = f"{named} no more than {MARGIN:g} point worse than K = {fewest} on 100%"
-        asked.append(Question(text, found, MARGIN, note, f"{named}\nless K = {fewest} on 100%"))
-        same = next(r for r in planned if r.views == fewest and r.part == own.part)
-        found = intervals.difference(claims.of(scale, rows, own), claims.of(scale, rows, same))
-        text = f"{named} better than K = {fewest} on {own.part:.0%}"
-        asked.append(Question(text, found, 0, short=f"{named}\nless K = {fewest} on {own.part:.0%}"))
-    return asked
-
-
-def summary(scale: Scale, rows: list[dict], planned: list[Recipe]) -> str:
-    asked = questions(scale, rows, planned)
-    table = [
-        {
-            "images": f"{r.part:.0%}",
-            "K": r.views,
-            "epochs": r.epochs,
-            "seeds": len(claims.of(scale, rows, r)),
-            "linear (%)": intervals.mean_std(claims.of(scale, rows, r).values()),
-            "on its own labels (%)": intervals.mean_std(claims.of(scale, rows, r, "linear_own").values()),
-            "encoded views": f"{next(iter(claims.of(scale, rows, r, 'encoded_views').values())):,}",
-            "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
-        }
-        for r in sorted(planned, key=lambda r: (r.part, r.views))
-        if claims.of(scale, rows, r)
-    ]
+def summary(scale: Scale, table: pd.DataFrame, planned: list[Recipe]) -> str:
+    judged = verdicts.judge(claim_rules.subset, table)
+    lines = []
+    for recipe in sorted(planned, key=lambda r: (r.part, r.views)):
+        own = claims.rows_of(scale, table, recipe)
+        if not own.empty:
+            lines.append(
+                {
+                    "images": f"{recipe.part:.0%}",
+                    "K": recipe.views,
+                    "epochs": recipe.epochs,
+                    "seeds": len(own),
+                    "linear (%)": mean_std(100 * own["linear"]),
+                    "on its own labels (%)": mean_std(100 * own["linear_own"]),
+                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                    "seconds": mean_std(own["seconds"], "{:.0f}"),
+                }
+            )
+    whole = f"{scale.cfg.images.fraction:.0%}"
     return (
-        f"**Claim 3, with more views fewer images suffice: {intervals.verdict([q.answer for q in asked])}.** "
-        f"At equal encoded views; linear accuracy on the validation split, mean and standard deviation over seeds; "
-        f"100% are {scale.cfg.images.fraction:.0%} of the set's training images.\n\n"
-        f"{intervals.questions_table(asked)}\n{experiments.markdown(table)}"
+        f"**Claim 3, with more views fewer images suffice: {judged.verdict}.** At equal encoded "
+        "views; linear accuracy on the validation split, mean and standard deviation over seeds; "
+        f"100% are {whole} of the set's training images.\n\n"
+        f"{verdicts.parts_table(judged.parts)}\n{markdown(lines)}"
     )
 
 
-def picture(scale: Scale, rows: list[dict], planned: list[Recipe]) -> Figure:
-    """Accuracy by part of the images and K; the differences that the verdict rests on."""
+def picture(scale: Scale, table: pd.DataFrame, planned: list[Recipe]) -> Figure:
+    """Draw accuracy by part of the images and K, and the differences that the verdict rests on."""
     figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2, width_ratios=(1, 0.8))
-    kinds = sorted({r.views for r in planned})
+    kinds = sorted({recipe.views for recipe in planned})
     for i, k in enumerate(kinds):
-        points = [(([100 * r.part]), claims.of(scale, rows, r).values()) for r in planned if r.views == k]
-        figures.draw(left, points, apart=figures.apart(i, len(kinds)), **figures.style_of_views(k), label=f"K = {k}")
-    fewest = min(r.views for r in planned)
-    base = intervals.estimate(
-        claims.of(scale, rows, next(r for r in planned if (r.views, r.part) == (fewest, 1))).values()
-    )
-    if base:
-        left.axhline(base.mean, color=figures.STYLES.get(fewest, ("0.5",))[0], linewidth=1, linestyle=":")
-    left.set(xlabel="part of the images (%), at equal encoded views", ylabel=figures.ACCURACY)
-    figures.plain_log(left, sorted({100 * r.part for r in planned}))
+        points = [
+            ([100 * r.part], 100 * claims.rows_of(scale, table, r)["linear"])
+            for r in planned
+            if r.views == k
+        ]
+        look = plots.style_of_views(k) | {"apart": plots.apart(i, len(kinds))}
+        plots.draw(left, points, **look, label=f"K = {k}")
+    whole = next(r for r in planned if (r.views, r.part) == (kinds[0], 1))
+    if base := estimate(100 * claims.rows_of(scale, table, whole)["linear"]):
+        colour = plots.style_of_views(kinds[0])["color"]
+        left.axhline(base.mean, color=colour, linewidth=1, linestyle=":")
+    left.set(xlabel="part of the images (%), at equal encoded views", ylabel=plots.ACCURACY)
+    plots.plain_log(left, sorted({100 * r.part for r in planned}))
     left.grid(alpha=0.3)
     left.legend(fontsize=8)
-    figures.forest(right, [(q.short, q.found) for q in questions(scale, rows, planned)])
+    parts = verdicts.judge(claim_rules.subset, table).parts
+    plots.forest(right, [(part.label, part.mean) for part in parts])
     right.set_xlabel("difference in accuracy (points), 95% interval")
     figure.tight_layout()
     return figure

@@ -3,65 +3,71 @@
 python analysis/wallclock.py --data-dir DIR                     # CIFAR-10, two CPU cores
 python analysis/wallclock.py --data-dir DIR --preset gpu --seconds 500
 
-The baseline is the authors': K = 2 views, a projector 8192 wide (and its hidden layer), their weight for it, 4 E
-epochs. The recommended recipe is K = 4, d = 256, the rule's weight: runs of E, 2 E and 3 E epochs, each with its own
-whole schedule. The seconds in which it has the baseline's accuracy are interpolated between them (linearly in log
-seconds, by seed). Two controls change one thing each: K = 2 with d = 256 (E, 2 E, 4 E epochs), and K = 4 with d =
-8192 (the rule's weight; E, 2 E). `--recipe NAME "FLAGS"` runs K = 4, d = 256 with further flags beside them.
+The baseline is the authors': K = 2 views, a projector 8192 wide (and its hidden layer), their
+weight for it, 4 E epochs. The recommended recipe is K = 4, d = 256, the rule's weight: runs of E, 2
+E and 3 E epochs, each with its own whole schedule. The seconds in which it has the baseline's
+accuracy are interpolated between them (linearly in log seconds, by seed). Two controls change one
+thing each: K = 2 with d = 256 (E, 2 E, 4 E epochs), and K = 4 with d = 8192 (the rule's weight; E,
+2 E). `--recipe NAME "FLAGS"` runs K = 4, d = 256 with further flags beside them.
 
-Seconds are those of training, without probes, checkpoints and start. On a CPU several runs share the machine: where
-views/s differ much between seeds, other work disturbed them, and the ratios by step cost are the better ones: there a
-run's seconds are its steps times the cost of a step, measured here, all recipes by turns in one process with nothing
-beside it.
+Seconds are those of training, without probes, checkpoints and start. On a CPU several runs share
+the machine: if views/s differ much between seeds, other work disturbed them, and the ratios by step
+cost are the better ones: there a run's seconds are its steps times the cost of a step, measured
+here, all recipes by turns in one process with nothing beside it.
 
-With the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, so the ratio there is
-larger than with a ResNet on a GPU. The ratio to K = 2 with d = 256, in which the projector has no part, is reported
-beside it.
+With the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, so the
+ratio there is larger than with a ResNet on a GPU. The ratio to K = 2 with d = 256, in which the
+projector has no part, is reported beside it.
 
-Verdict: at least 2 times? Yes or no where the whole 95% interval over seeds says so (of log ratios, paired by seed),
-else open. Where a recipe's shortest run has the accuracy already its seconds are an upper bound, where none has it a
-lower one.
-"""
+Verdict: at least 2 times? Yes or no if the whole 95% interval over seeds says so (of log ratios,
+paired by seed), else open. If a recipe's shortest run has the accuracy already its seconds are an
+upper bound, if none has it a lower one."""
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import claims
-import experiments
-import figures
-import intervals
-import step_cost
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
+
+import pandas as pd
 import torch
-from claims import Recipe, Scale
-from intervals import Estimate, Question
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from effssl import cli
-from effssl.config import flat
-from effssl.run.folder import machine, write_json
+from analysis.benchmarks import kept_steps, step
+from analysis.harness import claim_rules, claims, cli, records, training, verdicts
+from analysis.harness.recipes import Recipe, Scale, flags_of, name_of, runs_of, scale_of
+from analysis.harness.speedups import Speedup, speedup
+from analysis.harness.stats import mean_std
+from analysis.harness.tables import markdown, write_csv
+from analysis.harness.wallclock_picture import picture
+from effssl.cli import parse
 
-AUTHORS = {"barlow_twins": 0.0008, "vicreg": 1 / 800}  # their weights at d = 8192 (arXiv 2312.10725)
-FACTOR = 2.0
+AUTHORS = {
+    "barlow_twins": 0.0008,
+    "vicreg": 1 / 800,
+}  # their weights at d = 8192 (arXiv 2312.10725)
+FACTOR = claim_rules.FACTOR
+Planned = dict[str, list[Recipe]]
+Steps = dict[str, dict[str, float]]  # recipe -> milliseconds of the parts of a step, encoded views
+Compared = list[tuple[str, str, Speedup, Speedup]]  # recipe, the other; by seconds, by step cost
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
-    parser.add_argument("--wide", type=experiments.count, default=8192, metavar="D", help="the baseline's width")
-    parser.add_argument(
-        "--recipe", nargs=2, action="append", default=[], metavar=("NAME", "FLAGS"), help="K = 4 with further flags"
-    )
-    args = experiments.read_flags(parser, argv)
-    return experiments.exit_code(lambda: _claim(claims.scale(args, "wallclock")))
+    add, names = parser.add_argument, ("NAME", "FLAGS")
+    add("--wide", type=cli.count, default=8192, metavar="D", help="the baseline's width")
+    extra = "K = 4 with further flags"
+    add("--recipe", nargs=2, action="append", default=[], metavar=names, help=extra)
+    args = cli.read_flags(parser, argv)
+    return cli.exit_code(lambda: _claim(scale_of(args, "wallclock")))
 
 
-def recipes(scale: Scale) -> dict[str, list[Recipe]]:
-    """Name -> the recipe's lengths, shortest first: the baseline, the recommended one, controls, the user's own."""
+def recipes(scale: Scale) -> Planned:
+    """Return name -> the recipe's lengths, shortest first: the baseline, the recommended one,
+    controls, the user's own."""
     e, d, wide = scale.epochs, scale.dim, scale.args.wide
     named = {
         f"baseline: K = 2, d = {wide}": [Recipe(2, wide, 4 * e, weight=AUTHORS[scale.args.method])],
@@ -75,207 +81,153 @@ def recipes(scale: Scale) -> dict[str, list[Recipe]]:
     return named
 
 
-class Speedup(NamedTuple):
-    """How many times faster one recipe has the final accuracy of another."""
-
-    text: str
-    found: Estimate | None  # of log2 of the ratio
-    seconds: Estimate | None
-    by: int = 0  # seeds in which the ratio is a lower bound
-    not_by: int = 0  # an upper one
-
-    @property
-    def answer(self) -> str:
-        said = Question("", self.found, -math.log2(FACTOR)).answer
-        unsafe = (said == "yes" and self.not_by) or (said == "no" and self.by)
-        return "open" if unsafe else said
-
-    @property
-    def label(self) -> str:
-        """For a picture."""
-        bound = " (at least)" * bool(self.by and not self.not_by) + " (at most)" * bool(self.not_by and not self.by)
-        return self.text.replace(", to the accuracy of ", "\nagainst ").partition(":")[0] + bound
-
-    @property
-    def shown(self) -> str:
-        if self.found is None:
-            return ""
-        bound = ">= " * bool(self.by and not self.not_by) + "<= " * bool(self.not_by and not self.by)
-        return f"{bound}{2**self.found.mean:.2f}"
-
-    @property
-    def interval(self) -> str:
-        if self.found is None or self.found.n < 2:
-            return ""
-        return " to ".join(f"{2 ** (self.found.mean + side * self.found.half):.2f}" for side in (-1, 1))
-
-
-def speedup(accuracy: list[dict[int, float]], seconds: list[dict[int, float]], target, took, text: str) -> Speedup:
-    """accuracy, seconds: of a recipe's lengths, by seed; target, took: the other's accuracy and seconds, by seed. Seeds
-    count in which all of them are finished."""
-    logs, reached, how = [], [], []
-    for seed in target:
-        if all(seed in a for a in accuracy):
-            points = [(s[seed], a[seed]) for s, a in zip(seconds, accuracy, strict=True)]
-            at, said = intervals.seconds_to(points, target[seed])
-            logs.append(math.log2(took[seed] / at))
-            reached.append(at)
-            how.append(said)
-    found, at_seconds = intervals.estimate(logs), intervals.estimate(reached)
-    return Speedup(text, found, at_seconds, how.count("by"), how.count("not by"))
-
-
-def speedups(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], clock: str) -> list[Speedup]:
-    """Of every recipe against the baseline, then of the recommended one against K = 2 with its width. clock: the column
-    of `rows` with the seconds."""
-    baseline, recommended, narrow, *_ = planned
-    pairs = [(name, baseline) for name in planned if name != baseline] + [(recommended, narrow)]
-    found = []
-    for name, other in pairs:
-        lengths, last = planned[name], planned[other][-1]
-        found.append(
-            speedup(
-                [claims.of(scale, rows, r) for r in lengths],
-                [claims.of(scale, rows, r, clock) for r in lengths],
-                claims.of(scale, rows, last),
-                claims.of(scale, rows, last, clock),
-                f"{name}, to the accuracy of {other}",
-            )
-        )
-    return found
-
-
 def _claim(scale: Scale) -> None:
     planned = recipes(scale)
     # The verdict's runs of all seeds, then the controls.
-    first = [r for lengths in list(planned.values())[:2] for r in lengths]
-    wanted = claims.runs(scale, first) | claims.runs(scale, [r for lengths in planned.values() for r in lengths])
-    if finished := experiments.trained(scale.args, wanted, keep_mb=claims.KEEP_MB):
-        rows = claims.rows_of(scale, finished)
+    first = [recipe for lengths in list(planned.values())[:2] for recipe in lengths]
+    every = [recipe for lengths in planned.values() for recipe in lengths]
+    wanted = runs_of(scale, first) | runs_of(scale, every)
+    if finished := claims.trained(scale, wanted):
+        table = claims.table_of(scale, finished)
         steps = _cost_of_steps(scale, planned)
-        names = {claims.name_of(scale, r, 0)[:-1]: name for name, lengths in planned.items() for r in lengths}
-        for row in rows:
-            of_step = steps[names[row["name"].removesuffix(str(row["seed"]))]]
-            row["seconds_by_steps"] = round(row["steps"] * _ms(of_step) / 1000, 2)
-        experiments.write_csv(scale.args.out / "steps.csv", [{"recipe": name} | cost for name, cost in steps.items()])
-        text = summary(scale, rows, planned, steps)
-        claims.write(scale, "wallclock", rows, text, picture(scale, rows, planned, steps), finished, wanted)
-
-
-def _cost_of_steps(scale: Scale, planned: dict[str, list[Recipe]]) -> dict[str, dict[str, Any]]:
-    """By recipe the milliseconds of a step's parts and its encoded views; measured once, kept beside the runs (remove
-    the file to measure again)."""
-    settings = {name: cli.parse(claims.flags_of(scale, lengths[0], 0)) for name, lengths in planned.items()}
-    ignored = {*cli.RESUME_MAY_CHANGE, "epochs", "warmup_epochs"}
-    asked = {name: {k: v for k, v in flat(cfg).items() if k not in ignored} for name, cfg in settings.items()}
-    file = scale.args.runs / f"step_cost_{scale.args.method}.json"
-    kept = json.loads(file.read_text()) if file.is_file() else {}
-    if kept.get("settings") != asked:
-        on_gpu = torch.cuda.is_available()
-        threads = None if on_gpu else experiments.threads_each(scale.args.parallel)
-        kept = {"settings": asked, "ms": step_cost.measure(settings, threads=threads)}
-        kept |= machine(torch.device("cuda" if on_gpu else "cpu"))
-        write_json(file, kept)
-    views = {name: cfg.optim.batch_size * cfg.augment.views for name, cfg in settings.items()}
-    return {name: {**kept["ms"][name], "encoded_views": views[name]} for name in planned}
-
-
-def _ms(of_step: dict[str, Any]) -> float:
-    """Of a whole step."""
-    return sum(of_step[part] for part in step_cost.PARTS)
-
-
-def summary(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], steps: dict[str, dict]) -> str:
-    clocks = {clock: speedups(scale, rows, planned, clock) for clock in ("seconds", "seconds_by_steps")}
-    first, by_steps = (found[0] for found in clocks.values())
-    last = clocks["seconds"][-1]
-    table = [
-        {
-            "recipe": a.text,
-            "seconds": "" if a.seconds is None else f"{a.seconds.mean:.0f}",
-            "times faster": a.shown,
-            "95% interval": a.interval,
-            "seeds": a.found.n if a.found else 0,
-            f"at least {FACTOR:g}": a.answer,
-            "by step cost": b.shown,
-            "its interval": b.interval,
-            "note": _note(a),
+        table["seconds_by_steps"] = _seconds_by_steps(scale, table, planned, steps)
+        compared = comparisons(scale, table, planned)
+        out = scale.args.out
+        write_csv(out / "steps.csv", [{"recipe": name} | cost for name, cost in steps.items()])
+        text = summary(scale, table, planned, steps, compared)
+        curves = {
+            name: [claims.rows_of(scale, table, r) for r in lengths]
+            for name, lengths in planned.items()
         }
-        for a, b in zip(*clocks.values(), strict=True)
+        shown = [(label(name, other, faster), faster) for name, other, faster, _ in compared]
+        figure = picture(curves, shown, steps, FACTOR)
+        claims.write(scale, "wallclock", table, text, figure, finished, wanted)
+        claims.save_records(scale, finished)
+
+
+def _cost_of_steps(scale: Scale, planned: Planned) -> Steps:
+    """Return the milliseconds of a step's parts and its encoded views, by recipe; measured once,
+    kept beside the runs and among the records."""
+    configs = {name: parse(flags_of(scale, lengths[0], 0)) for name, lengths in planned.items()}
+    name = f"step_cost_{scale.args.method}"
+    file, record = scale.args.runs / f"{name}.json", claims.known_record(scale, name)
+    on_gpu = torch.cuda.is_available()
+    threads = None if on_gpu else training.threads_each(scale.args.parallel)
+    cost = kept_steps.kept_or_measured(configs, file, record, threads=threads)
+    if scale.args.save_records:
+        new = {"kind": "step_cost", "name": name} | cost
+        records.save(claims.records_file(scale), [new])
+    views = {name: cfg.optim.batch_size * cfg.augment.views for name, cfg in configs.items()}
+    return {name: {**cost["ms"][name], "encoded_views": views[name]} for name in planned}
+
+
+def _seconds_by_steps(
+    scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps
+) -> list[float]:
+    """Return what each run would have taken at the cost of its recipe's steps."""
+    recipe_of = {
+        name_of(scale, recipe, seed): name
+        for name, lengths in planned.items()
+        for recipe in lengths
+        for seed in range(scale.args.seeds)
+    }
+    return [
+        round(count * ms(steps[recipe_of[name]]) / 1000, 2)
+        for name, count in zip(table["name"], table["steps"], strict=True)
     ]
-    lengths = [
-        {
-            "recipe": name,
-            "epochs": r.epochs,
-            "seeds": len(accuracy),
-            "linear (%)": intervals.mean_std(accuracy.values()),
-            "kNN (%)": intervals.mean_std(claims.of(scale, rows, r, "knn").values()),
-            "encoded views": f"{next(iter(claims.of(scale, rows, r, 'encoded_views').values())):,}",
-            "seconds": intervals.mean_std(claims.of(scale, rows, r, "seconds").values(), "{:.0f}"),
-            "by step cost": intervals.mean_std(claims.of(scale, rows, r, "seconds_by_steps").values(), "{:.0f}"),
-            "views/s": intervals.mean_std(claims.of(scale, rows, r, "views_per_s").values(), "{:.0f}"),
-        }
-        for name, all_lengths in planned.items()
-        for r in all_lengths
-        if (accuracy := claims.of(scale, rows, r))
-    ]
-    parts = [
-        {"recipe": name, "ms a step": f"{_ms(of_step):.1f}"}
-        | {part: f"{of_step[part]:.1f}" for part in step_cost.PARTS}
-        | {"ms for 1,000 encoded views": f"{1000 * _ms(of_step) / of_step['encoded_views']:.0f}"}
-        for name, of_step in steps.items()
-    ]
-    best = max(rows, key=lambda row: row["linear"])
+
+
+def ms(cost: dict[str, float]) -> float:
+    """Return the milliseconds of a whole step."""
+    return sum(cost[part] for part in step.PARTS)
+
+
+def comparisons(scale: Scale, table: pd.DataFrame, planned: Planned) -> Compared:
+    """Compare every recipe with the baseline, then the recommended one with K = 2 at its width."""
+    baseline, recommended, narrow, *_ = planned
+    pairs = [(name, baseline) for name in planned if name != baseline] + [(recommended, narrow)]
+    compared = []
+    for name, other in pairs:
+        own = pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
+        target = claims.rows_of(scale, table, planned[other][-1])
+        lengths = len(planned[name])
+        faster = speedup(own, target, lengths=lengths)
+        by_steps = speedup(own, target, lengths=lengths, clock="seconds_by_steps")
+        compared.append((name, other, faster, by_steps))
+    return compared
+
+
+def label(name: str, other: str, faster: Speedup) -> str:
+    """Return a comparison in a few words, for the picture."""
+    bound = f" ({faster.bound})" if faster.bound in ("at least", "at most") else ""
+    return f"{name}\nagainst {other.partition(':')[0]}{bound}"
+
+
+def summary(
+    scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps, compared: Compared
+) -> str:
+    judged = verdicts.judge(claim_rules.wallclock, table)
+    (_, _, first, by_steps), (last_name, last_other, last, _) = compared[0], compared[-1]
+    best = table.sort_values("linear", ascending=False, kind="stable").iloc[0]
     return (
-        f"**Claim 4, the baseline's accuracy in at most half its training time: {intervals.verdict([first.answer])}.** "
-        f"{first.shown or '?'} times faster ({first.interval or 'no interval'}); by step cost {by_steps.shown or '?'} "
-        f"times ({by_steps.interval or 'no interval'}). {last.text}: "
-        f"{last.shown or '?'} times faster. Best linear accuracy of one run: {100 * best['linear']:.1f}% ("
-        f"{best['name']}, {best['encoded_views']:,} encoded views). All accuracies are of the validation split.\n\n"
-        f"{experiments.markdown(table)}\nMean and standard deviation over seeds:\n\n{experiments.markdown(lengths)}\n"
-        f"Milliseconds of the parts of a training step:\n\n{experiments.markdown(parts)}"
+        "**Claim 4, the baseline's accuracy in at most half its training time: "
+        f"{judged.verdict}.** {first.shown or '?'} times faster "
+        f"({first.interval or 'no interval'}); by step cost {by_steps.shown or '?'} times "
+        f"({by_steps.interval or 'no interval'}). {last_name}, to the accuracy of "
+        f"{last_other}: {last.shown or '?'} times faster. Best linear accuracy of one run: "
+        f"{100 * best['linear']:.1f}% ({best['name']}, {best['encoded_views']:,} encoded views). "
+        "All accuracies are of the validation split.\n\n"
+        f"{markdown([_compared_line(*each) for each in compared])}\n"
+        "Mean and standard deviation over seeds:\n\n"
+        f"{markdown(_length_lines(scale, table, planned))}\n"
+        f"Milliseconds of the parts of a training step:\n\n{markdown(_step_lines(steps))}"
     )
 
 
-def _note(found: Speedup) -> str:
-    said = [f"the shortest run has it in {found.by} seeds"] * bool(found.by)
-    return "; ".join(said + [f"the longest has it not in {found.not_by} seeds"] * bool(found.not_by))
+def _compared_line(name: str, other: str, faster: Speedup, by_steps: Speedup) -> dict[str, Any]:
+    bounds = [f"the shortest run has it in {faster.by} seeds"] * bool(faster.by)
+    bounds += [f"the longest has it not in {faster.not_by} seeds"] * bool(faster.not_by)
+    return {
+        "recipe": f"{name}, to the accuracy of {other}",
+        "seconds": "" if faster.seconds is None else f"{faster.seconds.mean:.0f}",
+        "times faster": faster.shown,
+        "95% interval": faster.interval,
+        "seeds": faster.log2_ratio.n if faster.log2_ratio else 0,
+        f"at least {FACTOR:g}": verdicts.OUTCOMES[faster.outcome(FACTOR)],
+        "by step cost": by_steps.shown,
+        "its interval": by_steps.interval,
+        "note": "; ".join(bounds),
+    }
 
 
-def picture(scale: Scale, rows: list[dict], planned: dict[str, list[Recipe]], steps: dict[str, dict]) -> Figure:
-    """Accuracy against training seconds, times faster with intervals, and where the time of a step goes."""
-    figure = Figure(figsize=(10, 7))
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.25, 1))
-    curves, ratios, parts = (figure.add_subplot(at) for at in (grid[0, :], grid[1, 0], grid[1, 1]))
-    for i, (name, lengths) in enumerate(planned.items()):
-        points = [(claims.of(scale, rows, r, "seconds").values(), claims.of(scale, rows, r).values()) for r in lengths]
-        look = figures.style((3, 1, 0, 2, 4, 5, 6)[i % 7])
-        figures.draw(curves, points, **look, label=name)
-        target = intervals.estimate(claims.of(scale, rows, lengths[-1]).values())
-        if i == 0 and target:
-            curves.axhline(target.mean, color=look["color"], linestyle=":", linewidth=1)
-    curves.set(xlabel="training seconds", ylabel=figures.ACCURACY)
-    figures.few_log_ticks(curves)
-    curves.legend(fontsize=8)
-    curves.grid(alpha=0.3)
-    found = speedups(scale, rows, planned, "seconds")
-    figures.forest(ratios, [(s.label, s.found) for s in found])
-    powers = range(math.floor(ratios.get_xlim()[0]), math.ceil(ratios.get_xlim()[1]) + 1)
-    ratios.set_xticks(list(powers), [f"{2.0**p:g}" for p in powers])
-    ratios.axvline(math.log2(FACTOR), color="0.5", linewidth=1, linestyle=":")
-    ratios.set_xlabel("times faster (dotted: the claim), 95% interval")
-    left = [0.0] * len(steps)
-    for i, part in enumerate(step_cost.PARTS):
-        width = [1000 * of_step[part] / of_step["encoded_views"] for of_step in steps.values()]
-        parts.barh(range(len(steps)), width, left=left, color=figures.style(i)["color"], label=part)
-        left = [a + b for a, b in zip(left, width, strict=True)]
-    parts.set_yticks(range(len(steps)), list(steps), fontsize=8)
-    parts.invert_yaxis()
-    parts.set_xlabel("ms for 1,000 encoded views")
-    parts.yaxis.set_minor_locator(NullLocator())
-    parts.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.02, -0.2), ncols=3, frameon=False)
-    figure.tight_layout()
-    return figure
+def _length_lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict[str, Any]]:
+    lines = []
+    for name, recipe in [(name, r) for name, lengths in planned.items() for r in lengths]:
+        own = claims.rows_of(scale, table, recipe)
+        if not own.empty:
+            lines.append(
+                {
+                    "recipe": name,
+                    "epochs": recipe.epochs,
+                    "seeds": len(own),
+                    "linear (%)": mean_std(100 * own["linear"]),
+                    "kNN (%)": mean_std(100 * own["knn"]),
+                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                    "seconds": mean_std(own["seconds"], "{:.0f}"),
+                    "by step cost": mean_std(own["seconds_by_steps"], "{:.0f}"),
+                    "views/s": mean_std(own["views_per_s"], "{:.0f}"),
+                }
+            )
+    return lines
+
+
+def _step_lines(steps: Steps) -> list[dict[str, Any]]:
+    return [
+        {"recipe": name}
+        | step.shown({part: cost[part] for part in step.PARTS})
+        | {"ms for 1,000 encoded views": f"{1000 * ms(cost) / cost['encoded_views']:.0f}"}
+        for name, cost in steps.items()
+    ]
 
 
 if __name__ == "__main__":

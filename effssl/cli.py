@@ -106,8 +106,8 @@ def _resumed(run: Path, given: Given) -> Config:
     if changed:
         difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
         raise InputError(
-            f"--resume {run}: the settings differ from the run's: {difference}; "
-            "start a new run instead"
+            f"--resume {run}: the settings differ from the run's: {difference}; start a new run "
+            "instead"
         )
     if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
         raise InputError(f"--resume {run} goes on in that folder; leave --out away")

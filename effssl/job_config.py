@@ -28,8 +28,8 @@ def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
         name = checkpoint.partition("=")[0]
         if name in names:
             raise ValueError(
-                f"there would be two rows of that name, {name} "
-                "(timm's tags tell models apart: NAME.TAG)"
+                f"there would be two rows of that name, {name} (timm's tags tell models apart: "
+                "NAME.TAG)"
             )
         names.append(name)
     return checkpoints
@@ -153,7 +153,7 @@ class Embed:
     def _one_source(self) -> Embed:
         if (self.images is None) == (self.data is None):
             raise ValueError(
-                "name what to embed: --images DIR for a folder of images, "
-                "or --data SET --data-dir DIR"
+                "name what to embed: --images DIR for a folder of images, or --data SET --data-dir "
+                "DIR"
             )
         return self

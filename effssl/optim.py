@@ -1,9 +1,9 @@
-"""Parameter groups, optimizers, and the schedule as a pure function of the step."""
+"""Parameter groups, optimizers, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.optim import Lars
@@ -13,10 +13,13 @@ from torch import nn
 def build_optimizer(
     model: nn.Module, name: Literal["adamw", "lars", "sgd"], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, LARS or SGD (momentum 0.9) on the model's parameters; biases and normalisation (one dimension) have
-    neither weight decay nor, with LARS, its adaptation. Fused on CUDA where torch has it."""
+    """Build AdamW, or LARS or SGD with momentum 0.9, on the model's trainable parameters.
+
+    Biases and normalisation (parameters of one dimension) get no weight decay, and with LARS no
+    adaptation. AdamW and SGD are fused on CUDA.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict] = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
@@ -27,13 +30,25 @@ def build_optimizer(
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "lars":
-            groups[0]["always_adapt"] = True  # without weight decay too, where timm would leave it out
+            groups[0]["always_adapt"] = True  # without weight decay too, where timm would not
             return Lars(groups, lr=lr, momentum=0.9)
 
 
-def learning_rate(step: int, *, peak: float, final: float, warmup_steps: int, total_steps: int) -> float:
-    """Learning rate of 0-based `step`: linear from 0 to `peak` over the warm-up (reached at its end), then half a
-    cosine down to `peak * final` after the last of `total_steps`."""
+def learning_rate(
+    step: int, *, peak: float, final: float, warmup_steps: int, total_steps: int
+) -> float:
+    """Return the learning rate of a step.
+
+    It rises linearly from 0 to `peak`, which the last step of the warm-up has, then falls by half a
+    cosine to `peak * final` after the last of `total_steps`.
+
+    Args:
+        step: number of the step, from 0.
+        peak: highest learning rate.
+        final: learning rate at the end, as a part of the peak.
+        warmup_steps: steps of the warm-up.
+        total_steps: steps of the schedule, warm-up included.
+    """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

@@ -36,7 +36,8 @@ def test_final_of_one_is_a_constant_rate():
 @pytest.mark.parametrize(("warmup_steps", "total_steps"), [(0, 5), (0, 0), (5, 5), (5, 3)])
 def test_schedule_at_its_edges(warmup_steps, total_steps):
     rates = [
-        learning_rate(s, peak=1.0, final=0.0, warmup_steps=warmup_steps, total_steps=total_steps) for s in range(9)
+        learning_rate(s, peak=1.0, final=0.0, warmup_steps=warmup_steps, total_steps=total_steps)
+        for s in range(9)
     ]
     assert all(0 <= rate <= 1 for rate in rates)
     assert rates[max(0, warmup_steps - 1)] == 1.0
@@ -47,7 +48,9 @@ def test_weight_decay_is_on_matrices_alone(name):
     net = model()
     net[3].bias.requires_grad_(False)
     optimizer = build_optimizer(net, name, lr=0.1, weight_decay=0.02)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     expected = {id(p): 0.02 if p.ndim > 1 else 0.0 for p in net.parameters() if p.requires_grad}
     assert decay == expected
     assert {group["lr"] for group in optimizer.param_groups} == {0.1}
@@ -88,4 +91,6 @@ def test_lars_adapts_matrices_without_weight_decay_too():
     (weight(torch.ones(1, 4)).sum() * 1e6).backward()
     optimizer.step()
     # the step is a thousandth of the weights, however large the gradient
-    assert (weight.weight.detach() - before).norm().item() == pytest.approx(1e-3 * before.norm().item(), rel=1e-3)
+    assert (weight.weight.detach() - before).norm().item() == pytest.approx(
+        1e-3 * before.norm().item(), rel=1e-3
+    )

@@ -1,8 +1,9 @@
 """Images -> one .beton file, written once, and never used stale or half-written.
 
-The name ends in a fingerprint of what the file was made from, so that a file is never replaced while another process
-reads it. It is written under a lock to a temporary name, synced, and renamed; NAME.json, with its length in bytes, what
-it was made from and the images that it leaves out, follows in the same way.
+The file's name ends in a fingerprint of what it was made from, so that a file is never replaced
+while another process reads it. It is written under a lock to a temporary name, synced, and renamed.
+NAME.json follows in the same way: the length of the file in bytes, what it was made from, and the
+images that it leaves out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ffcv.reader
 import numpy as np
@@ -27,89 +28,141 @@ from effssl.config import Storage
 from effssl.data.ffcv_writer import Complaint, listing, write
 from effssl.data.sources import Source
 
-FORMAT = 2  # of what we write into a .beton; raise it when that changes
+FORMAT = 2  # of what is written into a .beton; raise it when that changes
+READ_BACK = 1_000  # images whose pixels check_beton reads at most
 
 
 class Beton(NamedTuple):
     """A stored split."""
 
     path: Path
-    labels: np.ndarray  # int64 [images], -1 where unlabelled
+    labels: np.ndarray  # int64 [images], -1 if unlabelled
     classes: list[str]
-    side: int | None  # in pixels where all images are squares of one size (stored raw), else None (stored as JPEG)
-    identity: str  # see datasets.Source; another where images were left out
+    side: int | None  # in pixels if all are squares of one size (stored raw), else None (as JPEG)
+    identity: str  # see sources.Source; another one if images were left out
     positions: np.ndarray  # int64 [images], of these images in the source: all but those left out
     is_new: bool  # written by this very call
 
 
 def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> Beton:
-    """Return the stored form of `source`, FOLDER/NAME-FINGERPRINT.beton, writing it if it is not there.
+    """Return the stored form of `source`, FOLDER/NAME-FINGERPRINT.beton; write it if it is missing.
 
-    Images that do not decode or cannot be stored are left out with `skip_corrupt`, which does not change the file's
-    name: which images these are follows from the source. Without it they raise InputError naming them, also where
-    another call has stored the others. Raises InputError too for a file shorter than it was written, and for a folder
-    that cannot be written.
+    Images that do not decode or cannot be stored are left out with `storage.skip_corrupt`, which
+    does not change the file's name: which images these are follows from the source. Without it
+    InputError names them, also if an earlier call has stored the others. Raises InputError too for
+    a file shorter than it was written, and for a folder that cannot be written.
     """
-    made_from = {"format": FORMAT, "fingerprint": source.fingerprint, "images": len(source.images), "side": source.side}
-    if source.side is None:
-        made_from |= {"max_side": storage.max_side, "jpeg_quality": storage.jpeg_quality}
+    made_from = _made_from(source, storage)
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
     path = folder / f"{name}-{digest}.beton"
     _remove_left_overs(folder, name)
-    noted, is_new = _current(path, made_from), False
-    if noted is None:
+    is_new = False
+    note = _read_note(path, made_from)
+    if note is None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with FileLock(_lock_of(path)):
-                noted = _current(path, made_from)  # another process may have written it while we waited
-                if noted is None:
-                    noted = _write(source, path, made_from, storage)
+                # Another process may have written it while this one waited.
+                note = _read_note(path, made_from)
+                if note is None:
+                    note = _write(source, path, made_from, storage)
                     is_new = True
         except OSError as error:
+            reason = error.strerror or error
             raise InputError(
-                f"cannot write {path}: {error.strerror or error}; --beton-dir names another folder"
+                f"cannot write {path}: {reason}; --beton-dir names another folder"
             ) from None
-    skipped = [Complaint(*each) for each in noted.get("skipped", [])]
-    if not skipped:
-        positions = np.arange(len(source.images))
-        return Beton(path, source.labels, source.classes, source.side, source.identity, positions, is_new)
-    if not storage.skip_corrupt:
-        raise InputError(listing([c.why for c in skipped], len(source.images), "cannot be stored"))
-    where = path.with_suffix(".json")
-    print(f"{path.name} leaves out {len(skipped)} of {len(source.images)} images, named in {where}", flush=True)
-    positions = np.setdiff1d(np.arange(len(source.images)), [c.position for c in skipped])
-    others = hashlib.sha256(f"{source.identity} {positions.tolist()}".encode()).hexdigest()[:16]
-    return Beton(path, source.labels[positions], source.classes, source.side, others, positions, is_new)
+    left_out = [Complaint(*entry) for entry in note.get("skipped", [])]
+    if left_out and not storage.skip_corrupt:
+        raise InputError(_cannot_be_stored(left_out, len(source.images)))
+    return _stored(source, path, left_out, is_new)
 
 
-def check_beton(beton: Beton, source: Source, at_most: int = 1000) -> int:
-    """Read a stored split back, past FFCV's loader: all labels and sizes, and the pixels of `at_most` images evenly
-    spread, of which JPEGs must decode to the noted size and raw ones equal the source's.
+def check_beton(beton: Beton, source: Source) -> int:
+    """Read a stored split back, past FFCV's loader, and compare it with its source.
 
-    Returns how many images' pixels were read. Raises InputError naming the file for a difference.
+    All labels are compared, and the pixels of READ_BACK images evenly spread: raw ones must equal
+    the source's, JPEGs must decode to the size that the file notes. Returns how many images' pixels
+    were read. Raises InputError naming the file for a difference.
     """
     try:
-        reader = ffcv.reader.Reader(str(beton.path))
-        images, labels = (reader.metadata[field] for field in reader.metadata.dtype.names)
-        content = np.memmap(beton.path, np.uint8, "r")
-        length = dict(zip(reader.alloc_table["ptr"].tolist(), reader.alloc_table["size"].tolist(), strict=True))
-        if not np.array_equal(labels, beton.labels):
-            raise ValueError("its labels are not the source's")
-        for at in np.unique(np.linspace(0, len(images) - 1, at_most).round().astype(int)).tolist():
-            ptr, shape = int(images["data_ptr"][at]), (int(images["height"][at]), int(images["width"][at]), 3)
-            stored = content[ptr : ptr + length[ptr]]
-            if images["mode"][at] == IMAGE_MODES["raw"]:
-                same = np.array_equal(stored.reshape(shape), source.images[int(beton.positions[at])])
-            else:
-                same = np.asarray(Image.open(io.BytesIO(stored.tobytes()))).shape == shape
-            if not same:
-                raise ValueError(f"image {at} is not what was stored")
+        return _compare(beton, source)
     except InputError:  # the source's
         raise
     except Exception as error:  # damaged files make NumPy and Pillow raise nearly anything
         reason = " ".join(str(error).split())
-        raise InputError(f"{beton.path} is damaged ({reason}); delete it to have it rewritten") from None
-    return min(at_most, len(images))
+        raise InputError(
+            f"{beton.path} is damaged ({reason}); delete it to have it rewritten"
+        ) from None
+
+
+def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
+    """Say what decides about the bytes of the file."""
+    made_from = {
+        "format": FORMAT,
+        "fingerprint": source.fingerprint,
+        "images": len(source.images),
+        "side": source.side,
+    }
+    if source.side is None:
+        made_from |= {"max_side": storage.max_side, "jpeg_quality": storage.jpeg_quality}
+    return made_from
+
+
+def _read_note(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the note of a .beton that is whole and made from this; None if there is no such file."""
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        length = path.stat().st_size
+    except (OSError, ValueError):  # not there, or what a crash of the machine left
+        return None
+    if {key: note.get(key) for key in made_from} != made_from:
+        return None
+    if length != note["bytes"]:
+        raise InputError(
+            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it "
+            "rewritten"
+        )
+    return note
+
+
+def _write(
+    source: Source, path: Path, made_from: dict[str, Any], storage: Storage
+) -> dict[str, Any]:
+    """Write `path` and the note beside it, which is returned; the caller holds the lock.
+
+    Not with run.files.atomic: a temporary file is told by its name to be one of this split, for
+    _remove_left_overs, and OSError has to reach the caller.
+    """
+    num_images = len(source.images)
+    print(f"writing {path} ({num_images} images)", flush=True)
+    _remove_temporaries(path.parent, path.stem)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        left_out = write(source, temporary, storage)
+        if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
+            raise InputError(_cannot_be_stored(left_out, num_images))
+        _sync(temporary)
+        temporary.chmod(0o644)  # mkstemp lets nobody else read it
+        temporary.replace(path)
+        note = made_from | {
+            "bytes": path.stat().st_size,
+            "stored": num_images - len(left_out),
+            "skipped": left_out,
+        }
+        temporary.write_text(json.dumps(note, indent=1) + "\n")
+        temporary.replace(path.with_suffix(".json"))
+        return note
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: its name must not survive a crash without them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _lock_of(path: Path) -> Path:
@@ -117,9 +170,16 @@ def _lock_of(path: Path) -> Path:
 
 
 def _remove_left_overs(folder: Path, name: str) -> None:
-    """Remove what killed writers of NAME left, also for images that have changed since; a living one holds its lock."""
-    for stem in {left_over.name[1:].rpartition("-")[0] for left_over in folder.glob(f".{name}-*.tmp")}:
-        with contextlib.suppress(Timeout, OSError), FileLock(_lock_of(folder / f"{stem}.beton"), timeout=0):
+    """Remove what killed writers of NAME left, also of images that have changed since then.
+
+    A living writer holds its lock.
+    """
+    stems = {file.name[1:].rpartition("-")[0] for file in folder.glob(f".{name}-*.tmp")}
+    for stem in stems:
+        with (
+            contextlib.suppress(Timeout, OSError),
+            FileLock(_lock_of(folder / f"{stem}.beton"), timeout=0),
+        ):
             _remove_temporaries(folder, stem)
 
 
@@ -128,44 +188,46 @@ def _remove_temporaries(folder: Path, stem: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _current(path: Path, made_from: dict) -> dict | None:
-    """The note of a file that is whole and made from this; None where there is none."""
-    try:
-        noted = json.loads(path.with_suffix(".json").read_text())
-        length = path.stat().st_size
-    except (OSError, ValueError):  # not there, or what a crash of the machine left
-        return None
-    if {k: noted.get(k) for k in made_from} != made_from:
-        return None
-    if length != noted["bytes"]:
-        raise InputError(
-            f"{path} is damaged ({length} bytes instead of {noted['bytes']}); delete it to have it rewritten"
+def _stored(source: Source, path: Path, left_out: list[Complaint], is_new: bool) -> Beton:
+    everything = np.arange(len(source.images))
+    if not left_out:
+        return Beton(
+            path, source.labels, source.classes, source.side, source.identity, everything, is_new
         )
-    return noted
+    note_file = path.with_suffix(".json")
+    print(
+        f"{path.name} leaves out {len(left_out)} of {len(everything)} images, named in {note_file}",
+        flush=True,
+    )
+    positions = np.setdiff1d(everything, [complaint.position for complaint in left_out])
+    labels = source.labels[positions]
+    identity = hashlib.sha256(f"{source.identity} {positions.tolist()}".encode()).hexdigest()[:16]
+    return Beton(path, labels, source.classes, source.side, identity, positions, is_new)
 
 
-def _write(source: Source, path: Path, made_from: dict, storage: Storage) -> dict:
-    """Write `path` and the note beside it, which is returned; the caller holds the lock."""
-    _remove_temporaries(path.parent, path.stem)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary, count = Path(name), len(source.images)
-    print(f"writing {path} ({count} images)", flush=True)
-    try:
-        skipped = write(source, temporary, storage)
-        if skipped and (not storage.skip_corrupt or len(skipped) == count):
-            raise InputError(listing([c.why for c in skipped], count, "cannot be stored"))
-        _sync(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        noted = made_from | {"bytes": path.stat().st_size, "stored": count - len(skipped), "skipped": skipped}
-        temporary.write_text(json.dumps(noted, indent=1) + "\n")
-        temporary.replace(path.with_suffix(".json"))
-        return noted
-    finally:
-        temporary.unlink(missing_ok=True)
+def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:
+    return listing([complaint.why for complaint in left_out], num_images, "cannot be stored")
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _compare(beton: Beton, source: Source) -> int:
+    """Do what check_beton says. Raises ValueError for a difference, and nearly anything else."""
+    reader = ffcv.reader.Reader(str(beton.path))
+    images, labels = (reader.metadata[field] for field in reader.metadata.dtype.names)
+    if not np.array_equal(labels, beton.labels):
+        raise ValueError("its labels are not the source's")
+    content = np.memmap(beton.path, np.uint8, "r")
+    starts, lengths = reader.alloc_table["ptr"].tolist(), reader.alloc_table["size"].tolist()
+    length_at = dict(zip(starts, lengths, strict=True))
+    rows = np.unique(np.linspace(0, len(images) - 1, READ_BACK).round().astype(int)).tolist()
+    for row in rows:
+        start = int(images["data_ptr"][row])
+        shape = (int(images["height"][row]), int(images["width"][row]), 3)
+        stored = content[start : start + length_at[start]]
+        if images["mode"][row] == IMAGE_MODES["raw"]:
+            original = source.images[int(beton.positions[row])]
+            is_same = np.array_equal(stored.reshape(shape), original)
+        else:
+            is_same = np.asarray(Image.open(io.BytesIO(stored.tobytes()))).shape == shape
+        if not is_same:
+            raise ValueError(f"image {row} is not what was stored")
+    return len(rows)

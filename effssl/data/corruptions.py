@@ -1,4 +1,7 @@
-"""Corrupted test images as NumPy files, in the layout of CIFAR-10-C and CIFAR-100-C (arXiv 1903.12261)."""
+"""Corrupted test images as NumPy files, in the layout of CIFAR-10-C and CIFAR-100-C.
+
+They are those of Hendrycks and Dietterich, arXiv 1903.12261.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,37 @@ import numpy as np
 
 from effssl import InputError
 
-FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
+FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}  # as they are published
 
 
-def open_corruptions(folder: Path, classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """FOLDER/labels.npy, a CORRUPTION.npy each -> (labels int64 [n], {corruption: uint8 [n, side, side, 3], mapped}).
+def open_corruptions(folder: Path, num_classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Open FOLDER/labels.npy and the files CORRUPTION.npy beside it.
 
-    Raises InputError where a file is missing, damaged or of another shape than the labels.
+    Returns (labels int64 [n], {corruption: images}); the images are uint8 [n, height, width, 3],
+    mapped, not read. Raises InputError if a file is missing, damaged or of another shape than the
+    labels, or if a label is `num_classes` or more.
     """
-    labels = _mapped(folder / "labels.npy")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0 or not labels.min() >= 0:
-        raise InputError(f"{folder / 'labels.npy'} is not a list of labels")
-    if labels.max() >= classes:
-        raise InputError(f"{folder / 'labels.npy'} has label {labels.max()}, but the set has {classes} classes")
-    images = {file.stem: _mapped(file) for file in sorted(folder.glob("*.npy")) if file.name != "labels.npy"}
-    if not images:
+    labels_file = folder / "labels.npy"
+    labels = _mapped(labels_file)
+    is_integer = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not is_integer or len(labels) == 0 or labels.min() < 0:
+        raise InputError(f"{labels_file} is not a list of labels")
+    if labels.max() >= num_classes:
+        raise InputError(
+            f"{labels_file} has label {labels.max()}, but the set has {num_classes} classes"
+        )
+    files = sorted(file for file in folder.glob("*.npy") if file != labels_file)
+    if not files:
         raise InputError(f"{folder} has no CORRUPTION.npy beside labels.npy")
-    for name, each in images.items():
-        if each.dtype != np.uint8 or each.ndim != 4 or each.shape[0] != len(labels) or each.shape[3] != 3:
-            found = f"{each.dtype} {list(each.shape)}"
-            raise InputError(f"{folder / name}.npy is {found}, not uint8 [{len(labels)}, height, width, 3]")
+    images = {file.stem: _mapped(file) for file in files}
+    for file in files:
+        array = images[file.stem]
+        is_image = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
+        if not is_image or len(array) != len(labels):
+            raise InputError(
+                f"{file} is {array.dtype} {list(array.shape)}, not uint8 [{len(labels)}, height, "
+                "width, 3]"
+            )
     return labels.astype(np.int64), images
 
 

@@ -12,8 +12,8 @@ import torch
 
 
 def _import_ffcv() -> None:
-    # If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch that
-    # FFCV reads.
+    # If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch
+    # that FFCV reads.
     numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
     # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later:
     # training would run on one core, and its results would depend on --workers.
@@ -23,7 +23,8 @@ def _import_ffcv() -> None:
 
     torch.set_num_threads(num_threads)
     ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
-    # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the same.
+    # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the
+    # same.
     ffcv.loader.epoch_iterator.IS_CUDA = False
 
 

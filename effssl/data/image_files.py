@@ -11,8 +11,10 @@ from PIL import ExifTags, Image
 
 from effssl import InputError
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-_TURNS = {  # EXIF's orientation -> what makes the image upright
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+)
+TURNS = {  # EXIF's orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,7 +35,10 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """uint8 [height, width, 3]. Raises InputError naming the file when it does not decode."""
+        """Decode an image to uint8 [height, width, 3].
+
+        Raises InputError naming the file if it does not decode.
+        """
         path = self.paths[position]
         try:
             with Image.open(path) as image:
@@ -43,10 +48,14 @@ class ImageFiles:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says, 16 bits scaled to 8, and transparency laid on white, as what lies under it is arbitrary."""
+    """Turn an image as EXIF says, scale 16 bits to 8, and lay transparency on white.
+
+    What lies under transparency is arbitrary.
+    """
     image.load()  # PNG and TIFF know their orientation only now
-    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot express.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot
+    # express.
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
         upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
@@ -57,42 +66,68 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
-    """All images below a folder, sorted by path: (images, labels, classes), as of a Source. The label is the first
-    folder below it, where there are several. Raises InputError when there are none."""
+    """Find all images below a folder, sorted by path.
+
+    Returns (images, labels, classes), the last two as class_labels gives them. Raises InputError if
+    there are no images.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = image_paths(folder, without=[], only=None)
+    paths = image_paths(folder)
     if not paths:
         raise InputError(f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth)")
-    of_each = [class_of(p, folder) for p in paths]
-    classes = sorted(set(of_each) - {""})
-    number = {c: i for i, c in enumerate(classes)} if len(classes) > 1 else {}
-    labels = np.array([number.get(c, -1) for c in of_each], dtype=np.int64)
-    return ImageFiles(paths), labels, list(number)
+    classes = sorted({class_of(path, folder) for path in paths} - {""})
+    return ImageFiles(paths), *class_labels(paths, folder, classes)
 
 
-def image_paths(root: Path, without: Sequence[Path], only: frozenset[str] | None) -> list[Path]:
-    """Images below `root`, sorted; links are followed, hidden folders and `without` left out. With `only`, just those
-    in root's folders of these names."""
-    found = []
-    for folder, below, files in os.walk(root, followlinks=True):
+def image_paths(
+    root: Path, *, without: Sequence[Path] = (), only: frozenset[str] = frozenset()
+) -> list[Path]:
+    """List the images below `root`, sorted.
+
+    Links are followed; hidden files and folders and those of `without` are left out. With `only`,
+    just the images in root's folders of these names are listed.
+    """
+    paths: list[Path] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
         here = Path(folder)
-        below[:] = [b for b in below if not b.startswith(".") and here / b not in without]
-        if only is not None and here == root:
-            below[:] = [b for b in below if b in only]
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and here / s not in without]
+        if only and here == root:
+            subfolders[:] = [s for s in subfolders if s in only]
             continue
-        found += [here / f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES and not f.startswith(".")]
-    return sorted(found)
+        paths += [here / file for file in files if _is_image(file)]
+    return sorted(paths)
+
+
+def _is_image(file_name: str) -> bool:
+    return Path(file_name).suffix.lower() in SUFFIXES and not file_name.startswith(".")
 
 
 def class_of(path: Path, root: Path) -> str:
-    """The first folder below `root` on the way to the image; "" for a loose one."""
-    parts = path.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else ""
+    """Return the first folder below `root` on the way to the image; "" for a loose one."""
+    first, *others = path.relative_to(root).parts
+    return first if others else ""
+
+
+def class_labels(
+    paths: Sequence[Path], root: Path, classes: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    """Number the class of each image.
+
+    Returns (labels int64 [paths], -1 for loose images; classes). One class says nothing to a probe:
+    with fewer than two no image has a label, and no class is returned.
+    """
+    named = list(classes) if len(classes) > 1 else []
+    number = {name: i for i, name in enumerate(named)}
+    labels = [number.get(class_of(path, root), -1) for path in paths]
+    return np.array(labels, dtype=np.int64), named
 
 
 def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
-    """The side of the images if all are squares of one small size; only headers are read, damaged ones say nothing."""
+    """Return the side of the images if all are squares of one small size, else None.
+
+    Only headers are read; damaged ones say nothing.
+    """
     common = None
     for path in paths:
         try:

@@ -6,31 +6,37 @@ import numpy as np
 
 
 def class_balanced(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Sorted positions of a random part of the images, the same part of every class.
+    """Return sorted positions of a random part of the images, the same part of every class.
 
-    labels: int [n], -1 for unlabelled, which count as one class of their own. fraction in [0, 1]; the count per class
-    is rounded, but to no less than one where the class has two images or more and fraction is not 0.
+    labels: int [n], -1 for unlabelled, which count as one class of their own. fraction: in [0, 1];
+    the count per class is rounded, but to no less than one if the class has two images or more and
+    fraction is not 0.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
     chosen = []
-    for positions in _by_class(labels, order):
+    for positions in _shuffled_by_class(labels, seed):
         at_least = 1 if fraction > 0 and len(positions) > 1 else 0
         chosen.append(positions[: max(at_least, round(fraction * len(positions)))])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+    return _sorted(chosen)
 
 
 def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted positions of `count` random images of every class (all, where a class has fewer); no unlabelled ones."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    chosen = [positions[:count] for positions in _by_class(labels, order) if labels[positions[0]] >= 0]
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+    """Return sorted positions of `count` random images of every class, all of a smaller class.
+
+    labels: int [n], -1 for unlabelled, which are left out.
+    """
+    by_class = _shuffled_by_class(labels, seed)
+    return _sorted([positions[:count] for positions in by_class if labels[positions[0]] >= 0])
 
 
-def train_and_validation(labels: np.ndarray, val_fraction: float, fraction: float, seed: int):
-    """Positions (train, validation): validation is cut first, from labelled images, so it is the same for every
-    `fraction` of the rest. Both are sorted int64; validation is empty where nothing is labelled."""
+def train_and_validation(
+    labels: np.ndarray, val_fraction: float, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the validation split, and then choose a `fraction` of the rest to train on.
+
+    labels: int [n], -1 for unlabelled, none of which are validated on. Returns (train, validation),
+    sorted positions, int64; validation is the same for every `fraction`, and empty if nothing is
+    labelled.
+    """
     labelled = np.flatnonzero(labels >= 0)
     validation = labelled[class_balanced(labels[labelled], val_fraction, seed)]
     rest = np.setdiff1d(np.arange(len(labels)), validation)
@@ -38,17 +44,29 @@ def train_and_validation(labels: np.ndarray, val_fraction: float, fraction: floa
 
 
 def epoch_order(positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The positions in the order of one epoch."""
+    """Return the positions in the order of one epoch."""
     return np.random.default_rng([seed, epoch]).permutation(positions)
 
 
-def own_part(order: np.ndarray, batch: int, first_step: int, rank: int, world_size: int) -> np.ndarray:
-    """Of an epoch's order, what one of `world_size` processes trains on from `first_step` on: of each whole batch every
-    world_size-th image, so that all together see each of its images once."""
-    whole = order[: len(order) // batch * batch].reshape(-1, batch)
-    return whole[first_step:, rank::world_size].ravel()
+def own_part(
+    order: np.ndarray, batch_size: int, first_step: int, rank: int, world_size: int
+) -> np.ndarray:
+    """Return what one of `world_size` processes trains on in an epoch, from `first_step` on.
+
+    It is every world_size-th image of each batch of `order`, so that all processes together see
+    each image of a batch once. What is left of the epoch after its last whole batch is left out.
+    """
+    num_batches = len(order) // batch_size
+    batches = order[: num_batches * batch_size].reshape(num_batches, batch_size)
+    return batches[first_step:, rank::world_size].ravel()
 
 
-def _by_class(labels: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+def _shuffled_by_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the positions of every class, -1 for unlabelled included, each in a random order."""
+    order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]
-    return [order[shuffled == c] for c in np.unique(shuffled)]
+    return [order[shuffled == label] for label in np.unique(shuffled)]
+
+
+def _sorted(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))

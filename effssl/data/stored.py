@@ -32,9 +32,10 @@ class Data(NamedTuple):
 
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
-    """Find a split of the set, and store it if it is not stored yet; None if the set has no such split.
+    """Find a split of the set, and store it if it is not stored yet.
 
-    Raises InputError for anything about the images that the user has to mend.
+    Returns None if the set has no such split. Raises InputError for anything about the images that
+    the user has to mend.
     """
     source = open_source(storage.data, storage.data_dir, split)
     if source is None:
@@ -48,9 +49,15 @@ def open_data(images: Images) -> Data:
 
     Raises InputError for anything about the images that the user has to mend.
     """
-    train, test = (opened and opened[1] for opened in (open_split(images, s) for s in SPLITS))
-    assert train is not None  # open_source finds train or raises
-    positions, validation = train_and_validation(train.labels, images.val_fraction, images.fraction, images.split_seed)
+    train_split, test_split = (open_split(images, split) for split in SPLITS)
+    assert train_split is not None  # open_source finds train or raises
+    _, train = train_split
+    test = test_split[1] if test_split is not None else None
+    positions, validation = train_and_validation(
+        train.labels, images.val_fraction, images.fraction, images.split_seed
+    )
     if len(positions) == 0:
-        raise InputError(f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on")
+        raise InputError(
+            f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on"
+        )
     return Data(train, test, positions, validation)

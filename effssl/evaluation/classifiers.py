@@ -1,4 +1,4 @@
-"""What probes of a frozen backbone leave out: it fine-tuned, its BatchNorm adapted, and its supervised twin."""
+"""What probes of a frozen backbone leave out: fine-tuning, adapted BatchNorm, a supervised twin."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from effssl.config import Augment, Config
-from effssl.data import Data
-from effssl.evaluation.encode import Clean, backbone_features, clean_views, spread
-from effssl.evaluation.finetune import RATES, Classifier, Epochs, Recipe, accuracy, adapt_batch_norm, best_classifier
-from effssl.evaluation.finished_run import FinishedRun, build_encoder, strengths
-from effssl.evaluation.labelled_views import NO_COLOURS, even_batch_size, label_fraction, labelled_views
+from effssl.data.label_files import label_fraction
+from effssl.data.stored import Data
+from effssl.evaluation.batch_norm import adapt_batch_norm
+from effssl.evaluation.encode import Streams, backbone_features, crops_and_flips, spread
+from effssl.evaluation.finetune import (
+    RATES,
+    Classifier,
+    Recipe,
+    accuracy,
+    best_classifier,
+)
+from effssl.evaluation.finished_run import FinishedRun
+from effssl.evaluation.labelled_views import (
+    LabelledViews,
+    even_batch_size,
+    labelled_views,
+)
 from effssl.evaluation.probes import wilson_interval
 from effssl.evaluation.protocols import (
     Columns,
@@ -25,7 +36,8 @@ from effssl.evaluation.protocols import (
     linear,
     reported_images,
 )
-from effssl.models import backbones as models
+from effssl.models import build_encoder, load_backbone, save_backbone
+from effssl.models.weight_files import read_extra
 
 SUPERVISED = "supervised.safetensors"
 ADAPT_IMAGES = 10_000  # that BatchNorm's statistics are taken of
@@ -34,8 +46,7 @@ ADAPT_IMAGES = 10_000  # that BatchNorm's statistics are taken of
 def fine_tuned(
     backbone: nn.Module,
     data: Data,
-    clean: Clean,
-    augment: Augment,
+    streams: Streams,
     *,
     name: str,
     fraction: float,
@@ -43,87 +54,142 @@ def fine_tuned(
     max_steps: int | None,
     seed: int,
 ) -> Columns:
-    """Accuracy in [0, 1] of backbone and linear head, both trained on a `fraction` of the labels by crops and flips;
-    `backbone` itself stays as it is. Learning rates are those of RATES that are best on validation.
+    """Judge backbone and linear head, both trained on a part of the labels by crops and flips.
 
-    The labels are noted in a text file beside the .beton, which later calls read. Batches are of 256 images, fewer
-    where that would be fewer than 25 steps an epoch, with rates in proportion.
+    The labels are noted in a text file beside the .beton, which later calls read. Batches are of
+    256 images, fewer if that would be fewer than 25 steps an epoch, with rates in proportion. The
+    rates are those of RATES that are best on validation.
+
+    Args:
+        backbone: stays as it is.
+        data: the set.
+        streams: the views of its splits.
+        name: of the split in the text file.
+        fraction: part of the labels, in (0, 1].
+        epochs: passes over them.
+        max_steps: bounds the steps; None does not.
+        seed: of the choice of labels, the views, their order, and dropout.
+
+    Returns:
+        Accuracy in [0, 1], its interval, and what was chosen, as columns of fine_tuned/FRACTION.
     """
     positions = labelled_positions(data)
     if fraction < 1:
         folder = data.train.path.parent
-        positions = label_fraction(folder, name, data.train, data.train_positions, fraction=fraction, seed=seed)
-    batch = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
+        positions = label_fraction(
+            folder, name, data.train, data.train_positions, fraction=fraction, seed=seed
+        )
+    stream = streams["train"]
+    batch_size = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
+    crops = crops_and_flips(stream.augment, views=1)
     views = labelled_views(
-        data.train, positions, batch_size=batch, views=1, size=clean.size, mean=clean.mean, std=clean.std,
-        strengths=strengths(augment) | NO_COLOURS, seed=seed, workers=clean.workers, device=clean.device,
-    )  # fmt: skip
-    scale = batch / 256
+        stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed
+    )
+    scale = batch_size / 256
     steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
-    recipes = [Recipe(b * scale, h * scale, steps) for b, h in RATES]
-    chosen = _best(backbone, data, clean, views.epoch, recipes, seed)
-    reached, count = _accuracy(chosen, data, clean)
-    low, high = wilson_interval(reached, count)
+    recipes = [Recipe(lr * scale, head_lr * scale, steps) for lr, head_lr in RATES]
+    chosen = _best(backbone, data, streams, views, recipes, seed)
+    share, count = _accuracy(chosen, data, streams)
+    low, high = wilson_interval(share, count)
     key = f"fine_tuned/{fraction:g}"
-    columns = {key: reached, f"{key}_low": low, f"{key}_high": high, f"{key}_val": chosen.val_accuracy}
-    return columns | {f"{key}_backbone_lr": chosen.recipe.backbone_lr, f"{key}_head_lr": chosen.recipe.head_lr}
+    columns = {key: share, f"{key}_low": low, f"{key}_high": high}
+    columns |= {f"{key}_val": chosen.val_accuracy}
+    recipe = chosen.recipe
+    return columns | {f"{key}_backbone_lr": recipe.backbone_lr, f"{key}_head_lr": recipe.head_lr}
 
 
-def adapted(backbone: nn.Module, data: Data, clean: Clean, train_images: int) -> Columns:
-    """The linear probe's columns once BatchNorm's statistics are those of clean views of the set's training images;
-    none where there is no BatchNorm. `backbone` itself stays as it is."""
+def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int) -> Columns:
+    """Judge the linear probe once BatchNorm's statistics are those of the set's training images.
+
+    They are taken of clean views. `backbone` itself stays as it is. Without BatchNorm in it there
+    are no columns.
+    """
     backbone = copy.deepcopy(backbone)
-    some = clean_views(data.train, spread(data.train_positions, ADAPT_IMAGES), clean)
-    if not adapt_batch_norm(backbone, some, autocast=clean.dtype == torch.bfloat16):
+    stream = streams["train"]
+    views = stream.clean(spread(data.train_positions, ADAPT_IMAGES))
+    if not adapt_batch_norm(backbone, views, stream.runtime):
         return {}
-    encoded = encode_splits(backbone_features(backbone, clean), data, train_images)
+    encoded = encode_splits(backbone_features(backbone, streams), data, train_images)
     return linear(encoded, choose_linear(encoded), "adapted")
 
 
-def supervised(run: FinishedRun, data: Data, clean: Clean) -> tuple[nn.Module, dict[str, Any]]:
-    """The run's backbone trained with labels in place of the loss on embeddings, from the same weights, with the same
-    views, steps and schedule; and its description (accuracy, split, val_accuracy, seconds, steps).
+def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the run's backbone with labels in place of the loss on embeddings.
 
-    data: the run's own. It is trained at the first call, and lies in the run's folder from then on.
+    It starts from the same weights, and has the same views, steps and schedule. It is trained at
+    the first call, and lies in the run's folder from then on.
+
+    Args:
+        run: gives the recipe.
+        data: the set that it was trained on.
+        streams: the views of that set's splits.
+
+    Returns:
+        The backbone and a description: accuracy, images, val_accuracy, steps, encoded_views,
+        seconds.
     """
     file = run.folder / SUPERVISED
     if not file.is_file():
-        cfg = run.cfg
-        o, a = cfg.optim, cfg.augment
-        encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
-        views = labelled_views(
-            data.train, data.train_positions, batch_size=o.batch_size, views=a.views, size=clean.size, mean=clean.mean,
-            std=clean.std, strengths=strengths(a), seed=cfg.run.seed, workers=clean.workers, device=clean.device,
-        )  # fmt: skip
-        steps = encoded_views // (o.batch_size * a.views)
-        warmup = round(o.warmup_epochs * views.steps_per_epoch)
-        recipe = Recipe(o.lr, o.lr, steps, o.optimizer, o.weight_decay, warmup, o.final_lr)
-        chosen = _best(_fresh(cfg, clean), data, clean, views.epoch, [recipe], cfg.run.seed)
-        reached, count = _accuracy(chosen, data, clean)
-        about = {"accuracy": reached, "images": count, "val_accuracy": chosen.val_accuracy, **chosen.cost._asdict()}
-        described = models.load_backbone(run.folder)[1] | {"supervised": about}
-        models.save_backbone(chosen.model[0], file, described)
-    backbone, described = models.load_backbone(file)
-    return backbone, described["supervised"]
+        _train_supervised(run, data, streams)
+    backbone, _ = load_backbone(file)
+    return backbone, read_extra(file)["supervised"]
 
 
-def _fresh(cfg: Config, clean: Clean) -> nn.Module:
-    return build_encoder(cfg).backbone.to(clean.device)
+def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
+    """Train the supervised twin, and write it to the run's folder."""
+    cfg, optim, stream = run.cfg, run.cfg.optim, streams["train"]
+    views = labelled_views(
+        stream.with_views(stream.augment, seed=cfg.run.seed, batch_size=optim.batch_size),
+        data.train_positions,
+        seed=cfg.run.seed,
+    )
+    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
+    recipe = Recipe(
+        backbone_lr=optim.lr,
+        head_lr=optim.lr,
+        steps=encoded_views // (optim.batch_size * cfg.augment.views),
+        optimizer=optim.optimizer,
+        weight_decay=optim.weight_decay,
+        warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),
+        final_lr=optim.final_lr,
+    )
+    untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
+    chosen = _best(untrained, data, streams, views, [recipe], cfg.run.seed)
+    share, count = _accuracy(chosen, data, streams)
+    about = {"accuracy": share, "images": count, "val_accuracy": chosen.val_accuracy}
+    _, spec = load_backbone(run.folder)
+    save_backbone(
+        chosen.model[0],
+        run.folder / SUPERVISED,
+        spec,
+        extra={"supervised": about | chosen.cost._asdict()},
+    )
 
 
 def _best(
-    backbone: nn.Module, data: Data, clean: Clean, epochs: Epochs, recipes: list[Recipe], seed: int
+    backbone: nn.Module,
+    data: Data,
+    streams: Streams,
+    views: LabelledViews,
+    recipes: list[Recipe],
+    seed: int,
 ) -> Classifier:
-    labels = torch.from_numpy(data.train.labels[data.val_positions])
+    stream = streams["train"]
     return best_classifier(
-        backbone, len(data.train.classes), epochs, lambda: clean_views(data.train, data.val_positions, clean), labels,
-        recipes, seed=seed, autocast=clean.dtype == torch.bfloat16,
-    )  # fmt: skip
+        backbone,
+        len(data.train.classes),
+        views.epoch,
+        lambda: stream.clean(data.val_positions),
+        torch.from_numpy(data.train.labels[data.val_positions]),
+        recipes,
+        seed=seed,
+        runtime=stream.runtime,
+    )
 
 
-def _accuracy(chosen: Classifier, data: Data, clean: Clean) -> tuple[float, int]:
-    """On the reported split, and its images."""
-    beton, positions = reported_images(data)
-    labels = torch.from_numpy(beton.labels[positions])
-    views = clean_views(beton, positions, clean)
-    return accuracy(chosen.model, views, labels, autocast=clean.dtype == torch.bfloat16), len(positions)
+def _accuracy(chosen: Classifier, data: Data, streams: Streams) -> tuple[float, int]:
+    """Return a classifier's accuracy on the reported split, and how many images that has."""
+    split, positions = reported_images(data)
+    labels = torch.from_numpy(data.stored(split).labels[positions])
+    stream = streams[split]
+    return accuracy(chosen.model, stream.clean(positions), labels, stream.runtime), len(positions)

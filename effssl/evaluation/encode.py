@@ -1,4 +1,4 @@
-"""From stored images to representations h: of clean views, of random views, and the pixels themselves."""
+"""From images to representations h: of clean views, of random views, and the pixels themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from effssl.data.beton import Beton
 from effssl.data.stored import Data, Split
 from effssl.evaluation.layers import evaluating
 from effssl.run.device import Runtime
-from effssl.views.stream import ViewStream
+from effssl.views.assemble import clean_view
+from effssl.views.stream import CLEAN_BATCH, ViewStream
 
 ENCODED_AT_ONCE = 256  # views through the backbone
 PIXEL_SIDE = 32  # pixels are probed at no more than this
@@ -37,7 +38,7 @@ def open_streams(
     runtime: Runtime,
     progress: bool = False,
 ) -> Streams:
-    """Open a stream of the views of every split; the settings are those of ViewStream."""
+    """Open a stream of the views of every split; the arguments are those of ViewStream."""
     stored: dict[Split, Beton | None] = {"train": data.train, "test": data.test}
     return {
         split: ViewStream(
@@ -79,6 +80,18 @@ def pixels(batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1) for x in batches])
 
 
+def clean_views_of(images: np.ndarray, stream: ViewStream) -> Iterator[Tensor]:
+    """Make clean views, as the stream does, of images that are not stored.
+
+    images: uint8 [n, height, width, 3], which may be mapped from a file. Yields float32
+    [batch, 3, size, size], normalised, on the device.
+    """
+    for start in range(0, len(images), CLEAN_BATCH):
+        in_memory = np.array(images[start : start + CLEAN_BATCH])
+        pixels = torch.from_numpy(in_memory).to(stream.runtime.device)
+        yield clean_view(pixels, stream.augment)
+
+
 def backbone_features(backbone: nn.Module, streams: Streams) -> Features:
     """Encode clean single views."""
 
@@ -91,8 +104,18 @@ def backbone_features(backbone: nn.Module, streams: Streams) -> Features:
 
 def pixel_features(streams: Streams) -> Features:
     """Take the pixels of clean views for representations, at most PIXEL_SIDE a side."""
-    small = {split: at_most(stream, PIXEL_SIDE) for split, stream in streams.items()}
+    small = {
+        split: stream.with_views(augment)
+        if (augment := small_views(stream.augment)) != stream.augment
+        else stream
+        for split, stream in streams.items()
+    }
     return lambda split, positions: pixels(small[split].clean(positions))
+
+
+def small_views(augment: Augment) -> Augment:
+    """Say how the views are made whose pixels are probed: at most PIXEL_SIDE a side."""
+    return replace(augment, image_size=min(PIXEL_SIDE, augment.image_size))
 
 
 def averaged_features(backbone: nn.Module, streams: Streams) -> Features:
@@ -109,23 +132,23 @@ def view_features(backbone: nn.Module, streams: Streams) -> Features:
     )
 
 
-def random_streams(streams: Streams, *, seed: int, **changes: object) -> Streams:
-    """Return streams of random views to encode; changes: of their settings Augment, such as `views`."""
+def random_streams(streams: Streams, augment: Augment, *, seed: int) -> Streams:
+    """Return streams of the same images whose random views, of `seed`, are to be encoded."""
+    batch_size = max(1, ENCODED_AT_ONCE // augment.views)
     return {
-        split: stream.with_views(
-            augment := replace(stream.augment, **changes),  # type: ignore[arg-type]
-            seed=seed,
-            batch_size=max(1, ENCODED_AT_ONCE // augment.views),
-        )
+        split: stream.with_views(augment, seed=seed, batch_size=batch_size)
         for split, stream in streams.items()
     }
 
 
-def at_most(stream: ViewStream, side: int) -> ViewStream:
-    """Return the stream with views of at most `side` pixels a side."""
-    if stream.augment.image_size <= side:
-        return stream
-    return stream.with_views(replace(stream.augment, image_size=side))
+def crops_and_flips(augment: Augment, *, views: int) -> Augment:
+    """Say how views are made if colours stay as they are.
+
+    Classifiers are fine-tuned, and representations averaged (arXiv 2312.10725), on such views.
+    """
+    return replace(
+        augment, views=views, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0
+    )
 
 
 def spread(rows: T, count: int) -> T:
@@ -136,7 +159,9 @@ def spread(rows: T, count: int) -> T:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
 
 
-def _of_random_views(backbone: nn.Module, stream: ViewStream, positions: np.ndarray) -> Iterator[Tensor]:
+def _of_random_views(
+    backbone: nn.Module, stream: ViewStream, positions: np.ndarray
+) -> Iterator[Tensor]:
     """Yield [views, batch, dim] at a time."""
     for x, _ in stream.epoch(positions, 0):
         at_once = x.flatten(0, 1).split(ENCODED_AT_ONCE)

@@ -1,33 +1,35 @@
-"""Training a classifier on a backbone: on few labels, on all of them, or from scratch; and adapting its BatchNorm.
+"""Training a classifier on a backbone.
 
-The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and Barlow Twins' own code):
-a linear head on the backbone, both trained, on crops and flips of 1% or 10% of the labels. Supervised training from
-scratch is the same loop on an untrained backbone, at one rate, with the views and the steps of a pretraining run.
+The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and
+Barlow Twins' own code) is a linear head on the backbone, both trained, on crops and flips of 1% or
+10% of the labels. Supervised training from scratch is the same loop on an untrained backbone, at
+one rate, with the views and the steps of a pretraining run.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from effssl.evaluation.layers import evaluating
 from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate
+from effssl.run.device import Runtime
 
-# (backbone, head) for SGD with batches of 256: VICReg's own for 1% of ImageNet after 1000 epochs; encoders that were
-# trained for minutes want more
+# Rates (of the backbone, of the head) for SGD with batches of 256. The first is VICReg's own for 1%
+# of ImageNet after 1000 epochs; encoders that were trained for minutes want more.
 RATES = ((0.03, 0.08), (0.1, 0.1), (0.4, 0.4))
 
-# epoch -> (views [views, batch, 3, size, size], labels int64 [batch]); data.labelled.labelled_views makes them
-Epochs = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+# epoch -> (views [views, batch, 3, size, size], labels int64 [batch]), as labelled_views makes them
+Epochs = Callable[[int], Generator[tuple[Tensor, Tensor], None, None]]
 
 
 class Recipe(NamedTuple):
@@ -57,7 +59,7 @@ class Classifier(NamedTuple):
     recipe: Recipe
     val_accuracy: float  # in [0, 1]
     cost: Cost  # of this recipe alone
-    tried: tuple[tuple[Recipe, float], ...]  # every recipe and its validation accuracy, nan where it diverged
+    tried: tuple[tuple[Recipe, float], ...]  # each recipe, its validation accuracy: nan if diverged
 
 
 def best_classifier(
@@ -68,17 +70,26 @@ def best_classifier(
     val_labels: Tensor,
     recipes: Iterable[Recipe],
     *,
-    seed: int = 0,
-    autocast: bool = False,
-    compiled: bool = False,
-    max_seconds: float | None = None,
+    seed: int,
+    runtime: Runtime,
 ) -> Classifier:
-    """Train a copy of `backbone` with a linear head by each of `recipes`, and return that of the best accuracy on
-    validation after its last step; `backbone` itself stays as it is.
+    """Train a classifier by each recipe, and return that of the best accuracy on validation.
 
-    val_views: clean views [b, 3, h, w] in the order of val_labels [n], anew at every call. The test split has no place
-    here: read it once, with `accuracy`, from what comes back. max_seconds: of each recipe.
-    Raises FloatingPointError where every recipe diverges.
+    Each is a copy of the backbone with a linear head, looked at after its last step. The test split
+    has no place here: read it once, with `accuracy`, from what comes back.
+
+    Args:
+        backbone: stays as it is.
+        num_classes: width of the head.
+        epochs: makes the training views and their labels, an epoch at a time.
+        val_views: makes clean views [b, 3, h, w] in the order of `val_labels`, anew at every call.
+        val_labels: int64 [n].
+        recipes: what is tried.
+        seed: of dropout and drop path.
+        runtime: where, and in what precision.
+
+    Raises:
+        FloatingPointError: if every recipe diverges.
     """
     best: Classifier | None = None
     tried: list[tuple[Recipe, float]] = []
@@ -86,126 +97,116 @@ def best_classifier(
         head = nn.Linear(representation_dim(backbone), num_classes)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        model = nn.Sequential(copy.deepcopy(backbone), head).to(next(backbone.parameters()).device)
+        model = nn.Sequential(copy.deepcopy(backbone), head).to(runtime.device)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        limits = {"seed": seed, "autocast": autocast, "compiled": compiled, "max_seconds": max_seconds}
         try:
-            cost = fine_tune(model, epochs, recipe, **limits)  # type: ignore[arg-type]
+            cost = fine_tune(model, epochs, recipe, seed=seed, runtime=runtime)
         except FloatingPointError:
             tried.append((recipe, float("nan")))
             continue
-        reached = accuracy(model, val_views(), val_labels, autocast=autocast)
-        tried.append((recipe, reached))
-        if best is None or reached > best.val_accuracy:
-            best = Classifier(model.eval(), recipe, reached, cost, ())
+        val_accuracy = accuracy(model, val_views(), val_labels, runtime)
+        tried.append((recipe, val_accuracy))
+        if best is None or val_accuracy > best.val_accuracy:
+            best = Classifier(model.eval(), recipe, val_accuracy, cost, ())
     if best is None:
-        raise FloatingPointError(f"training diverged with each of {len(tried)} settings; lower the learning rates")
+        settings = f"each of {len(tried)} settings"
+        raise FloatingPointError(f"training diverged with {settings}; lower the learning rates")
     return best._replace(tried=tuple(tried))
 
 
 def fine_tune(
-    model: nn.Sequential,
-    epochs: Epochs,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    autocast: bool = False,
-    compiled: bool = False,
-    max_seconds: float | None = None,
+    model: nn.Sequential, epochs: Epochs, recipe: Recipe, *, seed: int, runtime: Runtime
 ) -> Cost:
-    """Train `model` = (backbone, head) in place for recipe.steps, by the mean cross-entropy of all views of a batch.
+    """Train `model` = (backbone, head) in place, by the mean cross-entropy of a batch's views.
 
-    seed: of dropout and drop path; on the CPU the same call gives the same weights. autocast: bfloat16 in the forward
-    pass. max_seconds: stop after this much, the schedule still follows recipe.steps.
-    Raises FloatingPointError where the loss was not finite, looked at after every epoch.
+    On the CPU the same call gives the same weights. The caller's random numbers stay as they were.
+
+    Args:
+        model: on the runtime's device.
+        epochs: makes the views and their labels, an epoch at a time.
+        recipe: says how, and for how many steps.
+        seed: of dropout and drop path.
+        runtime: where, and in what precision.
+
+    Raises:
+        FloatingPointError: if the loss is not finite; it is looked at after every epoch.
+        ValueError: if an epoch has no batch.
     """
     backbone, head = model
-    device = next(head.parameters()).device
-    frozen = recipe.backbone_lr == 0
-    parts = [(head, recipe.head_lr)] if frozen else [(backbone, recipe.backbone_lr), (head, recipe.head_lr)]
-    optimizers = [
-        (build_optimizer(part, recipe.optimizer, lr=lr, weight_decay=recipe.weight_decay), lr) for part, lr in parts
-    ]
-    backbone.train(not frozen)
+    is_frozen = recipe.backbone_lr == 0
+    optimizers = _optimizers(backbone, head, recipe)
+    backbone.train(not is_frozen)
     head.train()
-    encode = torch.compile(backbone) if compiled else backbone
-    step, epoch, encoded, began = 0, 0, 0, time.perf_counter()
-    out_of_time = False
+    step, epoch, encoded, began_s = 0, 0, 0, time.perf_counter()
     label = f"training at {recipe.backbone_lr:g}, {recipe.head_lr:g}"
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.random.fork_rng([runtime.device] if runtime.device.type == "cuda" else []),
         tqdm(total=recipe.steps, desc=label, unit="step", leave=False, disable=None) as bar,
     ):
         torch.manual_seed(seed)
-        while step < recipe.steps and not out_of_time:
-            before = step
-            for x, labels in epochs(epoch):
-                for optimizer, peak in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(
-                            step, peak=peak, final=recipe.final_lr,
-                            warmup_steps=recipe.warmup_steps, total_steps=recipe.steps,
-                        )  # fmt: skip
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                    with torch.set_grad_enabled(not frozen):
-                        h = encode(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-                    logits = head(h)  # [views * batch, classes]
-                loss = F.cross_entropy(logits.float(), labels.repeat(len(x)))
-                loss.backward()
-                for optimizer, _ in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                step, encoded = step + 1, encoded + len(logits)
-                bar.update()
-                out_of_time = max_seconds is not None and time.perf_counter() - began >= max_seconds
-                if step == recipe.steps or out_of_time:
-                    break
-            if step == before:
+        while step < recipe.steps:
+            first_step = step
+            with closing(epochs(epoch)) as batches:
+                for views, labels in batches:
+                    _set_rates(optimizers, recipe, step)
+                    x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                    with runtime.autocast():
+                        with torch.set_grad_enabled(not is_frozen):
+                            h = backbone(x)
+                        logits = head(h)  # [views * batch, classes]
+                    loss = F.cross_entropy(logits.float(), labels.repeat(len(views)))
+                    loss.backward()
+                    for optimizer, _ in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
+                    step, encoded = step + 1, encoded + len(logits)
+                    bar.update()
+                    if step == recipe.steps:
+                        break
+            if step == first_step:
                 raise ValueError("an epoch without a batch: fewer images than the batch size?")
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
             epoch += 1
-    return Cost(step, encoded, time.perf_counter() - began)
+    return Cost(step, encoded, time.perf_counter() - began_s)
 
 
-def accuracy(model: nn.Module, views: Iterable[Tensor], labels: Tensor, *, autocast: bool = False) -> float:
-    """Share of clean views, batches of [b, 3, h, w], whose largest logit is that of labels int64 [n]; in [0, 1]."""
+def accuracy(model: nn.Module, views: Iterable[Tensor], labels: Tensor, runtime: Runtime) -> float:
+    """Return the share, in [0, 1], of views whose largest logit is that of their label.
+
+    views: clean ones, in batches of [b, 3, h, w], on the runtime's device; labels: int64 [n].
+    """
     predicted = []
     with evaluating(model):
         for x in views:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                predicted.append(model(x.to(memory_format=torch.channels_last)).argmax(1).cpu())
+            with runtime.autocast():
+                logits = model(x.to(memory_format=torch.channels_last))
+            predicted.append(logits.argmax(1).cpu())
     return float((torch.cat(predicted) == labels.cpu()).double().mean())
 
 
-def adapt_batch_norm(backbone: nn.Module, views: Iterable[Tensor], *, autocast: bool = False) -> int:
-    """Replace the running statistics of every BatchNorm by those of `views` [b, 3, h, w] (AdaBN, arXiv 1603.04779), in
-    place, without labels and without touching a weight. Returns how many: 0 says that nothing was done.
+def _optimizers(
+    backbone: nn.Module, head: nn.Module, recipe: Recipe
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Build an optimizer for each part that is trained, with its peak rate."""
+    rates = [(head, recipe.head_lr)]
+    if recipe.backbone_lr != 0:
+        rates.insert(0, (backbone, recipe.backbone_lr))
+    return [
+        (build_optimizer(part, recipe.optimizer, lr=lr, weight_decay=recipe.weight_decay), lr)
+        for part, lr in rates
+    ]
 
-    Means and unbiased variances of the batches are averaged with the weight of their sizes (with batches of one size
-    the cumulative average of momentum=None); meanwhile each layer sees inputs normalised by their own batch. A batch of
-    one image is left out, as it may have no variance. All else is in eval mode; modes are as before afterwards.
-    """
-    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not norms:
-        return 0
-    before = [norm.momentum for norm in norms]
-    seen = 0
-    try:
-        with evaluating(backbone):
-            for norm in norms:
-                norm.train()
-            for x in views:
-                if len(x) < 2:
-                    continue
-                for norm in norms:
-                    if seen == 0:
-                        norm.reset_running_stats()
-                    norm.momentum = len(x) / (seen + len(x))
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                    backbone(x.to(memory_format=torch.channels_last))
-                seen += len(x)
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
-    return len(norms) if seen else 0
+
+def _set_rates(
+    optimizers: list[tuple[torch.optim.Optimizer, float]], recipe: Recipe, step: int
+) -> None:
+    for optimizer, peak in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step,
+                peak=peak,
+                final=recipe.final_lr,
+                warmup_steps=recipe.warmup_steps,
+                total_steps=recipe.steps,
+            )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from effssl import InputError
+from effssl.run.device import Runtime
 
 
 def layer_names(backbone: nn.Module) -> tuple[str, ...]:
-    """Names of the layers that timm describes, first to last: act1 and layer1 to layer4 of a ResNet, every block of a
-    ViT, the stages of a ConvNeXt. Raises InputError for a model that timm describes none of."""
+    """Return the names of the layers that timm describes, first to last.
+
+    They are act1 and layer1 to layer4 of a ResNet, every block of a ViT, the stages of a ConvNeXt.
+    Raises InputError for a model of which timm describes no layer.
+    """
     described = getattr(backbone, "feature_info", None)
     if not described or not hasattr(backbone, "forward_intermediates"):
         raise InputError(f"{type(backbone).__name__}: timm does not give the layers of this model")
@@ -21,39 +25,44 @@ def layer_names(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def layer_features(
-    backbone: nn.Module,
-    batches: Iterable[Tensor],
-    names: Sequence[str] | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
+    backbone: nn.Module, batches: Iterable[Tensor], runtime: Runtime
 ) -> dict[str, Tensor]:
-    """Outputs of the layers `names` (all of layer_names), averaged over space: name -> float32 [n, channels], on the
-    device of the batches. One pass in eval mode; at no time more than one batch of feature maps is held.
+    """Return the outputs of all layers, averaged over space, by name: float32 [n, channels].
 
-    batches: normalised clean views [b, 3, h, w]. dtype: bfloat16 for autocast. Of a ViT it is the patches' tokens that
-    are averaged, before its last norm: class and register tokens are left out. Raises InputError for an unknown name.
+    They stay on the batches' device. There is one pass, in eval mode, which holds no more than one
+    batch of feature maps at a time. Of a ViT, whose layers are looked at before its last norm, the
+    patches' tokens are averaged; class and register tokens are left out.
+
+    Args:
+        backbone: a timm model, on the batches' device.
+        batches: normalised clean views, each [b, 3, h, w].
+        runtime: says in what precision.
+
+    Raises:
+        InputError: for a model of which timm describes no layer.
     """
-    known = layer_names(backbone)
-    chosen = known if names is None else tuple(names)
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise InputError(f"no layer {', '.join(unknown)}; there are {', '.join(known)}")
-    indices = sorted(known.index(name) for name in set(chosen))  # timm gives them in the order of the model
-    parts: dict[str, list[Tensor]] = {known[i]: [] for i in indices}
+    names = layer_names(backbone)
+    pooled: dict[str, list[Tensor]] = {name: [] for name in names}
     with evaluating(backbone):
         for x in batches:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with runtime.autocast():
                 maps = backbone.forward_intermediates(  # type: ignore[operator]
-                    x.to(memory_format=torch.channels_last), indices=indices, stop_early=True, intermediates_only=True
+                    x.to(memory_format=torch.channels_last),
+                    indices=list(range(len(names))),
+                    stop_early=True,
+                    intermediates_only=True,
                 )
-            for part, feature_map in zip(parts.values(), maps, strict=True):
-                part.append(feature_map.float().mean((2, 3)))  # [b, channels, h, w]
-    return {name: torch.cat(parts[name]) for name in chosen}
+            for name, feature_map in zip(names, maps, strict=True):
+                pooled[name].append(feature_map.float().mean((2, 3)))  # [b, channels, h, w]
+    return {name: torch.cat(of_batches) for name, of_batches in pooled.items()}
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients; afterwards every part is in the mode it was in."""
+    """Keep a module in eval mode and without gradients within the block.
+
+    Afterwards each of its parts is in the mode that it was in.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""kNN and linear probes on frozen representations; pure functions of tensors."""
+"""kNN and linear probes on frozen representations: pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from effssl.evaluation.logistic import minimise
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-VALUES = 2**25  # that kNN holds at a time
+VALUES = 2**25  # similarities and votes that kNN holds at a time
 
 
 class LinearProbe(NamedTuple):
@@ -25,26 +25,39 @@ class LinearProbe(NamedTuple):
     l2: float
 
     def logits(self, h: Tensor) -> Tensor:
-        """h [n, dim] -> [n, classes]."""
+        """Return logits [n, classes] of h [n, dim]."""
         return ((h - self.mean) / self.std) @ self.weight.T + self.bias
 
 
 def fit_linear_probes(
     h: Tensor, y: Tensor, classes: int, grid: tuple[float, ...], *, tolerance: float = 1e-4
 ) -> list[LinearProbe]:
-    """Multinomial logistic regression on standardised h [n, dim], y int64 [n], for every l2 of the grid in one pass:
-    mean cross-entropy + l2 / 2 |W|^2, which is scikit-learn's with C = 1 / (n l2). Deterministic."""
+    """Fit multinomial logistic regressions on standardised h [n, dim], y int64 [n].
+
+    There is one for every l2 of the grid, all in one pass. Each minimises mean cross-entropy
+    + l2 / 2 |W|^2, which is scikit-learn's with C = 1 / (n l2). The fit is deterministic.
+    """
     with torch.no_grad():
         mean, std = h.mean(0), h.std(0, unbiased=False).clamp(min=1e-6)
         l2 = torch.tensor(grid, dtype=h.dtype, device=h.device)
         weights, biases = minimise((h - mean) / std, y, classes, l2, tolerance=tolerance)
-    return [LinearProbe(w, b, mean, std, each) for w, b, each in zip(weights, biases, grid, strict=True)]
+    return [
+        LinearProbe(w, b, mean, std, each) for w, b, each in zip(weights, biases, grid, strict=True)
+    ]
 
 
 def best_linear_probe(
-    train_h: Tensor, train_y: Tensor, val_h: Tensor, val_y: Tensor, classes: int, grid: tuple[float, ...] = L2_GRID
+    train_h: Tensor,
+    train_y: Tensor,
+    val_h: Tensor,
+    val_y: Tensor,
+    classes: int,
+    grid: tuple[float, ...] = L2_GRID,
 ) -> tuple[LinearProbe, float]:
-    """The probe of the grid of l2 with the best validation accuracy, and that accuracy; the largest l2 of equals."""
+    """Return the probe of the grid of l2 that is best on validation, and its accuracy there.
+
+    Of equals it is that of the largest l2.
+    """
     probes = fit_linear_probes(train_h, train_y, classes, tuple(sorted(grid, reverse=True)))
     reached = [accuracy(probe, val_h, val_y) for probe in probes]
     best = max(range(len(probes)), key=reached.__getitem__)
@@ -52,15 +65,19 @@ def best_linear_probe(
 
 
 def accuracy(probe: LinearProbe, h: Tensor, y: Tensor, *, top: int = 1) -> float:
-    """Share of h [n, dim] with y [n] among the `top` largest logits, in [0, 1]."""
+    """Return the share of h [n, dim] with y [n] among the `top` largest logits, in [0, 1]."""
     logits = probe.logits(h)
     largest = logits.topk(min(top, logits.shape[1]), dim=1).indices
     return int((largest == y[:, None]).sum()) / len(y)
 
 
-def wilson_interval(share: float, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """95% confidence interval of a probability of which `share` of n independent trials is an observation (Wilson, J.
-    Am. Stat. Assoc. 22, 1927). Of the test images alone: other training seeds add to it."""
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95% confidence interval of a probability, observed as `share` of n trials.
+
+    It is Wilson's (J. Am. Stat. Assoc. 22, 1927). It covers what other test images would change;
+    other training seeds add to that.
+    """
+    z = 1.959964  # the normal distribution's 97.5% quantile
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # In exact numbers it contains the share and lies in [0, 1].
@@ -69,10 +86,19 @@ def wilson_interval(share: float, n: int, *, z: float = 1.959964) -> tuple[float
 
 @torch.no_grad()
 def knn_accuracy(
-    train_h: Tensor, train_y: Tensor, eval_h: Tensor, eval_y: Tensor, *, k: int = 20, temperature: float = 0.07
+    train_h: Tensor,
+    train_y: Tensor,
+    eval_h: Tensor,
+    eval_y: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> float:
-    """Accuracy in [0, 1] of the weighted k-nearest-neighbour classifier on cosine similarity (arXiv 1805.01978):
-    votes exp(similarity / temperature). h [n, dim], y int64 [n] >= 0. In parts of bounded memory."""
+    """Return the accuracy in [0, 1] of the weighted k-nearest-neighbour classifier.
+
+    It is that of arXiv 1805.01978, on cosine similarity with votes exp(similarity / temperature).
+    h: [n, dim]; y: int64 [n], not negative. It works in parts of bounded memory.
+    """
     train_h, eval_h = F.normalize(train_h, dim=1), F.normalize(eval_h, dim=1)
     k = min(k, len(train_h))
     classes = int(train_y.max()) + 1
@@ -81,7 +107,8 @@ def knn_accuracy(
     for h, y in zip(eval_h.split(rows), eval_y.split(rows), strict=True):
         similarity, neighbour = (h @ train_h.T).topk(k, dim=1)
         votes = torch.zeros(len(h), classes, device=h.device)
-        # Of the nearest one it is 1: exp(1 / temperature) itself overflows below a temperature of 0.012.
-        votes.scatter_add_(1, train_y[neighbour], ((similarity - similarity[:, :1]) / temperature).exp())
+        # The nearest one's vote is 1: exp(1 / temperature) overflows below a temperature of 0.012.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes.scatter_add_(1, train_y[neighbour], weight)
         hits += int((votes.argmax(1) == y).sum())
     return hits / len(eval_y)

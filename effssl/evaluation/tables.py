@@ -7,93 +7,114 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 
-Row = dict[str, float]  # numbers by name, as protocols.py gives them
 MISSING = "-"
 
+Numbers = dict[str, float]  # of a row, by name, as protocols.py gives them
+Column = tuple[str, Callable[[Numbers], str]]  # its heading, and a row's cell
 
-Column = tuple[str, Callable[[Row], str]]
 
+def accuracies(rows: dict[str, Numbers], averaged_views: int, few_labels: int) -> list[list[str]]:
+    """Return a header and a line a row of accuracies in %; columns that no row has are left out.
 
-def accuracies(rows: dict[str, Row], averaged_views: int, few_labels: int) -> list[list[str]]:
-    """A header and a line per row; columns that no row has are left out."""
-    fractions = sorted({float(name.split("/")[1]) for row in rows.values() for name in row if _is_fine_tuned(name)})
+    averaged_views: random crops that were averaged; few_labels: labels a class of the few-label
+    probe; both are named in the header.
+    """
+    names = {name for row in rows.values() for name in row if _is_fine_tuned(name)}
+    percents = [100 * fraction for fraction in sorted(float(n.split("/")[1]) for n in names)]
     columns: list[Column] = [
-        ("linear", lambda row: _with_interval(row, "linear")),
-        ("top-5", lambda row: _percent(row, "linear_top5")),
-        (f"{averaged_views} views", lambda row: _with_interval(row, "averaged")),
-        ("kNN", lambda row: _percent(row, "knn")),
+        ("linear", functools.partial(_with_interval, name="linear")),
+        ("top-5", functools.partial(_percent, name="linear_top5")),
+        (f"{averaged_views} views", functools.partial(_with_interval, name="averaged")),
+        ("kNN", functools.partial(_percent, name="knn")),
         (f"{few_labels} labels", _few_labels),
-        *((f"tuned {f:.4g}%", _fine_tuned(f / 100)) for f in (100 * fraction for fraction in fractions)),
-        ("adapted", lambda row: _percent(row, "adapted")),
-        ("corrupted", lambda row: _percent(row, "corrupted")),
+        *(
+            (f"tuned {p:.4g}%", functools.partial(_percent, name=f"fine_tuned/{p / 100:g}"))
+            for p in percents
+        ),
+        ("adapted", functools.partial(_percent, name="adapted")),
+        ("corrupted", functools.partial(_percent, name="corrupted")),
     ]
     return _cells(rows, columns)
 
 
-def measures(rows: dict[str, Row]) -> list[list[str]]:
-    """The same of the measures without labels."""
-    named = {"effective_rank": ("rank", ".1f"), "alpha": ("alpha", ".2f"), "lidar": ("LiDAR", ".1f")}
-    named |= {"off_diagonal": ("off-diag", ".4f"), "alignment": ("align", ".3f"), "uniformity": ("unif", ".2f")}
+def measures(rows: dict[str, Numbers]) -> list[list[str]]:
+    """Return the same of the measures without labels."""
+    headings = {
+        "effective_rank": ("rank", ".1f"),
+        "alpha": ("alpha", ".2f"),
+        "lidar": ("LiDAR", ".1f"),
+        "off_diagonal": ("off-diag", ".4f"),
+        "alignment": ("align", ".3f"),
+        "uniformity": ("unif", ".2f"),
+    }
     columns: list[Column] = [
-        (f"{short} {of}", functools.partial(_number, name=f"{of}/{name}", form=form))
-        for name, (short, form) in named.items()
-        for of in ("h", "z")
+        (f"{heading} {letter}", functools.partial(_number, name=f"{letter}/{name}", form=form))
+        for name, (heading, form) in headings.items()
+        for letter in ("h", "z")
     ]
     return _cells(rows, columns)
-
-
-def _cells(rows: dict[str, Row], columns: Sequence[Column]) -> list[list[str]]:
-    shown = [(name, text) for name, text in columns if any(text(row) != MISSING for row in rows.values())]
-    lines = [[name, *(text(row) for _, text in shown)] for name, row in rows.items()]
-    return [["", *(name for name, _ in shown)], *lines] if shown else []
-
-
-def _is_fine_tuned(name: str) -> bool:
-    return name.startswith("fine_tuned/") and "_" not in name.removeprefix("fine_tuned/")
-
-
-def _fine_tuned(fraction: float) -> Callable[[Row], str]:
-    return lambda row: _percent(row, f"fine_tuned/{fraction:g}")
 
 
 def as_text(table: list[list[str]]) -> str:
-    """Columns padded to one width."""
+    """Pad columns to one width each."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for first, *rest in table:
-        lines.append("  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]))
-    return "\n".join(line.rstrip() for line in lines)
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
 
 
 def as_markdown(table: list[list[str]]) -> str:
-    """A table as GitHub shows it."""
+    """Write a table as GitHub shows it."""
     header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in table]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]) + "\n"
+    ruled = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"
 
 
-def as_csv(rows: dict[tuple[str, str], Row]) -> str:
-    """Every number of every row by (run, row); empty where a row has none."""
+def as_csv(rows: dict[tuple[str, str], Numbers]) -> str:
+    """Write every number of every row, which is known by (run, row); empty if a row has none."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", "row", *names])
-    writer.writerows([[*label, *(row.get(name, "") for name in names)] for label, row in rows.items()])
-    return written.getvalue()
+    writer.writerows(
+        [[*label, *(row.get(name, "") for name in names)] for label, row in rows.items()]
+    )
+    return text.getvalue()
 
 
-def _number(row: Row, name: str, form: str) -> str:
+def _cells(rows: dict[str, Numbers], columns: Sequence[Column]) -> list[list[str]]:
+    shown = [
+        (heading, cell)
+        for heading, cell in columns
+        if any(cell(row) != MISSING for row in rows.values())
+    ]
+    lines = [[name, *(cell(row) for _, cell in shown)] for name, row in rows.items()]
+    return [["", *(heading for heading, _ in shown)], *lines] if shown else []
+
+
+def _is_fine_tuned(name: str) -> bool:
+    """Say whether the name is that of an accuracy after fine-tuning, not of what comes with it."""
+    return name.startswith("fine_tuned/") and "_" not in name.removeprefix("fine_tuned/")
+
+
+def _number(row: Numbers, name: str, form: str) -> str:
     return format(row[name], form) if name in row else MISSING
 
 
-def _percent(row: Row, name: str) -> str:
+def _percent(row: Numbers, name: str) -> str:
     return f"{100 * row[name]:.1f}" if name in row else MISSING
 
 
-def _with_interval(row: Row, name: str) -> str:
+def _with_interval(row: Numbers, name: str) -> str:
     if name not in row:
         return MISSING
-    return f"{100 * row[name]:.1f} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
+    low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
+    return f"{100 * row[name]:.1f} ({low:.1f} to {high:.1f})"
 
 
-def _few_labels(row: Row) -> str:
-    return f"{100 * row['few_labels']:.1f} +- {100 * row['few_labels_std']:.1f}" if "few_labels" in row else MISSING
+def _few_labels(row: Numbers) -> str:
+    if "few_labels" not in row:
+        return MISSING
+    return f"{100 * row['few_labels']:.1f} +- {100 * row['few_labels_std']:.1f}"

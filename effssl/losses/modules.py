@@ -1,7 +1,9 @@
 """The losses as torch modules, for training loops of one's own.
 
-loss = BarlowTwins()
-loss(z).backward()   # z [views, batch, dim], or a sequence of `views` tensors [batch, dim]
+    loss_of = BarlowTwinsLoss()
+    loss_of(z).backward()
+
+z are embeddings [num_views, batch, dim], or a sequence of num_views tensors [batch, dim].
 """
 
 from __future__ import annotations
@@ -12,33 +14,69 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from effssl.losses import functional as losses
+from effssl.config import Loss
+from effssl.losses.auto_weights import resolve
+from effssl.losses.baselines import (
+    EntropyReconstructionTerms,
+    SimCLRTerms,
+    entropy_reconstruction,
+    simclr,
+)
+from effssl.losses.functional import BarlowTwinsTerms, VICRegTerms, barlow_twins, vicreg
 
 Embeddings = Tensor | Sequence[Tensor]
 
 
-class VICReg(nn.Module):
-    """losses.vicreg (arXiv 2105.04906) with its weights; cov_weight "auto" is losses.cov_weight(dim, inv_weight)."""
+class VICRegLoss(nn.Module):
+    """VICReg (arXiv 2105.04906), as `effssl.losses.vicreg` defines it.
+
+    Args:
+        inv_weight: weight of the invariance term.
+        var_weight: weight of the variance term.
+        cov_weight: weight of the covariance term; "auto" is 40 inv_weight / dim.
+
+    Raises:
+        ValueError: if a weight is negative.
+    """
 
     def __init__(
-        self, inv_weight: float = 25.0, var_weight: float = 25.0, cov_weight: float | Literal["auto"] = "auto"
+        self,
+        inv_weight: float = 25.0,
+        var_weight: float = 25.0,
+        cov_weight: float | Literal["auto"] = "auto",
     ):
         super().__init__()
-        self.inv_weight, self.var_weight, self.cov_weight = inv_weight, var_weight, cov_weight
+        self.settings = Loss(
+            method="vicreg", inv_weight=inv_weight, var_weight=var_weight, cov_weight=cov_weight
+        )
 
-    def terms(self, z: Embeddings) -> losses.VICReg:
-        """The loss and its terms before weighting, scalars. Raises ValueError for z of another shape."""
+    def terms(self, z: Embeddings) -> VICRegTerms:
+        """Return the loss and its terms before weighting; ValueError if z has another shape."""
         z = _stacked(z)
-        cov = losses.cov_weight(z.shape[-1], self.inv_weight) if self.cov_weight == "auto" else self.cov_weight
-        return losses.vicreg(z, inv_weight=self.inv_weight, var_weight=self.var_weight, cov_weight=cov)
+        resolved = resolve(self.settings, z.shape[-1])
+        return vicreg(
+            z,
+            inv_weight=resolved.inv_weight,
+            var_weight=float(resolved.var_weight),
+            cov_weight=float(resolved.cov_weight),
+        )
 
     def forward(self, z: Embeddings) -> Tensor:
-        """The loss, a scalar."""
+        """Return the loss, a scalar; ValueError if z has another shape."""
         return self.terms(z).loss
 
 
-class BarlowTwins(nn.Module):
-    """losses.barlow_twins (arXiv 2103.03230); redundancy_weight "auto" is losses.redundancy_weight(dim)."""
+class BarlowTwinsLoss(nn.Module):
+    """Barlow Twins (arXiv 2103.03230), as `effssl.losses.barlow_twins` defines it.
+
+    Args:
+        redundancy_weight: weight of the off-diagonal energy; "auto" is 3.4 / dim.
+        pairing: "all" is the mean over pairs of views, "pooled" takes the mean cross-correlation.
+        var_weight: weight of VICReg's variance term, an add-on.
+
+    Raises:
+        ValueError: if a weight is negative, or the pairing has another name.
+    """
 
     def __init__(
         self,
@@ -47,53 +85,71 @@ class BarlowTwins(nn.Module):
         var_weight: float = 0.0,
     ):
         super().__init__()
-        self.redundancy_weight, self.pairing, self.var_weight = redundancy_weight, pairing, var_weight
+        self.settings = Loss(
+            method="barlow_twins",
+            redundancy_weight=redundancy_weight,
+            pairing=pairing,
+            var_weight=var_weight,
+        )
 
-    def terms(self, z: Embeddings) -> losses.BarlowTwins:
-        """The loss and its terms before weighting, scalars. Raises ValueError for z of another shape."""
+    def terms(self, z: Embeddings) -> BarlowTwinsTerms:
+        """Return the loss and its terms before weighting; ValueError if z has another shape."""
         z = _stacked(z)
-        auto = self.redundancy_weight == "auto"
-        weight = losses.redundancy_weight(z.shape[-1]) if auto else float(self.redundancy_weight)
-        return losses.barlow_twins(z, redundancy_weight=weight, pairing=self.pairing, var_weight=self.var_weight)
+        resolved = resolve(self.settings, z.shape[-1])
+        return barlow_twins(
+            z,
+            redundancy_weight=float(resolved.redundancy_weight),
+            pairing=resolved.pairing,
+            var_weight=float(resolved.var_weight),
+        )
 
     def forward(self, z: Embeddings) -> Tensor:
-        """The loss, a scalar."""
+        """Return the loss, a scalar; ValueError if z has another shape."""
         return self.terms(z).loss
 
 
-class SimCLR(nn.Module):
-    """losses.simclr (arXiv 2002.05709)."""
+class SimCLRLoss(nn.Module):
+    """SimCLR (arXiv 2002.05709), as `effssl.losses.simclr` defines it.
+
+    Args:
+        temperature: of the softmax over cosines.
+    """
 
     def __init__(self, temperature: float = 0.2):
         super().__init__()
         self.temperature = temperature
 
-    def terms(self, z: Embeddings) -> losses.SimCLR:
-        """The loss and the alignment, scalars. Raises ValueError for z of another shape."""
-        return losses.simclr(_stacked(z), temperature=self.temperature)
+    def terms(self, z: Embeddings) -> SimCLRTerms:
+        """Return the loss and the alignment; ValueError if z has another shape."""
+        return simclr(_stacked(z), temperature=self.temperature)
 
     def forward(self, z: Embeddings) -> Tensor:
-        """The loss, a scalar."""
+        """Return the loss, a scalar; ValueError if z has another shape."""
         return self.terms(z).loss
 
 
-class EntropyReconstruction(nn.Module):
-    """losses.entropy_reconstruction (arXiv 2307.10907)."""
+class EntropyReconstructionLoss(nn.Module):
+    """Entropy-reconstruction (arXiv 2307.10907), as `effssl.losses.entropy_reconstruction` does it.
+
+    Args:
+        concentration: of the von Mises-Fisher densities.
+    """
 
     def __init__(self, concentration: float = 10.0):
         super().__init__()
         self.concentration = concentration
 
-    def terms(self, z: Embeddings) -> losses.EntropyReconstruction:
-        """The loss and its terms, scalars, in nats. Raises ValueError for z of another shape."""
-        return losses.entropy_reconstruction(_stacked(z), concentration=self.concentration)
+    def terms(self, z: Embeddings) -> EntropyReconstructionTerms:
+        """Return the loss and its terms, in nats; ValueError if z has another shape."""
+        return entropy_reconstruction(_stacked(z), concentration=self.concentration)
 
     def forward(self, z: Embeddings) -> Tensor:
-        """The loss, a scalar."""
+        """Return the loss, a scalar; ValueError if z has another shape."""
         return self.terms(z).loss
 
 
 def _stacked(z: Embeddings) -> Tensor:
+    """Return z as one tensor [num_views, batch, dim]."""
     if isinstance(z, Tensor):
         if z.ndim != 3:
             raise ValueError(f"z must be [views, batch, dim], not {list(z.shape)}")

@@ -8,41 +8,55 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from effssl.config import Config
-from effssl.losses import functional as losses
-from effssl.models.backbones import Encoder
+from effssl.config import Loss
+from effssl.losses.auto_weights import resolve
+from effssl.losses.baselines import entropy_reconstruction, simclr
+from effssl.losses.functional import barlow_twins, vicreg, weight_orthogonality
 
 
-def build(cfg: Config, encoder: Encoder) -> Callable[[Tensor], dict[str, Tensor]]:
-    """z [views, batch, dim] -> "loss", which is minimised, and its terms before weighting."""
-    c, dim = cfg.loss, cfg.model.proj_dim
-    of_z: Callable[[Tensor], Any]
-    var_weight = (25.0 if c.method == "vicreg" else 0.0) if c.var_weight == "auto" else c.var_weight
-    match c.method:
-        case "vicreg":
-            cov_weight = losses.cov_weight(dim, c.inv_weight) if c.cov_weight == "auto" else c.cov_weight
-            of_z = functools.partial(
-                losses.vicreg, inv_weight=c.inv_weight, var_weight=var_weight, cov_weight=cov_weight
-            )
-        case "barlow_twins":
-            weight = losses.redundancy_weight(dim) if c.redundancy_weight == "auto" else c.redundancy_weight
-            of_z = functools.partial(
-                losses.barlow_twins, redundancy_weight=weight, pairing=c.pairing, var_weight=var_weight
-            )
-        case "simclr":
-            of_z = functools.partial(losses.simclr, temperature=c.temperature)
-        case "entropy_reconstruction":
-            of_z = functools.partial(losses.entropy_reconstruction, concentration=c.concentration)
+def build_objective(
+    loss: Loss, dim: int, last_layer: nn.Linear
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return the function of z [num_views, batch, dim] that training minimises.
 
-    last = encoder.projector[-1]
-    assert isinstance(last, nn.Linear)
+    It returns "loss", which is minimised, and beside it the terms before weighting as "loss/NAME".
 
-    def loss_of(z: Tensor) -> dict[str, Tensor]:
-        terms = of_z(z)._asdict()
+    Args:
+        loss: the method and its weights; `auto` is resolved here.
+        dim: width of z, on which `auto` depends.
+        last_layer: the projector's last layer, on whose weight `weight_ortho` lies.
+    """
+    terms_of = _terms_of(resolve(loss, dim))
+
+    def objective(z: Tensor) -> dict[str, Tensor]:
+        terms = terms_of(z)._asdict()
         total = terms.pop("loss")
-        if c.weight_ortho:
-            terms["weight_ortho"] = losses.weight_orthogonality(last.weight)
-            total = total + c.weight_ortho * terms["weight_ortho"]
+        if loss.weight_ortho:
+            terms["weight_ortho"] = weight_orthogonality(last_layer.weight)
+            total = total + loss.weight_ortho * terms["weight_ortho"]
         return {"loss": total} | {f"loss/{name}": term for name, term in terms.items()}
 
-    return loss_of
+    return objective
+
+
+def _terms_of(loss: Loss) -> Callable[[Tensor], Any]:
+    """Return the loss function with its weights, which are numbers."""
+    match loss.method:
+        case "vicreg":
+            return functools.partial(
+                vicreg,
+                inv_weight=loss.inv_weight,
+                var_weight=float(loss.var_weight),
+                cov_weight=float(loss.cov_weight),
+            )
+        case "barlow_twins":
+            return functools.partial(
+                barlow_twins,
+                redundancy_weight=float(loss.redundancy_weight),
+                pairing=loss.pairing,
+                var_weight=float(loss.var_weight),
+            )
+        case "simclr":
+            return functools.partial(simclr, temperature=loss.temperature)
+        case "entropy_reconstruction":
+            return functools.partial(entropy_reconstruction, concentration=loss.concentration)

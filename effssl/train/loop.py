@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from effssl import cli
 from effssl.config import Config
@@ -36,8 +37,8 @@ def main(cfg: Config) -> int:
 def train(job: Job) -> int:
     """Run a job to its end, or until it is told to stop; returns the exit code.
 
-    In a process group each process trains on its part of every batch, and the first one does all the
-    rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
+    In a process group each process trains on its part of every batch, and the first one does all
+    the rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
     backbone.safetensors, result.json, views.png, curves.png. Raises InputError before anything is
     written there, FloatingPointError on a loss that is not finite, RuntimeError if loading fails.
     """
@@ -54,8 +55,7 @@ def train(job: Job) -> int:
         log = RunLog(out, start=_axes(job, clock), total_steps=job.total_steps)
         log.say(_introduction(job))
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
-            with clock.paused():
-                _look_before_training(job, clock, log)
+            _look_before_training(job, clock, log)
             _train_epochs(job, clock, log, stop)
             if stop.signalled:
                 _save(job, clock)
@@ -71,7 +71,7 @@ def train(job: Job) -> int:
 
 
 def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None:
-    """Train until all steps are done or `stop` is set, with a probe at the epochs that ask for one."""
+    """Train until all steps are done or `stop` is set; probe after the epochs that ask for it."""
     run, saved_s = job.cfg.run, time.monotonic()
     is_stopped = stop.is_set()
     while job.step < job.total_steps and not is_stopped:
@@ -93,18 +93,15 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None
                 job.optimizer.zero_grad(set_to_none=True)
                 job.step += 1
                 if is_logged:
-                    values = {name: term.item() for name, term in terms.items()}
-                    log.train(_axes(job, clock) | {"lr": job.schedule(job.step - 1)} | values)
+                    log.train(_record(job, clock, terms))
                 if is_saved:
-                    with clock.paused():
-                        _save(job, clock)
+                    _save(job, clock)
                     saved_s = time.monotonic()
                 if is_stopped := stop.is_set():
                     break
         if not stop.signalled and (stop.out_of_time or _is_probe_due(job)):
-            with clock.paused():
-                _save(job, clock)
-                _probe(job, clock, log)
+            _save(job, clock)
+            _probe(job, clock, log)
             saved_s, is_stopped = time.monotonic(), stop.is_set()
 
 
@@ -112,31 +109,39 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
     """Save, draw and probe what a run begins with; probe one that was stopped before its probe."""
     if job.step == 0:
         _save(job, clock)
-        _picture_of_views(job)
+        with clock.paused():
+            _picture_of_views(job)
     if job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step)):
         _probe(job, clock, log)
 
 
 def _save(job: Job, clock: Clock) -> None:
-    """Write checkpoint.pt. Raises FloatingPointError if the weights are not finite."""
+    """Write checkpoint.pt; the clock pauses.
+
+    Raises FloatingPointError if weights are not finite.
+    """
     if not distributed.is_first():
         return
     file = job.out / "checkpoint.pt"
-    if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
-        raise FloatingPointError(f"weights are not finite after step {job.step}; last good checkpoint: {file}")
-    state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
-    position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
-    checkpoint.save(file, state | position)
+    with clock.paused():
+        if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
+            raise FloatingPointError(
+                f"weights are not finite after step {job.step}; last good checkpoint: {file}"
+            )
+        state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
+        position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
+        checkpoint.save(file, state | position)
 
 
 def _probe(job: Job, clock: Clock, log: RunLog) -> None:
-    """Judge the encoder on the validation split, and draw the curves so far."""
+    """Judge the encoder on the validation split, and draw the curves so far; the clock pauses."""
     if not distributed.is_first():
         return
     features = backbone_features(job.encoder.backbone, job.streams)
     at_most, projector = job.cfg.probe.probe_images, job.encoder.projector
-    log.probe(_axes(job, clock) | validation_probe(features, job.data, at_most, projector))
-    pictures.save_curves(job.out / "curves.png", read_metrics(job.out), job.out.name)
+    with clock.paused():
+        log.probe(_axes(job, clock) | validation_probe(features, job.data, at_most, projector))
+        pictures.save_curves(job.out / "curves.png", read_metrics(job.out), job.out.name)
 
 
 def _picture_of_views(job: Job) -> None:
@@ -148,6 +153,12 @@ def _picture_of_views(job: Job) -> None:
         views, _ = next(batches)
         augment = job.cfg.augment
         pictures.save_views(job.out / "views.png", next(clean), views, augment.mean, augment.std)
+
+
+def _record(job: Job, clock: Clock, terms: dict[str, Tensor]) -> dict[str, Any]:
+    """Say what the step that was just done gave."""
+    values = {name: term.item() for name, term in terms.items()}
+    return _axes(job, clock) | {"lr": job.schedule(job.step - 1)} | values
 
 
 def _axes(job: Job, clock: Clock) -> dict[str, Any]:
@@ -177,10 +188,11 @@ def _is_finished(job: Job) -> bool:
     return True
 
 
-def _check_finite(job: Job, loss: torch.Tensor) -> None:
+def _check_finite(job: Job, loss: Tensor) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the loss is {loss.item()} at step {job.step}; last good checkpoint: {job.out / 'checkpoint.pt'}"
+            f"the loss is {loss.item()} at step {job.step}; "
+            f"last good checkpoint: {job.out / 'checkpoint.pt'}"
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import Any
 
+import ffcv.libffcv
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
@@ -22,20 +24,25 @@ from effssl.views.counters import uniform
 from effssl.views.decode_crops import MultiViewDecoder
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 
-CLEAN_BATCH = 256  # clean views made at a time
+CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
 _CANVAS = 1.5  # side of the squares that clean views are made of, as a multiple of a view's side
 
 
 class ViewStream:
     """The views of a stored split's images.
 
-    stored: the split. Images of one size are read whole and cropped on the device; of images of varied
-        size, which are stored as JPEG, each is decoded once and its crops are cut there.
-    augment: how views are made, and how many.
-    seed: what the views are drawn from, with epoch and position; nothing else moves them.
-    batch_size: images a batch of `epoch`.
-    workers: threads that load.
-    progress: bars, where stderr is a terminal.
+    Images of one size are read whole and cropped on the device. Of images of varied size, which are
+    stored as JPEG, each is decoded once, and its crops are cut there.
+
+    Args:
+        stored: the split.
+        augment: how views are made, and how many.
+        seed: what the views are drawn from, with epoch and position; nothing else moves them.
+        batch_size: images in a batch of `epoch`.
+        workers: threads that load.
+        runtime: where views are made, and whether that is compiled.
+        progress: bars, if stderr is a terminal.
+        clean_batch_size: images in a batch of `clean`.
 
     What FFCV compiles is kept, so a stream serves any number of passes, one of each kind at a time.
     """
@@ -47,63 +54,90 @@ class ViewStream:
         *,
         seed: int,
         batch_size: int,
+        clean_batch_size: int = CLEAN_BATCH,
         workers: int,
         runtime: Runtime,
         progress: bool = False,
     ):
         self.stored, self.augment, self.runtime = stored, augment, runtime
-        self.batch_size = batch_size
+        self.batch_size, self._clean_batch_size = batch_size, clean_batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
         self._assemble = views_of_crops if stored.side is None else views_of_images
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
 
-    def with_views(self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None) -> ViewStream:
+    def with_views(
+        self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None
+    ) -> ViewStream:
         """Return a stream of the same images with other views; None keeps what this one has."""
         return ViewStream(
             self.stored,
             augment,
             seed=self._seed if seed is None else seed,
             batch_size=batch_size or self.batch_size,
+            clean_batch_size=self._clean_batch_size,
             workers=self._workers,
             runtime=self.runtime,
             progress=self._progress,
         )
 
-    def epoch(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def epoch(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Make K augmented views of the images at `positions`, in that order.
 
-        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on the
-        device; the last batch may be smaller.
+        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on
+        the device; the last batch may be smaller.
+        """
+        with closing(self.load(positions, epoch)) as batches, self._bar(len(positions)) as bar:
+            for pixels, at in batches:
+                yield self.make_views(pixels, at, epoch), at
+                bar.update(len(at))
+
+    def load(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Read what the views of an epoch are made of: the first half of `epoch`.
+
+        It stands by itself for benchmarks, which time the halves apart.
+
+        Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole,
+        [batch, height, width, 3]; of images of varied size their K crops, [batch, views, size,
+        size, 3].
         """
         if self.stored.side is None:
             self._crop_decoder.epoch = epoch
-        batches = read_batches(self._crop_loader, positions, self.runtime.device)
-        with closing(batches), self._bar(len(positions)) as bar:
-            for pixels, at in batches:
-                yield self._views(pixels, at, epoch), at
-                bar.update(len(at))
+        yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
     def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
 
-        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized, or its
-        central square if images are of varied size.
+        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized,
+        or its central square if images are of varied size.
         """
-        batches = read_batches(self._clean_loader, positions, self.runtime.device)
-        with closing(batches), self._bar(len(positions)) as bar:
+        with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
                 yield clean_view(pixels, self.augment)
                 bar.update(len(at))
 
-    def _views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
+    def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Read what clean views are made of: the first half of `clean`, for callers that time it.
+
+        Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of
+        one size whole; of images of varied size their central squares.
+        """
+        yield from read_batches(self._clean_loader, positions, self.runtime.device)
+
+    def make_views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
         if side is not None:  # else the crops are cut already
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
         is_whole = len(positions) == self.batch_size
-        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+        assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
+        return assemble(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
@@ -120,7 +154,7 @@ class ViewStream:
         if self.stored.side is None:
             canvas = canvas_of(self.augment.image_size)
             decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
-        return open_loader(self.stored.path, CLEAN_BATCH, self._workers, decoder)
+        return open_loader(self.stored.path, self._clean_batch_size, self._workers, decoder)
 
     def _bar(self, num_images: int) -> tqdm:
         is_off = None if self._progress else True  # None: off unless stderr is a terminal
@@ -130,3 +164,18 @@ class ViewStream:
 def canvas_of(size: int) -> int:
     """Return the side, in pixels, of the central squares that clean views of JPEGs are made of."""
     return round(_CANVAS * size)
+
+
+def central_square(image: np.ndarray, side: int) -> np.ndarray:
+    """Cut the central square of an image that is not stored, and resize it.
+
+    FFCV's decoder does the same to JPEGs for clean views. image: uint8 [height, width, 3] -> uint8
+    [side, side, 3].
+    """
+    height, width, _ = image.shape
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    resized = np.empty((side, side, 3), np.uint8)
+    contiguous = np.ascontiguousarray(image)
+    ffcv.libffcv.resize_crop(contiguous, top, top + edge, left, left + edge, resized)
+    return resized

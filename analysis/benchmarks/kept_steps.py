@@ -1,0 +1,48 @@
+"""Costs of a training step that are measured once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.benchmarks import step
+from analysis.harness.runs import changed
+from effssl.cli import RESUME_MAY_CHANGE
+from effssl.config import Config, flat
+from effssl.run.files import write_json
+from effssl.run.provenance import machine
+
+# Settings that make no other step.
+_IGNORED = {*RESUME_MAY_CHANGE, "epochs", "warmup_epochs"}
+
+
+def kept_or_measured(
+    configs: dict[str, Config], file: Path, record: Mapping[str, Any] | None, *, threads: int | None
+) -> dict[str, Any]:
+    """Return `ms`, milliseconds of the parts of a step by recipe, and with which settings, when and
+    on what they were measured.
+
+    Taken from `file` or from the record, if one of them is of these recipes and settings; else
+    measured and written to `file`, which has to be removed to measure again."""
+    asked = {
+        name: {k: v for k, v in flat(cfg).items() if k not in _IGNORED}
+        for name, cfg in configs.items()
+    }
+    if file.is_file() and _fits(of_file := json.loads(file.read_text()), asked):
+        return of_file
+    if record is not None and _fits(record, asked):
+        return {name: value for name, value in record.items() if name not in ("kind", "name")}
+    measured = {"settings": asked, "ms": step.measure(configs, threads=threads)}
+    measured |= machine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    write_json(file, measured)
+    return measured
+
+
+def _fits(kept: Mapping[str, Any], asked: dict[str, dict[str, Any]]) -> bool:
+    of_recipe = kept["settings"]
+    same = of_recipe.keys() == asked.keys()
+    return same and not any(changed(of_recipe[name], asked[name]) for name in asked)

@@ -1,0 +1,150 @@
+"""K views of the images of a set through FFCV's own pipelines and through DataLoaders.
+
+Each function takes a Case and a device and returns a pass, as effssl_views in loaders.py does.
+Packages are imported where they are used, as not all of them are installed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from analysis.benchmarks.cases import COLOUR, Case, Pass, chosen_positions
+
+
+def ffcv_views(case: Case, device: str) -> Pass:
+    """Return passes through a pipeline per view, each of which decodes for itself."""
+    # Here and not above: effssl.data is to import FFCV first.
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.transforms import (
+        NormalizeImage,
+        RandomBrightness,
+        RandomContrast,
+        RandomHorizontalFlip,
+        RandomSaturation,
+        ToTensor,
+        ToTorchImage,
+    )
+
+    def pipeline() -> PipelineSpec:
+        steps: list[Any] = [ToTensor(), ToTorchImage()]
+        if case.colour:
+            c, mean, std = COLOUR, np.array(COLOUR.mean) * 255, np.array(COLOUR.std) * 255
+            strengths = {RandomBrightness: c.brightness, RandomContrast: c.contrast}
+            strengths |= {RandomSaturation: c.saturation}
+            colour = [change(x, p=c.jitter_prob) for change, x in strengths.items()]
+            flip = RandomHorizontalFlip(flip_prob=c.hflip_prob)
+            steps = [flip, *colour, NormalizeImage(mean, std, np.dtype(np.float32)), *steps]
+        square = (case.size, case.size)
+        crop = RandomResizedCropRGBImageDecoder(square, COLOUR.crop_scale, COLOUR.crop_ratio)
+        return PipelineSpec("image", decoder=crop, transforms=steps)
+
+    views = {f"view{k}": pipeline() for k in range(case.views)}
+    loader = Loader(
+        str(case.beton),
+        batch_size=case.batch,
+        num_workers=case.workers,
+        order=OrderOption.RANDOM,
+        indices=chosen_positions(case),
+        drop_last=False,
+        pipelines={**views, "image": None, "label": None},
+    )
+    return lambda epoch: (sum(len(view) for view in batch) for batch in loader)
+
+
+class _Images(torch.utils.data.Dataset):
+    def __init__(self, files: Path, transform: Callable[[Image.Image], list[torch.Tensor]]):
+        self.stored = np.load(files) if files.suffix == ".npy" else sorted(files.iterdir())
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, i: int) -> list[torch.Tensor]:
+        stored = self.stored[i]
+        if isinstance(stored, np.ndarray):
+            return self.transform(Image.fromarray(stored))
+        return self.transform(Image.open(stored).convert("RGB"))
+
+
+def _dataloader(case: Case, view: Callable[[Image.Image], torch.Tensor]) -> Pass:
+    loader = torch.utils.data.DataLoader(
+        _Images(case.files, functools.partial(_each, view, case.views)),
+        batch_size=case.batch,
+        shuffle=True,
+        num_workers=case.workers,
+        persistent_workers=True,
+    )
+    return lambda epoch: (sum(len(x) for x in views) for views in loader)
+
+
+def _each(
+    view: Callable[[Image.Image], torch.Tensor], views: int, image: Image.Image
+) -> list[torch.Tensor]:
+    return [view(image) for _ in range(views)]
+
+
+def torchvision_views(case: Case, device: str) -> Pass:
+    """Return passes through a DataLoader with transforms v2."""
+    from torchvision.transforms import v2
+
+    c = COLOUR
+    steps: list[Any] = [v2.RandomResizedCrop(case.size, scale=c.crop_scale, ratio=c.crop_ratio)]
+    if case.colour:
+        jitter = v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)
+        steps += [v2.RandomHorizontalFlip(c.hflip_prob), v2.RandomApply([jitter], c.jitter_prob)]
+        steps += [v2.RandomGrayscale(c.gray_prob), v2.ToImage()]
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(c.mean, c.std)]
+    else:
+        steps += [v2.ToImage()]
+    return _dataloader(case, v2.Compose(steps))
+
+
+def lightly_views(case: Case, device: str) -> Pass:
+    """Return passes through a DataLoader with lightly's views."""
+    from lightly.transforms.vicreg_transform import VICRegViewTransform
+
+    c = COLOUR
+    jitter = {"cj_prob": c.jitter_prob, "cj_strength": 1.0, "cj_bright": c.brightness}
+    jitter |= {"cj_contrast": c.contrast, "cj_sat": c.saturation, "cj_hue": c.hue}
+    view = VICRegViewTransform(
+        input_size=case.size,
+        min_scale=c.crop_scale[0],
+        hf_prob=c.hflip_prob,
+        random_gray_scale=c.gray_prob,
+        solarize_prob=0.0,
+        gaussian_blur=0.0,
+        normalize={"mean": list(c.mean), "std": list(c.std)},
+        **jitter,
+    )
+    return _dataloader(case, view)
+
+
+def solo_views(case: Case, device: str) -> Pass:
+    """Return passes through a DataLoader with solo-learn's pipeline."""
+    from omegaconf import OmegaConf
+    from solo.data.pretrain_dataloader import build_transform_pipeline
+
+    c = COLOUR
+    low, high = c.crop_scale
+    jitter = {"prob": c.jitter_prob, "brightness": c.brightness, "contrast": c.contrast}
+    cfg = {
+        "rrc": {"enabled": True, "crop_min_scale": low, "crop_max_scale": high},
+        "crop_size": case.size,
+        "color_jitter": jitter | {"saturation": c.saturation, "hue": c.hue},
+        "grayscale": {"prob": c.gray_prob},
+        "gaussian_blur": {"prob": 0},
+        "solarization": {"prob": 0},
+        "equalization": {"prob": 0},
+        "horizontal_flip": {"prob": c.hflip_prob},
+        "mean": list(c.mean),
+        "std": list(c.std),
+    }
+    return _dataloader(case, build_transform_pipeline("custom", OmegaConf.create(cfg)))

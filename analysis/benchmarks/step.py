@@ -1,0 +1,138 @@
+"""Where the time of a training step goes: waiting for images, making views, encoder, projector and
+loss, optimizer.
+
+python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml python -m
+analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" -- --data cifar10
+
+Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a
+machine that slows down slows all. The device is waited for after each part, so on a GPU the parts
+together take longer than a step that is not measured. Nothing is written."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from analysis.harness import cli
+from analysis.harness.tables import markdown
+from effssl.cli import parse
+from effssl.config import Config
+from effssl.train.job import build_job
+
+PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
+
+
+def main(argv: list[str] | None = None) -> int:
+    own, further = cli.split_further(argv)
+    parser = cli.Parser(__doc__, "-- FLAGS: flags of effssl.train for all settings")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the images")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        metavar="FLAGS",
+        help='flags of one of the settings, as one word: "--views 8"; may be repeated',
+    )
+    parser.add_argument("--rounds", type=cli.count, default=12, help="steps of each that count")
+    parser.add_argument("--threads", type=cli.count, help="of torch on a CPU (default: torch's)")
+    args = parser.parse_args(own)
+    return cli.exit_code(lambda: _measure_and_print(args, further), resumes=False)
+
+
+def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
+    settings = {
+        vary or "as given": parse([*further, "--data-dir", str(args.data_dir), *shlex.split(vary)])
+        for vary in args.vary or [""]
+    }
+    measured = measure(settings, rounds=args.rounds, threads=args.threads)
+    print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]))
+
+
+def shown(ms: dict[str, float]) -> dict[str, str]:
+    """Return the milliseconds of a step and of its parts, as text."""
+    return {"ms a step": f"{sum(ms.values()):.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
+
+
+def measure(
+    settings: dict[str, Config],
+    *,
+    rounds: int = 12,
+    seconds: float = 60.0,
+    threads: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of each part of a training step, by the name of the settings: medians
+    over `rounds`, fewer (but three) once `seconds` are over. threads: of torch on a CPU."""
+    before = torch.get_num_threads()
+    times: dict[str, list[list[float]]] = {name: [] for name in settings}
+    with ExitStack() as stack:
+        if threads is not None:
+            torch.set_num_threads(threads)
+            stack.callback(torch.set_num_threads, before)
+        steps = {name: stack.enter_context(closing(_steps(cfg))) for name, cfg in settings.items()}
+        began = time.monotonic()
+        for turn in tqdm(range(rounds + 2), desc="parts of a step", unit="turn", leave=False):
+            if turn >= 5 and time.monotonic() - began > seconds:
+                break
+            for name, step in steps.items():
+                taken = next(step)
+                if turn >= 2:  # the first ones compile and allocate
+                    times[name].append(taken)
+    return {name: _medians(taken) for name, taken in times.items()}
+
+
+def _medians(taken: list[list[float]]) -> dict[str, float]:
+    columns = zip(*taken, strict=True)
+    return {p: 1000 * statistics.median(column) for p, column in zip(PARTS, columns, strict=True)}
+
+
+def _steps(cfg: Config) -> Generator[list[float], None, None]:
+    """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut
+    where the parts meet."""
+    job = build_job(cfg)
+    encoder, runtime, stream = job.encoder, job.runtime, job.stream
+    backbone, projector = (
+        torch.compile(module) if runtime.compile else module
+        for module in (encoder.backbone, encoder.projector)
+    )
+
+    def now() -> float:
+        runtime.wait()
+        return time.perf_counter()
+
+    for epoch in itertools.count():
+        order = job.positions(epoch)
+        began = now()
+        for pixels, positions in stream.load(order, epoch):
+            loaded = now()
+            views = stream.make_views(pixels, positions, epoch)  # [views, batch, 3, size, size]
+            x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            viewed = now()
+            with runtime.autocast():
+                h = backbone(x)
+            encoded = now()
+            cut = h.detach().requires_grad_()
+            with runtime.autocast():
+                z = projector(cut)
+            job.loss_of(z.unflatten(0, views.shape[:2]))["loss"].backward()
+            lost = now()
+            h.backward(cut.grad)
+            differentiated = now()
+            job.optimizer.step()
+            job.optimizer.zero_grad(set_to_none=True)
+            encoder_s = (encoded - viewed) + (differentiated - lost)
+            optimizer_s = now() - differentiated
+            yield [loaded - began, viewed - loaded, encoder_s, lost - encoded, optimizer_s]
+            began = now()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

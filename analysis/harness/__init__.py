@@ -1,0 +1,2 @@
+"""What the commands share: runs and their records, statistics, verdicts, tables, pictures,
+flags."""

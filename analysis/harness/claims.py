@@ -1,0 +1,146 @@
+"""What the commands of the claims do alike: flags -> finished runs -> a table of them -> files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.harness import cli, records, runs, training
+from analysis.harness.methods import weight_of
+from analysis.harness.plots import write_picture
+from analysis.harness.presets import CLAIMS
+from analysis.harness.recipes import SHORT, Recipe, Scale, name_of
+from analysis.harness.tables import write_csv
+from effssl.run.files import check_writable, write_text
+
+KEEP_MB = 100.0  # checkpoints of finished runs; those of wide projectors are larger
+MEASURES = (
+    *("linear", "knn", "h/effective_rank", "z/effective_rank"),
+    *("h/off_diagonal", "z/off_diagonal"),
+)
+
+
+def parser(doc: str | None) -> cli.Parser:
+    """Return the flags of every claim's command."""
+    flags = cli.training_parser(
+        doc,
+        CLAIMS,
+        "runs/claims-PRESET",
+        "the preset's: cpu 3, gpu 1, paper 3",
+        "E is 1 epoch of 18,000 CIFAR-10 images with a half-width ResNet-18 for cpu, 4 of 45,000 "
+        "with a ResNet-18 for gpu, 100 with a ResNet-50 for paper; -- --epochs sets E.\n",
+    )
+    flags.add_argument("--method", choices=SHORT, default="barlow_twins", help="loss of all runs")
+    flags.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="finished runs that need not be trained again; /dev/null for none "
+        "(default: analysis/records/claims-PRESET.jsonl)",
+    )
+    flags.add_argument(
+        "--save-records", action="store_true", help="put this call's finished runs into that file"
+    )
+    return flags
+
+
+def trained(scale: Scale, wanted: training.Flags) -> list[records.Record]:
+    """Train what is missing, say how many runs are finished, and return those, as records. Raises
+    InputError for folders and files that cannot be used, before anything is trained."""
+    args = scale.args
+    check_writable(args.out, f"--out {args.out}")
+    file = records_file(scale)
+    if args.save_records:
+        check_writable(file.parent, f"--records {file}")
+    may_be_missing = args.records is None or args.save_records
+    known = {} if may_be_missing and not file.exists() else records.read(file)
+    names = training.complete(
+        wanted,
+        args.runs,
+        records=known,
+        parallel=args.parallel,
+        seconds=args.seconds,
+        keep_mb=KEEP_MB,
+    )
+    print(f"{runs.finished_of(names, wanted)} runs are finished")
+    return [_record_of_folder(scale, name) or known[name] for name in names]
+
+
+def save_records(scale: Scale, finished: list[records.Record]) -> None:
+    """Put finished runs into the file of records, if --save-records asks for it."""
+    if scale.args.save_records:
+        file = records_file(scale)
+        names = [record["name"] for record in finished]
+        of_folders = [_record_of_folder(scale, name) for name in names]
+        records.save(file, [record for record in of_folders if record])
+        print(f"the finished runs are in {file}")
+
+
+def known_record(scale: Scale, name: str) -> records.Record | None:
+    """Return a record by its name, if the file of records is there and has it."""
+    file = records_file(scale)
+    return records.read(file).get(name) if file.is_file() else None
+
+
+def records_file(scale: Scale) -> Path:
+    return scale.args.records or records.FOLDER / f"claims-{scale.args.preset}.jsonl"
+
+
+def _record_of_folder(scale: Scale, name: str) -> records.Record | None:
+    run = scale.args.runs / name
+    return records.of_folder(run) if training.has_result(run) else None
+
+
+def table_of(scale: Scale, finished: list[records.Record]) -> pd.DataFrame:
+    """Return a row for each finished run, as runs.csv has it; accuracies in [0, 1]."""
+    rows = [_row(scale, runs.of_record(record)) for record in finished]
+    rows.sort(key=lambda r: (r["dim"], r["weight"], r["views"], -r["part"], r["epochs"], r["seed"]))
+    return pd.DataFrame(rows)
+
+
+def _row(scale: Scale, run: runs.Run) -> dict[str, Any]:
+    settings, result = run.settings, run.result
+    return {
+        "name": run.name,
+        "method": settings["method"],
+        "views": settings["views"],
+        "dim": settings["proj_dim"],
+        "weight": weight_of(settings),
+        "part": round(settings["fraction"] / scale.cfg.images.fraction, 6),
+        "epochs": settings["epochs"],
+        "seed": settings["seed"],
+        **{name: round(run.probe[name], 5) for name in MEASURES if name in run.probe},
+        "steps": result["steps"],
+        "encoded_views": result["encoded_views"],
+        "seconds": round(result["seconds"], 2),
+        "views_per_s": result["views_per_s"],
+        "finished": result["finished"],
+    }
+
+
+def rows_of(scale: Scale, table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """Return the rows of a recipe's finished runs, by seed."""
+    names = [name_of(scale, recipe, seed) for seed in range(scale.args.seeds)]
+    return table[table["name"].isin(names)].sort_values("seed")
+
+
+def write(
+    scale: Scale,
+    name: str,
+    table: pd.DataFrame,
+    text: str,
+    figure: Figure,
+    finished: list[records.Record],
+    wanted: training.Flags,
+) -> None:
+    """Write runs.csv, summary.md with where it comes from, and NAME.png; print the summary."""
+    out: Path = scale.args.out
+    origin = runs.origin([record["result"] for record in finished], scale.args.command)
+    text = f"{text}\n{runs.finished_of(finished, wanted)} runs finished; {origin}\n"
+    write_csv(out / "runs.csv", table)
+    write_picture(out / f"{name}.png", figure)
+    write_text(out / "summary.md", text)
+    print(f"{text}\n{out / 'runs.csv'}\n{out / f'{name}.png'}")

@@ -1,0 +1,97 @@
+"""Flags, one-line errors and exit codes of the commands."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from analysis.harness.training import RunFailed
+from effssl import InputError
+
+# Flags that say where and for how long; they are no part of what was measured.
+_PLACES = ("--data-dir", "--runs", "--out", "--seconds", "--records")
+_SWITCHES = ("--save-records",)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that shows the script's docstring and says in one line what is wrong with flags."""
+
+    def __init__(self, doc: str | None, epilog: str | None = None):
+        plain = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, formatter_class=plain, epilog=epilog)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}\n")
+
+
+def training_parser(
+    doc: str | None,
+    presets: Iterable[str],
+    runs: str,
+    seeds: str = "the preset's",
+    epilog: str = "",
+) -> Parser:
+    """Return the flags of every command that trains runs. runs, seeds: these defaults, in words."""
+    parser = Parser(doc, f"{epilog}-- FLAGS: further flags of effssl.train for every run")
+    add = parser.add_argument
+    add("--preset", choices=list(presets), default="cpu", help="scale of the runs")
+    add("--data-dir", default="data", help="folder of the images")
+    add("--runs", type=Path, help=f"where the runs are kept (default: {runs})")
+    add("--out", type=Path, help="where tables and picture go (default: in RUNS)")
+    add("--seeds", type=count, metavar="N", help=f"seeds 0 to N - 1 (default: {seeds})")
+    add(
+        "--parallel",
+        type=count,
+        metavar="N",
+        help="runs at once (default: one per GPU, else per core)",
+    )
+    add("--seconds", type=float, metavar="S", help="stop after this long; the next call goes on")
+    return parser
+
+
+def count(text: str) -> int:
+    """Return a flag's whole number. Raises ArgumentTypeError if it is less than 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def split_further(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the script's own flags, and those after `--`, which are effssl.train's."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    at = tokens.index("--") if "--" in tokens else len(tokens)
+    return tokens[:at], tokens[at + 1 :]
+
+
+def read_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the script's flags; those after `--` as `further`, and as `command` what was measured,
+    without this machine's folders. Bad ones end the process: one line on stderr, exit code 2."""
+    own, further = split_further(argv)
+    args = parser.parse_args(own)
+    args.further = further
+    kept = [
+        token
+        for before, token in zip(["", *own], own, strict=False)
+        if not {before, token} & set(_PLACES)
+        and token.partition("=")[0] not in (*_PLACES, *_SWITCHES)
+    ]
+    after = ["--", *further] if further else []
+    args.command = shlex.join([Path(sys.argv[0]).name, "--data-dir", "DIR", *kept, *after])
+    return args
+
+
+def exit_code(work: Callable[[], None], *, resumes: bool = True) -> int:
+    """Do the work and return 0; 2 with one line on stderr for bad input or a failed run; 130 for
+    Ctrl-C. resumes: the same command then goes on where it was."""
+    try:
+        work()
+    except (InputError, RunFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted" + "; the same command goes on" * resumes, file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,57 @@
+"""The scales of the runs: what is trained by --preset cpu, gpu, paper and digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+_CONFIGS = Path(__file__).parents[2] / "configs"
+_CPU = (
+    *("--config", str(_CONFIGS / "cifar10_cpu.yaml"), "--precision", "bf16"),
+    *("--fraction", "0.4", "--epochs", "1"),
+)
+_GPU = ("--config", str(_CONFIGS / "cifar10.yaml"))
+_PAPER = ("--config", str(_CONFIGS / "cifar10_baseline.yaml"), "--batch-size", "128")
+_AT_THE_END = ("--probe-every", "0", "--final-images", "0")  # probes, and none of the test split
+_CLAIM = ("--proj-dim", "256", *_AT_THE_END)
+
+
+class Preset(NamedTuple):
+    """The scale of a study. warmup: part of a run; widths: of the projectors that are compared."""
+
+    flags: tuple[str, ...]
+    seeds: int
+    warmup: float = 0.0
+    widths: tuple[int, ...] = ()
+
+
+class Sweep(NamedTuple):
+    """What the sweep over widths changes of the claims' scale. batch: None for the scale's."""
+
+    widths: tuple[int, ...]
+    views: int
+    batch: int | None
+
+
+# --epochs is that of K = 8 on all images of the scale; --fraction is of the set's images.
+CLAIMS = {
+    "cpu": Preset((*_CPU, *_CLAIM), 3, 0.1),
+    # These runs take a minute: compiling would take as long as it saves, and count as training.
+    "gpu": Preset((*_GPU, "--compile", "false", "--epochs", "4", *_CLAIM), 1, 0.1),
+    "paper": Preset((*_PAPER, "--epochs", "100", *_CLAIM), 3),
+}
+PROJECTOR = {
+    "cpu": Sweep((64, 256, 1024, 8192), 4, None),
+    "gpu": Sweep((64, 256, 1024, 8192), 4, None),
+    "paper": Sweep((64, 128, 256, 512, 1024, 2048, 4096, 8192), 2, 512),
+}
+ORTHOGONALITY = {
+    "digits": Preset(("--data", "digits", "--epochs", "16", "--probe-every", "2"), 3, widths=(64,)),
+    "cpu": Preset((*_CPU, "--probe-every", "0"), 1, widths=(64, 256, 1024)),
+    "gpu": Preset((*_GPU, "--epochs", "10", "--probe-every", "1"), 2, widths=(64, 256, 1024)),
+    "paper": Preset(_GPU, 3, widths=(64, 256, 1024, 8192)),
+}
+WEIGHT_RULE = {
+    "cpu": Preset((*_CPU, *_AT_THE_END), 1, widths=(64, 256, 1024, 4096)),
+    "gpu": Preset((*_GPU, "--epochs", "10", *_AT_THE_END), 1, widths=(64, 256, 1024, 4096)),
+}

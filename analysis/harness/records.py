@@ -1,0 +1,69 @@
+"""Records: finished runs as lines of JSON, all that the tables need of them without their weights.
+
+A file holds one set of runs, a line each:
+
+    {"kind": "run", "name": ..., "config": ..., "result": ..., "linear_all_labels": ..., "metrics":
+    [...]}
+
+with what the run's folder has in files of these names (linear_all_labels: only if subset.py
+measured it), and a line of kind "step_cost" for each measurement of benchmarks/step.py that
+wallclock.py made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from effssl import InputError
+from effssl.run.files import write_text
+from effssl.run.log import read_metrics
+
+Record = dict[str, Any]
+FOLDER = Path(__file__).parents[1] / "records"
+
+
+def read(file: Path) -> dict[str, Record]:
+    """Return the records of a file by name. Raises InputError for one that is not there or
+    damaged."""
+    records = {}
+    try:
+        for line in file.read_text().splitlines():
+            record = json.loads(line)
+            records[record["name"]] = record
+    except OSError as error:
+        raise InputError(f"--records {file} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"--records {file} does not hold a record in each line") from None
+    return records
+
+
+def save(file: Path, records: Iterable[Record]) -> None:
+    """Put records into a file, in place of those of the same name; sorted by name. Raises
+    InputError for what is not a file."""
+    if file.exists() and not file.is_file():
+        raise InputError(f"--records {file} is not a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        kept = (read(file) if file.is_file() else {}) | {
+            record["name"]: record for record in records
+        }
+        lines = [json.dumps(kept[name], separators=(",", ":")) + "\n" for name in sorted(kept)]
+        write_text(file, "".join(lines))
+
+
+def of_folder(run: Path) -> Record:
+    """Return the record of a finished run."""
+    record: Record = {
+        "kind": "run",
+        "name": run.name,
+        "config": yaml.safe_load((run / "config.yaml").read_text()),
+        "result": json.loads((run / "result.json").read_text()),
+    }
+    if (file := run / "linear_all_labels.json").is_file():
+        record["linear_all_labels"] = json.loads(file.read_text())
+    return record | {"metrics": read_metrics(run)}

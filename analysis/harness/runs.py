@@ -1,0 +1,59 @@
+"""Finished runs, read from their folders or from records of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from analysis.harness.records import Record
+from effssl import cli
+from effssl.config import Config, flat
+
+
+class Run(NamedTuple):
+    """What the tables need of a finished run. settings: by name, without groups."""
+
+    name: str
+    settings: dict[str, Any]
+    result: dict[str, Any]
+    probe: dict[str, Any]  # the last of its metrics
+
+
+def of_record(record: Record) -> Run:
+    """Return the run; settings that were added since have their defaults."""
+    probes = [each for each in record["metrics"] if each["kind"] == "probe"]
+    settings = flat(Config()) | record["config"]
+    return Run(record["name"], settings, record["result"], probes[-1])
+
+
+def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the settings that tell two runs apart, of those that `was` has; not where they run,
+    nor for how long, nor what they report."""
+    known = [name for name in was if name in now and name not in cli.RESUME_MAY_CHANGE]
+    return [name for name in known if was[name] != now[name]]
+
+
+def finished_of(runs: Sequence, wanted: Sequence | dict) -> str:
+    """Return how many of the wanted runs there are, in words."""
+    return f"{len(runs)} of {len(wanted)}"
+
+
+def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
+    """Return one line: hardware, versions, commits and dates of result.json of runs, or of
+    `machine`; and the command, as a path below analysis/."""
+    results = list(results)
+    hardware = {
+        f"{r['hardware']['gpu'] or r['hardware']['cpu']}, {r['hardware']['cpu_cores']} cores"
+        for r in results
+    }
+    versions = {f"torch {r['versions']['torch']}" for r in results}
+    commits = {str(r["versions"]["commit"]) for r in results}
+    dates = {r["finished"].split()[0] for r in results}
+    said = [
+        sorted(hardware),
+        sorted(versions),
+        ["commit", *sorted(commits)],
+        sorted({min(dates), max(dates)}),
+    ]
+    repeat = [f"`python analysis/{command}`"] if command else []
+    return "; ".join([" ".join(words) for words in said] + repeat)

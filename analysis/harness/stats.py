@@ -1,0 +1,82 @@
+"""From figures by seed to a mean with its interval; and accuracy between runs of several
+lengths."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+class Estimate(NamedTuple):
+    """A mean over independent seeds, with Student's 95% interval mean +- half."""
+
+    mean: float
+    std: float  # of the seeds (n - 1); nan for one
+    half: float  # infinite for one seed
+    n: int
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Return mean, standard deviation and interval; None for no values."""
+    x = np.array(list(values), float)
+    if len(x) == 0:
+        return None
+    if len(x) == 1:
+        return Estimate(float(x[0]), math.nan, math.inf, 1)
+    std = float(x.std(ddof=1))
+    quantile = float(stdtrit(len(x) - 1, 0.975))  # of Student's t
+    return Estimate(float(x.mean()), std, quantile * std / math.sqrt(len(x)), len(x))
+
+
+def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, bool]:
+    """Return the accuracy at `seconds` between runs (seconds, accuracy), linear in log seconds, and
+    True; outside of all runs that of the nearest, and False."""
+    points = sorted(points)
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x0 <= seconds <= x1:
+            share = math.log(seconds / x0) / math.log(x1 / x0) if x1 > x0 else 0.0
+            return y0 + share * (y1 - y0), True
+    nearest = points[0] if seconds < points[0][0] else points[-1]
+    return nearest[1], nearest[0] == seconds
+
+
+def seconds_to(points: Sequence[tuple[float, float]], accuracy: float) -> tuple[float, str]:
+    """Return the seconds at which runs (seconds, accuracy) first reach `accuracy`, linear in log
+    seconds between them, and "at"; the shortest run's and "by" if that has it already; the longest
+    run's and "not by" if none has it."""
+    points = sorted(points)
+    if points[0][1] >= accuracy:
+        return points[0][0], "at" if points[0][1] == accuracy else "by"
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if y1 >= accuracy:
+            return x0 * (x1 / x0) ** ((accuracy - y0) / (y1 - y0)), "at"
+    return points[-1][0], "not by"
+
+
+def interval(estimated: Estimate | None, form: str = "{:.1f}") -> str:
+    """Return "low to high", or nothing if there is no interval."""
+    if estimated is None or estimated.n < 2:
+        return ""
+    return f"{form.format(estimated.low)} to {form.format(estimated.high)}"
+
+
+def mean_std(values: Iterable[float], form: str = "{:.1f}") -> str:
+    """Return "mean +- standard deviation", without the latter for one value; nothing for none."""
+    estimated = estimate(values)
+    if estimated is None:
+        return ""
+    spread = "" if estimated.n == 1 else f" +- {form.format(estimated.std)}"
+    return form.format(estimated.mean) + spread

@@ -1,0 +1,233 @@
+"""Runs of effssl.train, side by side and resumable: what is missing is trained, what is there
+stays."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from analysis.harness.records import Record
+from analysis.harness.runs import changed
+from effssl import InputError, cli
+from effssl.config import Config, flat
+from effssl.run.log import read_metrics
+
+Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
+Show = Callable[[int, bool], None]  # how many runs are finished; whether to show it at once
+
+
+class RunFailed(RuntimeError):
+    """A run of effssl.train ended with an error."""
+
+
+class Running:
+    """The processes that train now, each in a slot of its own: a GPU, or a part of the cores."""
+
+    def __init__(self, folder: Path, slots: int):
+        self._folder, self._slots = folder, slots
+        self._free = list(range(slots))
+        self._processes: dict[str, tuple[subprocess.Popen, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    @property
+    def is_full(self) -> bool:
+        return not self._free
+
+    def start(self, name: str, flags: list[str]) -> None:
+        slot = self._free.pop(0)
+        self._processes[name] = start(self._folder / name, flags, slot, self._slots), slot
+
+    def take_ended(self) -> list[str]:
+        """Return the names of runs that ended since. Raises RunFailed with a log's last lines."""
+        ended = [
+            name for name, (process, _) in self._processes.items() if process.poll() is not None
+        ]
+        for name in ended:
+            process, slot = self._processes.pop(name)
+            self._free.append(slot)
+            if process.returncode != 0:
+                last_lines = (self._folder / f"{name}.log").read_text().splitlines()[-3:]
+                raise RunFailed(f"{self._folder / name} failed: {' | '.join(last_lines)}")
+        return ended
+
+    def stop(self) -> None:
+        """Let all of them save and end; --resume goes on with them."""
+        for process, _ in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process, _ in self._processes.values():
+            process.wait()
+
+
+def complete(
+    runs: Flags,
+    folder: Path,
+    *,
+    records: Mapping[str, Record] | None = None,
+    parallel: int | None = None,
+    seconds: float | None = None,
+    keep_mb: float = math.inf,
+) -> list[str]:
+    """Train every run that has no result in folder/NAME yet, nor a record with its settings; return
+    the names of those that have one at the end.
+
+    parallel: how many at once; None is one per GPU, or one per core without a GPU (a core each: on
+    small encoders faster than one run on all of them). After `seconds`, on Ctrl-C and on SIGTERM
+    the running ones save and stop; the next call goes on with them. A finished run's checkpoint of
+    over `keep_mb` is removed: that of a projector 8192 wide is 0.9 GB, of which nothing but that
+    projector's weights is lost. Raises InputError for bad flags, or if a folder holds a run with
+    other settings; RunFailed when a run fails, with the end of its log."""
+    configs = {name: _config(folder / name, flags) for name, flags in runs.items()}
+    recorded = {name for name, cfg in configs.items() if _is_recorded(name, cfg, records or {})}
+
+    def is_done(name: str) -> bool:
+        return name in recorded or has_result(folder / name)
+
+    missing = [name for name in runs if not is_done(name)]
+    running = Running(folder, parallel or torch.cuda.device_count() or os.cpu_count() or 1)
+    ends = math.inf if seconds is None else time.monotonic() + seconds
+    with _bar(configs, missing, folder) as show, _sigterm_is_ctrl_c():
+        try:
+            while (missing or len(running)) and time.monotonic() < ends:
+                while missing and not running.is_full:
+                    name = missing.pop(0)
+                    if not is_done(
+                        name
+                    ):  # another script that shares the folder may have been quicker
+                        running.start(name, runs[name])
+                time.sleep(0.2)
+                ended = running.take_ended()
+                for name in ended:
+                    remove_large_checkpoint(folder / name, keep_mb)
+                show(len(runs) - len(missing) - len(running), bool(ended))
+        finally:
+            running.stop()
+    return [name for name in runs if is_done(name)]
+
+
+def has_result(run: Path) -> bool:
+    return (run / "result.json").is_file()
+
+
+def start(run: Path, flags: list[str], slot: int, slots: int) -> subprocess.Popen:
+    """Start effssl.train in a process, or go on with a run that has begun; its words go to
+    RUN.log."""
+    begun = (run / "config.yaml").is_file()
+    command = [sys.executable, "-m", "effssl.train"]
+    command += ["--resume", str(run)] if begun else [*flags, "--out", str(run)]
+    threads = {}
+    if gpus := torch.cuda.device_count():
+        command += ["--device", f"cuda:{slot % gpus}"]
+    else:
+        threads["OMP_NUM_THREADS"] = str(threads_each(slots))
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with (run.parent / f"{run.name}.log").open("a") as log:
+        # Its own session: Ctrl-C comes to this process alone, which then stops them in order.
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | threads,
+            start_new_session=True,
+        )
+
+
+def threads_each(parallel: int | None) -> int:
+    """Return the threads of each run on a CPU."""
+    cores = os.cpu_count() or 1
+    return max(1, cores // (parallel or cores))
+
+
+def remove_large_checkpoint(run: Path, keep_mb: float) -> None:
+    file = run / "checkpoint.pt"
+    if file.is_file() and file.stat().st_size > keep_mb * 1e6:
+        file.unlink()
+
+
+def _config(run: Path, flags: list[str]) -> Config:
+    """Return the settings of a wanted run. Raises InputError if its folder holds one with
+    others."""
+    cfg = cli.parse([*flags, "--out", str(run)])
+    if (run / "config.yaml").is_file():
+        was, now = flat(cli.load(run / "config.yaml")), flat(cfg)
+        if names := changed(was, now):
+            which = ", ".join(f"{name} {was[name]} -> {now[name]}" for name in names)
+            raise InputError(
+                f"{run} holds a run with other settings ({which}); "
+                "move it away or name another folder"
+            )
+    return cfg
+
+
+def _is_recorded(name: str, cfg: Config, records: Mapping[str, Record]) -> bool:
+    """Say whether there is a record of this run; one of the same name with other settings is
+    none."""
+    return name in records and not changed(records[name]["config"], flat(cfg))
+
+
+@contextlib.contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _bar(configs: dict[str, Config], missing: list[str], folder: Path) -> Iterator[Show]:
+    """Give a function that shows how much of the training is done; without missing runs it is
+    silent.
+
+    Progress is counted in encoded views of the whole set, which are what most of the time goes to.
+    """
+    cost = {
+        name: cfg.optim.epochs * cfg.images.fraction * cfg.augment.views
+        for name, cfg in configs.items()
+    }
+    trained = set(missing)
+
+    def done() -> float:
+        return sum(
+            cost[name] * (_share_done(folder / name, cfg) if name in trained else 1.0)
+            for name, cfg in configs.items()
+        )
+
+    every_s, shown_s = (1 if sys.stderr.isatty() else 30), time.monotonic()
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
+    title = f"{len(configs) - len(missing)} of {len(configs)} runs"
+    total = sum(cost.values())
+    bar = tqdm(total=total, initial=done(), desc=title, bar_format=layout, disable=not missing)
+
+    def show(finished: int, at_once: bool) -> None:
+        nonlocal shown_s
+        if at_once or time.monotonic() - shown_s > every_s:
+            shown_s = time.monotonic()
+            bar.set_description_str(f"{finished} of {len(configs)} runs", refresh=False)
+            bar.n = done()
+            bar.refresh()
+
+    with bar:
+        yield show
+
+
+def _share_done(run: Path, cfg: Config) -> float:
+    """Return the part of a run's training that is done, in [0, 1]."""
+    if has_result(run):
+        return 1.0
+    metrics = read_metrics(run)
+    if not metrics:
+        return 0.0
+    in_time = metrics[-1]["seconds"] / cfg.optim.max_seconds if cfg.optim.max_seconds else 0.0
+    return min(1.0, max(metrics[-1]["epoch"] / cfg.optim.epochs, in_time))

@@ -1,0 +1,1 @@
+"""The page that report.py writes: its sections, its template and its style."""

@@ -1,0 +1,97 @@
+"""The images that rows are judged on: a run's own set, or another one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from effssl import InputError
+from effssl.config import Augment, Images
+from effssl.data.corruptions import FOLDERS, open_corruptions
+from effssl.data.stored import Data, open_data
+from effssl.evaluation import protocols
+from effssl.evaluation.finished_run import FinishedRun
+from effssl.job_config import Evaluation
+
+
+class Corruptions(NamedTuple):
+    """Corrupted test images."""
+
+    labels: np.ndarray  # int64 [n]
+    images: dict[str, np.ndarray]  # by corruption: uint8 [n, height, width, 3]
+
+
+class ImageSet(NamedTuple):
+    """A set of images, and how views are made of them."""
+
+    images: Images
+    augment: Augment
+    data: Data
+
+
+def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
+    """Open the set to probe on: the settings' or, if they name none, the run's own.
+
+    Raises InputError if it has no labels, or if a class is in one split alone.
+    """
+    images = probed_images(run.cfg.images, settings)
+    data = open_data(images)
+    _check_labels(data, images)
+    return ImageSet(images, probed_augment(run.cfg.augment, settings), data)
+
+
+def probed_images(of_run: Images, settings: Evaluation) -> Images:
+    """Say where the images come from that are probed on."""
+    images = of_run
+    if settings.data not in (None, of_run.data):
+        shared = ("val_fraction", "split_seed", "workers", "skip_corrupt")
+        images = Images(data=settings.data, **{name: getattr(of_run, name) for name in shared})
+    if settings.data_dir is not None:  # its .beton files lie there too
+        images = replace(images, data_dir=settings.data_dir, beton_dir=None)
+    given = {name: getattr(settings, name) for name in ("beton_dir", "fraction", "workers")}
+    return replace(images, **{name: v for name, v in given.items() if v is not None})
+
+
+def probed_augment(of_run: Augment, settings: Evaluation) -> Augment:
+    """Say how views are made of the images that are probed on."""
+    if settings.image_size is None:
+        return of_run
+    return replace(of_run, image_size=settings.image_size)
+
+
+def find_corruptions(
+    probed: ImageSet, settings: Evaluation
+) -> tuple[Corruptions | None, str | None]:
+    """Open the corrupted test images, if there are any; and return a note if they are missing.
+
+    Raises InputError if they are damaged, or if --robustness-dir names a folder without them.
+    """
+    folder, images = settings.robustness_dir, probed.images
+    if folder is None:
+        if images.data not in FOLDERS:
+            return None, None
+        folder = images.data_dir / FOLDERS[images.data]
+        if not folder.is_dir():
+            return None, f"no column of corrupted images: no {folder}"
+    return Corruptions(*open_corruptions(folder, len(probed.data.train.classes))), None
+
+
+def _check_labels(data: Data, images: Images) -> None:
+    if len(protocols.labelled_positions(data)) == 0:
+        raise InputError(f"{images.data} in {images.data_dir} has no labels to probe with")
+    if protocols.reported_split(data) == "validation":
+        return
+    of_train = set(data.train.labels.tolist()) - {-1}
+    of_test = set(data.stored("test").labels.tolist())
+    for lacking, absent in (("test", of_train - of_test), ("train", of_test - of_train)):
+        if absent:
+            classes = _named(sorted(absent), data.train.classes)
+            raise InputError(f"{images.data} in {images.data_dir}: {lacking} lacks {classes}")
+
+
+def _named(labels: list[int], classes: list[str]) -> str:
+    """List the first five classes by name, and count the others."""
+    names = [classes[label] if label < len(classes) else str(label) for label in labels[:5]]
+    return ", ".join(names) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")

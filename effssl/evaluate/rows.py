@@ -1,0 +1,151 @@
+"""The rows of an evaluation: the run, its baselines, and other weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from effssl.config import Augment
+from effssl.data.stored import Data, open_data
+from effssl.evaluate.images import ImageSet
+from effssl.evaluation import classifiers, protocols
+from effssl.evaluation.encode import (
+    ENCODED_AT_ONCE,
+    Features,
+    Streams,
+    backbone_features,
+    crops_and_flips,
+    open_streams,
+    pixel_features,
+    random_streams,
+    small_views,
+)
+from effssl.evaluation.finished_run import FinishedRun
+from effssl.job_config import Evaluation
+from effssl.models import build_encoder
+from effssl.models.backbones import check_takes
+from effssl.models.weight_files import load_weights
+from effssl.run.device import Runtime
+
+
+class RowStreams(NamedTuple):
+    """The views that a row is judged by."""
+
+    clean: Streams
+    augmented: Streams
+    """A few random views an image, made as in training."""
+    cropped: Streams | None
+    """Many random views an image, by crops and flips alone; None if none are averaged."""
+
+
+class Row(NamedTuple):
+    """What is judged: a backbone, or the pixels."""
+
+    name: str
+    backbone: nn.Module | None  # None: the pixels
+    streams: RowStreams
+    projector: nn.Module | None = None
+    note: str | None = None  # to be said beside the table
+
+    def features(self) -> Features:
+        """Return what takes clean views to the representations that are probed."""
+        if self.backbone is None:
+            return pixel_features(self.streams.clean)
+        return backbone_features(self.backbone, self.streams.clean)
+
+
+def rows_of(
+    run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: Runtime
+) -> Iterator[Row]:
+    """Make the rows of a run, one after the other.
+
+    Raises InputError if weights cannot be loaded, or do not take the images.
+    """
+    # Rows of the same views share their streams, as compiling one takes seconds.
+    streams_of = functools.cache(functools.partial(_streams_of, probed, settings, runtime))
+    streams = streams_of(probed.augment)
+    yield _row("trained", run.backbone, streams, run.projector)
+    if settings.untrained:
+        untrained = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
+        yield _row("untrained", untrained.backbone, streams, untrained.projector)
+    if settings.supervised:
+        yield _supervised(run, probed, streams, runtime)
+    for given in settings.checkpoint:
+        name, _, file = given.partition("=")
+        backbone, spec = load_weights(name, Path(file), settings.checkpoint_size)
+        theirs = replace(probed.augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
+        yield _row(name, backbone, streams_of(theirs))
+    if settings.pixels:
+        yield Row("pixels", None, streams_of(small_views(probed.augment)))
+
+
+def _streams_of(
+    probed: ImageSet, settings: Evaluation, runtime: Runtime, augment: Augment
+) -> RowStreams:
+    """Open the streams of rows whose views are made by `augment`."""
+    clean = open_streams(
+        probed.data,
+        augment,
+        seed=probed.images.split_seed,
+        batch_size=ENCODED_AT_ONCE,
+        workers=probed.images.workers,
+        runtime=runtime,
+        progress=True,
+    )
+    augmented, cropped = replace(augment, views=protocols.VIEWS), None
+    if num_averaged := settings.num_averaged_views:
+        cropped = crops_and_flips(augment, views=num_averaged)
+    seed = probed.images.split_seed
+    return RowStreams(
+        clean=clean,
+        augmented=random_streams(clean, augmented, seed=seed),
+        cropped=None if cropped is None else random_streams(clean, cropped, seed=seed),
+    )
+
+
+def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime) -> Row:
+    """Train the run's supervised twin, unless that was done."""
+    print(f"{run.folder}: supervised training, unless that was done", flush=True)
+    backbone, about = classifiers.supervised(run, *_own(run, probed, streams, runtime))
+    note = (
+        f"supervised: its own classifier reaches {100 * about['accuracy']:.1f} on "
+        f"{about['images']} images of the run's set, after {about['encoded_views']} views in "
+        f"{about['seconds']:.0f} s"
+    )
+    return _row("supervised", backbone, streams)._replace(note=note)
+
+
+def _own(
+    run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime
+) -> tuple[Data, Streams]:
+    """Open the set that the run was trained on, also if another is probed on."""
+    if probed.images.data == run.cfg.images.data:
+        return probed.data, streams.clean
+    data = open_data(run.cfg.images)
+    own_streams = open_streams(
+        data,
+        run.cfg.augment,
+        seed=run.cfg.run.seed,
+        batch_size=run.cfg.optim.batch_size,
+        workers=run.cfg.images.workers,
+        runtime=runtime,
+        progress=True,
+    )
+    return data, own_streams
+
+
+def _row(
+    name: str, backbone: nn.Module, streams: RowStreams, projector: nn.Module | None = None
+) -> Row:
+    """Put a backbone on the device. Raises InputError if it does not take the images."""
+    stream = streams.clean["train"]
+    device = stream.runtime.device
+    backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_takes(backbone, stream.augment.image_size, f"{name} ({type(backbone).__name__})")
+    return Row(name, backbone, streams, None if projector is None else projector.to(device))

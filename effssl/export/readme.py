@@ -1,0 +1,85 @@
+"""The README.md of an export: the lines that load it, without effssl."""
+
+from __future__ import annotations
+
+from timm.models import ResNet
+from torch import nn
+
+from effssl.export.projector_file import PROJECTOR
+from effssl.export.timm_folder import WEIGHTS_AFTER_STEM, has_small_stem
+from effssl.models import BackboneSpec, Projector, representation_dim
+from effssl.models.backbones import first_convolution
+
+
+def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None) -> str:
+    """Return the text; `projector` is None if its weights are not exported."""
+    dim, size = representation_dim(backbone), spec.image_size
+    lines = [
+        f"# {spec.backbone} trained without labels, by effssl",
+        "",
+        f"Images [n, 3, {size}, {size}] -> representations [n, {dim}]. "
+        "In this folder, with timm >= 1.0.16:",
+        "",
+        "```python",
+        *_lines_that_load(backbone),
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        "# h = model(torch.stack([transform(image) for image in images]))   "
+        "# of Pillow's RGB images",
+        "```",
+        "",
+        f"The transform makes the central square {size} px large and normalises it with mean "
+        f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1]).",
+    ]
+    if has_small_stem(backbone):
+        lines += [
+            "",
+            "No argument of timm gives this stem (3x3, no max-pool): it is replaced before the "
+            "weights are loaded, and",
+            "`pretrained=True` finds none.",
+        ]
+    if projector is not None:
+        lines += [
+            "",
+            "The projector, representations -> embeddings:",
+            "",
+            "```python",
+            "import safetensors.torch",
+            "import torch",
+            "",
+            "projector = torch.nn.Sequential(",
+            *(f"    torch.nn.{_code_of(layer)}," for layer in projector),
+            ").eval()",
+            f'projector.load_state_dict(safetensors.torch.load_file("{PROJECTOR}"))',
+            "```",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _lines_that_load(backbone: nn.Module) -> list[str]:
+    imports = ["import timm", "import torch", ""]
+    if not has_small_stem(backbone):
+        return [*imports, 'model = timm.create_model("local-dir:.", pretrained=True).eval()']
+    assert isinstance(backbone, ResNet)
+    first = first_convolution(backbone)
+    place = "conv1[0]" if isinstance(backbone.conv1, nn.Sequential) else "conv1"
+    return [
+        *imports,
+        'model = timm.create_model("local-dir:.").eval()',
+        f"model.{place} = torch.nn.Conv2d(3, {first.out_channels}, 3, stride={first.stride[0]}, "
+        "padding=1, bias=False)",
+        "model.maxpool = torch.nn.Identity()",
+        f'timm.models.load_checkpoint(model, "{WEIGHTS_AFTER_STEM}")',
+    ]
+
+
+def _code_of(layer: nn.Module) -> str:
+    match layer:
+        case nn.Linear():
+            bias = layer.bias is not None
+            return f"Linear({layer.in_features}, {layer.out_features}, bias={bias})"
+        case nn.BatchNorm1d():
+            return f"BatchNorm1d({layer.num_features})"
+        case nn.LayerNorm():
+            return f"LayerNorm({layer.normalized_shape[0]})"
+        case _:
+            return f"{type(layer).__name__}()"

@@ -1,0 +1,67 @@
+"""The encoder that is trained: backbone and projector."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from effssl.config import Model
+from effssl.models.backbones import create_backbone, representation_dim
+
+Norm = Literal["batch", "layer", "none"]
+
+
+class Projector(nn.Sequential):
+    """An MLP from representation [n, in_dim] to embedding [n, dim].
+
+    It is (Linear, norm, ReLU) x (num_layers - 1), Linear. With norm "batch", 2 layers and
+    hidden_dim = dim it is the projector of arXiv 2312.10725, with 3 layers of 8192 that of the
+    official VICReg and Barlow Twins.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+    ):
+        norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
+        layers: list[nn.Module] = []
+        width = in_dim
+        for _ in range(num_layers - 1):
+            # Batch and layer normalisation bring a bias of their own.
+            layers.append(nn.Linear(width, hidden_dim, bias=norm == "none"))
+            layers += [norms[norm](hidden_dim), nn.ReLU(inplace=True)]
+            width = hidden_dim
+        super().__init__(*layers, nn.Linear(width, dim, bias=False))
+
+
+class Encoder(nn.Module):
+    """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim])."""
+
+    def __init__(
+        self, backbone: nn.Module, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+    ):
+        super().__init__()
+        self.backbone = backbone
+        in_dim = representation_dim(backbone)
+        self.projector = Projector(in_dim, hidden_dim, dim, num_layers, norm)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z."""
+        h = self.backbone(images)
+        return h, self.projector(h)
+
+
+def build_encoder(model: Model, image_size: int, seed: int) -> Encoder:
+    """Build backbone and projector with the weights that the seed gives, in channels_last.
+
+    Sets torch's global seed. Raises InputError if the backbone cannot be built.
+    """
+    torch.manual_seed(seed)
+    backbone = create_backbone(
+        model.backbone, image_size, stem=model.stem, kwargs=model.backbone_kwargs
+    )
+    num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]
+    hidden_dim = model.proj_hidden_dim or model.proj_dim
+    encoder = Encoder(backbone, hidden_dim, model.proj_dim, num_layers, model.proj_norm)
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

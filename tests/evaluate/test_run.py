@@ -1,0 +1,384 @@
+"""`effssl evaluate` on a digits run of a few steps, in-process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from effssl import cli
+from effssl.data.sources import open_source
+from effssl.data.splits import train_and_validation
+from effssl.evaluate import run as evaluate
+from effssl.evaluation import protocols
+from effssl.models import load_backbone
+from effssl.models.weight_files import read_extra
+from effssl.train import loop as train
+from tests.conftest import QUICK, write_class_folders
+
+SHORT = ["--num-averaged-views", "0", "--no-untrained"]
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def judge(*flags) -> int:
+    return evaluate.main(cli.parse_evaluation([*map(str, flags)]))
+
+
+def report(run, name="evaluation"):
+    return json.loads((run / f"{name}.json").read_text())
+
+
+def digits_representations(run):
+    """(h, y) of train, validation and test, by the run's backbone, past loader and clean_view."""
+    backbone, spec = load_backbone(run / "backbone.safetensors")
+    encoded = []
+    for split in ("train", "test"):
+        source = open_source("digits", run, split)
+        x = torch.from_numpy(
+            np.stack([np.asarray(Image.fromarray(i).resize((8, 8), 2)) for i in source.images])
+        )
+        x = (x.permute(0, 3, 1, 2) / 255 - torch.tensor(spec.mean)[:, None, None]) / spec.std[0]
+        with torch.no_grad():
+            encoded.append((backbone(x).numpy(), source.labels))
+    (h, y), test = encoded
+    fitted, val = train_and_validation(y, 0.1, 1.0, 0)
+    return (h[fitted], y[fitted]), (h[val], y[val]), test
+
+
+def test_a_run_is_judged(run, capsys):
+    assert judge(run, "--num-averaged-views", 2, "--pixels", "--knn-k", 5) == 0
+    said, found = capsys.readouterr().out, report(run)
+    assert set(found["rows"]) == {"trained", "untrained", "pixels"}
+    trained = found["rows"]["trained"]
+    for name in ("linear", "averaged", "knn"):
+        assert 0 <= trained[f"{name}_low"] < trained[name] < trained[f"{name}_high"] <= 1
+    assert trained["linear"] <= trained["linear_top5"] <= 1
+    confusion = np.array(found["confusion"])
+    assert confusion.sum() == found["images"]["test"] == 360
+    assert confusion.trace() == round(360 * trained["linear"])
+    assert (
+        confusion.sum(1).tolist() == np.bincount(open_source("digits", run, "test").labels).tolist()
+    )
+    assert found["rows"]["pixels"]["linear"] > 0.9 > found["rows"]["untrained"]["linear"]
+    assert "z/effective_rank" in trained and "z/effective_rank" not in found["rows"]["pixels"]
+    assert found["settings"]["knn_k"] == 5 and found["settings"]["images"]["image_size"] == 8
+    assert found["hardware"]["cpu_cores"] > 0 and found["versions"]["torch"] == torch.__version__
+    assert {"encode_train", "encode_reported", "fit_linear", "averaged"} <= set(trained["seconds"])
+    for shown in (
+        "trained",
+        "untrained",
+        "pixels",
+        "2 views",
+        "10 labels",
+        "rank z",
+        f"{100 * trained['linear']:.1f}",
+    ):
+        assert shown in said
+    for x in "hz":
+        assert (
+            1 < trained[f"{x}/lidar"] < 16
+            and 0 < trained[f"{x}/alignment"] < 2
+            and trained[f"{x}/uniformity"] < 0
+        )
+    assert "h/lidar" in found["rows"]["untrained"] and "h/lidar" not in found["rows"]["pixels"]
+    assert Image.open(run / "evaluation.png").size[0] > 1000
+    assert not list(run.glob("*.tmp"))
+
+
+def test_the_linear_column_is_what_scikit_learn_finds(run):
+    assert judge(run, *SHORT) == 0
+    trained = report(run)["rows"]["trained"]
+    fitted, val, test = digits_representations(run)
+    model = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=1 / (len(fitted[0]) * trained["linear_l2"]), max_iter=10_000),
+    ).fit(*fitted)
+    assert trained["linear"] == pytest.approx(
+        model.score(*test), abs=0.012
+    )  # four images: other resizing
+    assert trained["linear_val"] == pytest.approx(model.score(*val), abs=0.022)
+    singular = np.linalg.svd(test[0].astype(float), compute_uv=False)
+    shares = singular / singular.sum()
+    assert trained["h/effective_rank"] == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()), rel=0.05
+    )
+
+
+def test_transfer_to_another_set_leaves_the_runs_own_file_alone(run, tmp_path):
+    assert judge(run, *SHORT) == 0
+    own = (run / "evaluation.json").read_text()
+    for split in ("train", "test"):
+        write_class_folders(tmp_path / "images" / split, classes=3, per_class=20, side=20)
+    assert (
+        judge(
+            run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images", "--image-size", 12
+        )
+        == 0
+    )
+    found = report(run, "evaluation-folder")
+    assert found["classes"] == ["class-0", "class-1", "class-2"]
+    assert found["settings"]["images"]["image_size"] == 12
+    assert found["rows"]["trained"]["linear"] == 1.0  # the classes differ in brightness
+    assert "linear_top5" not in found["rows"]["trained"]
+    assert (run / "evaluation.json").read_text() == own
+
+
+def test_without_a_test_split_validation_is_reported_and_named(run, tmp_path, capsys):
+    write_class_folders(tmp_path / "images", classes=2, per_class=20, side=20)
+    assert judge(run, *SHORT, "--data", "folder", "--data-dir", tmp_path / "images") == 0
+    assert report(run, "evaluation-folder")["split"] == "validation"
+    assert "validation split" in capsys.readouterr().out
+
+
+def test_corrupted_images_are_judged_by_the_same_probe(run, tmp_path, capsys):
+    """Corrupted by nothing, and by other labels: what the linear column says, and chance."""
+    source = open_source("digits", tmp_path, "test")
+    folder = tmp_path / "corrupted"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(source.labels, 2))
+    np.save(folder / "nothing.npy", np.concatenate([source.images] * 2))
+    np.save(folder / "black.npy", np.zeros((720, 16, 16, 3), np.uint8))
+    assert judge(run, *SHORT, "--robustness-dir", folder) == 0
+    row = report(run)["rows"]["trained"]
+    assert row["corrupted/nothing"] == row["linear"]
+    assert (
+        row["corrupted/black"] in np.bincount(source.labels) / 360
+    )  # all black images get the same answer
+    assert row["corrupted"] == pytest.approx(
+        (row["corrupted/nothing"] + row["corrupted/black"]) / 2
+    )
+    assert "corrupted" in capsys.readouterr().out
+
+
+def test_other_weights_become_rows(run, tmp_path):
+    """The run's own backbone under another name says the same again."""
+    given = f"again={run / 'backbone.safetensors'}"
+    assert judge(run, *SHORT, "--checkpoint", given, "--data-dir", tmp_path) == 0
+    rows = report(run)["rows"]
+    same = ("linear", "knn", "few_labels", "h/effective_rank")
+    assert [rows["again"][k] for k in same] == [rows["trained"][k] for k in same]
+
+
+def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
+    flags = [
+        *SHORT,
+        "--fine-tune",
+        0.05,
+        1,
+        "--fine-tune-epochs",
+        6,
+        "--adapt-batch-norm",
+        "--supervised",
+    ]
+    assert judge(run, *flags) == 0
+    rows, said = report(run)["rows"], capsys.readouterr().out
+    assert set(rows) == {"trained", "supervised"}
+    for row in rows.values():
+        assert 0 < row["fine_tuned/0.05"] < row["fine_tuned/1"] <= 1 and 0 < row["adapted"] <= 1
+        assert row["fine_tuned/1_low"] < row["fine_tuned/1"] < row["fine_tuned/1_high"]
+    assert rows["trained"]["fine_tuned/1"] > 0.5
+    for shown in ("tuned 5%", "tuned 100%", "adapted", "its own classifier reaches"):
+        assert shown in said
+    (labels,) = (digits_dir / "beton").glob("digits-train-labels-0.05-*.txt")
+    files = labels, run / "supervised.safetensors"
+    before = [file.stat().st_mtime_ns for file in files]
+    assert judge(run, *flags) == 0  # the same labels, and no second training
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert report(run)["rows"]["supervised"] | {"seconds": 0} == rows["supervised"] | {"seconds": 0}
+    capsys.readouterr()
+
+
+def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = [
+        *QUICK,
+        "--data-dir",
+        digits_dir,
+        "--out",
+        run,
+        "--epochs",
+        20,
+        "--lr",
+        0.01,
+        "--batch-size",
+        128,
+    ]
+    assert (
+        train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
+    )
+    assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
+    rows = report(run)["rows"]
+    assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
+    about = read_extra(run / "supervised.safetensors")["supervised"]
+    assert about["accuracy"] > 0.5 and about["images"] == 360
+    encoded = json.loads((run / "result.json").read_text())["encoded_views"]
+    assert about["encoded_views"] == encoded
+    assert f"{100 * about['accuracy']:.1f} on 360 images" in capsys.readouterr().out
+
+
+def test_layers_are_compared(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert judge(run, other, *SHORT, "--cka", "--to", tmp_path / "table") == 0
+    same = json.loads((tmp_path / "table" / "cka-run-other.json").read_text())
+    assert (
+        same["rows"]["run"]
+        == same["columns"]["other"]
+        == ["act1", "layer1", "layer2", "layer3", "layer4"]
+    )
+    np.testing.assert_allclose(np.diag(same["cka"]), 1, atol=1e-6)
+    assert Image.open(tmp_path / "table" / "cka-run-other.png").size[0] > 300
+    assert judge(run, *SHORT, "--cka") == 0
+    cka = np.array(json.loads((run / "cka-run-untrained.json").read_text())["cka"])
+    assert cka.shape == (5, 5) and cka[4, 4] < cka[0, 0] <= 1
+    assert "cka-run-untrained.png" in capsys.readouterr().out
+
+
+def test_several_runs_share_a_table(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    assert judge(run, other, "--num-averaged-views", 0, "--to", tmp_path / "table") == 0
+    with (tmp_path / "table" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["row"]) for row in rows] == [
+        (r, x) for r in ("run", "other") for x in ("trained", "untrained")
+    ]
+    assert (
+        float(rows[0]["linear"])
+        == report(run)["rows"]["trained"]["linear"]
+        == float(rows[2]["linear"])
+    )
+    accuracies, measures = (tmp_path / "table" / "comparison.md").read_text().split("\n\n")
+    assert "LiDAR z" in measures
+    lines = accuracies.splitlines()
+    assert len(lines) == 6 and all(
+        line.startswith("| ") and line.count("|") == lines[0].count("|") for line in lines
+    )
+    assert "other: untrained" in lines[5] and "other: untrained" in capsys.readouterr().out
+
+
+def _unfinished(run, tmp_path):
+    (run / "result.json").unlink()
+    return [], "has not finished"
+
+
+def _no_run(run, tmp_path):
+    (run / "config.yaml").unlink()
+    return [], "is not a run folder"
+
+
+def _damaged_backbone(run, tmp_path):
+    (run / "backbone.safetensors").write_bytes(b"x" * 500)
+    return [], "backbone.safetensors"
+
+
+def _other_backbone(run, tmp_path):
+    save_file({"weight": torch.zeros(1)}, run / "backbone.safetensors")
+    return [], "backbone.safetensors"
+
+
+def _damaged_checkpoint(run, tmp_path):
+    file = run / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    return [], "checkpoint.pt is damaged"
+
+
+def _checkpoint_of_another(run, tmp_path):
+    torch.save({"model": {"weight": torch.zeros(1)}}, run / "checkpoint.pt")
+    return [], "does not hold the encoder"
+
+
+def _no_labels(run, tmp_path):
+    images = write_class_folders(tmp_path / "loose", classes=1)
+    return ["--data", "folder", "--data-dir", images], "has no labels"
+
+
+def _classes_that_test_lacks(run, tmp_path):
+    write_class_folders(tmp_path / "images" / "train", classes=3)
+    write_class_folders(tmp_path / "images" / "test", classes=2)
+    return ["--data", "folder", "--data-dir", tmp_path / "images"], "test lacks class-2"
+
+
+def _classes_that_train_lacks(run, tmp_path):
+    write_class_folders(tmp_path / "images" / "train", classes=2)
+    write_class_folders(tmp_path / "images" / "test", classes=3)
+    return ["--data", "folder", "--data-dir", tmp_path / "images"], "class-2"
+
+
+def _no_such_weights(run, tmp_path):
+    return ["--checkpoint", f"resnet18={tmp_path / 'none.pth'}"], "no such file"
+
+
+def _weights_of_another_model(run, tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    return ["--checkpoint", f"resnet18={tmp_path / 'other.pth'}"], "not weights of that timm model"
+
+
+def _no_corruptions(run, tmp_path):
+    return ["--robustness-dir", tmp_path / "none"], "labels.npy: no such file"
+
+
+def _to_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    return ["--to", tmp_path / "file"], "cannot be written"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(
+            _unfinished,
+            _no_run,
+            _damaged_backbone,
+            _other_backbone,
+            _damaged_checkpoint,
+            _checkpoint_of_another,
+        ),
+        *(_no_labels, _classes_that_test_lacks, _classes_that_train_lacks),
+        *(_no_such_weights, _weights_of_another_model, _no_corruptions, _to_a_file),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
+    flags, complaint = spoil(run, tmp_path)
+    before = sorted(run.iterdir())
+    capsys.readouterr()
+    assert judge(run, *SHORT, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert complaint in said
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize("at", ["protocol", "picture"])
+def test_an_interrupt_leaves_nothing_half_written(run, monkeypatch, at):
+    def interrupted(self, file, **how):
+        if at == "picture":
+            file.write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    if at == "picture":
+        monkeypatch.setattr(Figure, "savefig", interrupted)
+    else:
+        monkeypatch.setattr(protocols, "knn", interrupted)
+    before = sorted(run.iterdir())
+    assert judge(run, *SHORT) == 130
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_run_whose_checkpoint_was_removed_has_no_z(run, capsys):
+    (run / "checkpoint.pt").unlink()
+    assert judge(run, *SHORT) == 0
+    assert "z/effective_rank" not in report(run)["rows"]["trained"]
+    assert "no measures of z" in capsys.readouterr().out

@@ -1,0 +1,211 @@
+"""Classifiers trained on a backbone, with tiny encoders on digits."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from effssl import cli
+from effssl.evaluation.finetune import (
+    Recipe,
+    accuracy,
+    best_classifier,
+    fine_tune,
+)
+from effssl.evaluation.labelled_views import labelled_views
+from effssl.evaluation.layers import layer_features
+from effssl.models import create_backbone
+from effssl.train import loop as train
+from tests.conftest import QUICK
+from tests.evaluation.conftest import CPU
+
+SEEDED = {"seed": 0, "runtime": CPU}
+TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
+
+
+def tiny(seed: int = 0, kwargs: str = TINY) -> nn.Module:
+    torch.manual_seed(seed)
+    return create_backbone("resnet18", 8, kwargs=kwargs)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def crops(digits):
+    data, stream, _ = digits
+    return labelled_views(stream, data.train_positions, seed=0)
+
+
+def noise(steps: int, views: int = 1, batch: int = 6, seed: int = 0):
+    """Epochs of noise in two classes of different brightness."""
+
+    def epoch(number):
+        generator = torch.Generator().manual_seed(1000 * seed + number)
+        for _ in range(steps):
+            y = torch.randint(0, 2, (batch,), generator=generator)
+            yield (
+                torch.randn(views, batch, 3, 8, 8, generator=generator) + y[:, None, None, None],
+                y,
+            )
+
+    return epoch
+
+
+def val_noise(count: int = 40):
+    x, y = next(iter(noise(1, batch=count, seed=9)(0)))
+    return lambda: x[0].split(16), y
+
+
+def test_all_labels_beat_the_linear_probe_of_an_untrained_backbone(digits, crops):
+    data, _, clean = digits
+    backbone, labels = tiny(), torch.from_numpy(data.train.labels)
+    train_h, val_h = (
+        layer_features(backbone, clean(p), CPU)["layer4"]
+        for p in (data.train_positions, data.val_positions)
+    )
+    scale = StandardScaler().fit(train_h)
+    probe = LogisticRegression(max_iter=2000).fit(
+        scale.transform(train_h), labels[data.train_positions]
+    )
+    untrained = probe.score(scale.transform(val_h), labels[data.val_positions])
+    before = copy.deepcopy(backbone)
+    recipes = [Recipe(lr, lr, 8 * crops.steps_per_epoch) for lr in (0.01, 0.3)]
+    val = clean(data.val_positions)
+    best = best_classifier(
+        backbone, 10, crops.epoch, lambda: val, labels[data.val_positions], recipes, **SEEDED
+    )
+    assert best.val_accuracy > untrained + 0.3, (best.val_accuracy, untrained)
+    assert best.val_accuracy > 0.9
+    assert best.val_accuracy == max(reached for _, reached in best.tried)
+    assert [recipe for recipe, _ in best.tried] == recipes
+    assert accuracy(best.model, val, labels[data.val_positions], CPU) == best.val_accuracy
+    assert same(backbone, before)
+    assert not best.model.training
+
+
+def test_the_choice_follows_the_validation_labels_alone():
+    views, labels = val_noise()
+    still, learns = Recipe(0.0, 0.0, 4), Recipe(0.1, 0.1, 30)  # the first says class 0 of all
+    chosen = best_classifier(tiny(), 2, noise(10), views, labels, [still, learns], **SEEDED)
+    assert chosen.recipe == learns and chosen.val_accuracy > 0.9
+    assert chosen.tried[0][1] == pytest.approx(float((labels == 0).double().mean()))
+    chosen = best_classifier(
+        tiny(), 2, noise(10), views, torch.zeros_like(labels), [learns, still], **SEEDED
+    )
+    assert chosen.recipe == still and chosen.val_accuracy == 1
+
+
+def test_one_step_moves_backbone_and_head_each_by_its_rate_times_the_gradient_of_all_views():
+    backbone, head = tiny(), nn.Linear(16, 2)
+    model = nn.Sequential(backbone, head)
+    reference = copy.deepcopy(model).train()
+    x, y = next(iter(noise(1, views=3)(0)))
+    logits = torch.stack([reference(x.flatten(0, 1))]).unflatten(1, (3, 6))[0]
+    loss = torch.stack([nn.functional.cross_entropy(view, y) for view in logits]).mean()
+    loss.backward()
+    cost = fine_tune(
+        model, noise(1, views=3), Recipe(backbone_lr=0.02, head_lr=0.7, steps=1), **SEEDED
+    )
+    assert cost[:2] == (1, 18)
+    for part, rate in ((0, 0.02), (1, 0.7)):
+        for p, q in zip(model[part].parameters(), reference[part].parameters(), strict=True):
+            torch.testing.assert_close(p, q - rate * q.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_both_rates_follow_the_cosine_over_the_steps(monkeypatch):
+    rates = []
+    original = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        rates.extend({group["lr"] for group in self.param_groups})
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    fine_tune(
+        nn.Sequential(tiny(), nn.Linear(16, 2)),
+        noise(3),
+        Recipe(0.1, 1.0, steps=8, warmup_steps=2),
+        **SEEDED,
+    )
+    shape = [0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * i / 6)) for i in range(6))]
+    assert rates[::2] == pytest.approx([0.1 * r for r in shape])  # the backbone's
+    assert rates[1::2] == pytest.approx(shape)
+
+
+def test_a_frozen_backbone_stays_bit_for_bit_with_its_statistics():
+    backbone, head = tiny(), nn.Linear(16, 2)
+    before = copy.deepcopy((backbone, head))
+    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.0, 0.5, 10), **SEEDED)
+    assert same(backbone, before[0])
+    assert not same(head, before[1])
+    assert all(p.grad is None for p in backbone.parameters())
+    fine_tune(nn.Sequential(backbone, head), noise(5), Recipe(0.01, 0.5, 10), **SEEDED)
+    assert not same(backbone, before[0])
+
+
+def test_the_same_call_gives_the_same_weights_and_leaves_the_callers_random_numbers():
+    drops = "{channels: [8, 16, 16, 16], layers: [2, 1, 1, 1], drop_path_rate: 0.5}"
+    start, models, states = tiny(kwargs=drops), [], []
+    for seed in (0, 0, 1):
+        models.append(nn.Sequential(copy.deepcopy(start), nn.Linear(16, 2)))
+        nn.init.ones_(models[-1][1].weight), nn.init.zeros_(models[-1][1].bias)
+        states.append(torch.get_rng_state())
+        fine_tune(models[-1], noise(4), Recipe(0.1, 0.1, 4), seed=seed, runtime=CPU)
+        assert torch.equal(torch.get_rng_state(), states[-1])
+        torch.rand(3)
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_what_diverges_is_not_chosen_and_nothing_but_that_is_an_error():
+    views, labels = val_noise()
+    wild, tame = Recipe(1e30, 1e30, 6), Recipe(0.1, 0.1, 6)
+    chosen = best_classifier(tiny(), 2, noise(3), views, labels, [wild, tame], **SEEDED)
+    assert chosen.recipe == tame and np.isnan(chosen.tried[0][1])
+    with pytest.raises(FloatingPointError, match="diverged with each of 1 settings"):
+        best_classifier(tiny(), 2, noise(3), views, labels, [wild], **SEEDED)
+    with pytest.raises(ValueError, match="without a batch"):
+        fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(0), tame, **SEEDED)
+
+
+def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir, tmp_path):
+    data, stream, clean = digits
+    run = tmp_path / "run"
+    flags = [
+        *QUICK,
+        "--data-dir",
+        str(digits_dir),
+        "--out",
+        str(run),
+        "--epochs",
+        "2",
+        "--probe-every",
+        "0",
+    ]
+    assert train.main(cli.parse(flags)) == 0
+    result, cfg = (
+        json.loads((run / "result.json").read_text()),
+        cli.parse(["--config", str(run / "config.yaml")]),
+    )
+    stream = stream.with_views(cfg.augment, seed=cfg.run.seed, batch_size=cfg.optim.batch_size)
+    views = labelled_views(stream, data.train_positions, seed=cfg.run.seed)
+    recipe = Recipe(
+        cfg.optim.lr, cfg.optim.lr, result["steps"], cfg.optim.optimizer, cfg.optim.weight_decay
+    )
+    labels = torch.from_numpy(data.train.labels)[data.val_positions]
+    val = clean(data.val_positions)
+    trained = best_classifier(
+        tiny(), 10, views.epoch, lambda: val, labels, [recipe], seed=cfg.run.seed, runtime=CPU
+    )
+    assert trained.cost[:2] == (result["steps"], result["encoded_views"])
+    assert not same(trained.model[0], tiny())
+    assert trained.model[0](val[0]).shape == (142, 16)

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+
+from effssl.config import Loss
+from effssl.losses import redundancy_weight
+from effssl.losses.auto_weights import decorrelation_weight, resolve
+
+
+def test_redundancy_weight_follows_the_published_ones():
+    published = {
+        64: 0.04,
+        128: 0.04,
+        256: 0.02,
+        512: 0.01,
+        1024: 0.001,
+        2048: 0.001,
+        4096: 0.0004,
+        8192: 0.0008,
+    }
+    errors = [math.log(redundancy_weight(dim) / weight) for dim, weight in published.items()]
+    assert abs(sum(errors) / len(errors)) < 0.2
+    assert max(map(abs, errors)) < math.log(3.5)
+    assert redundancy_weight(512) == pytest.approx(redundancy_weight(256) / 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [
+        (Loss(method="vicreg"), (25, 40 * 25 / 64, 3.4 / 64)),
+        (Loss(method="vicreg", inv_weight=2.0, var_weight=3), (3, 40 * 2 / 64, 3.4 / 64)),
+        (Loss(method="barlow_twins"), (0, 40 * 25 / 64, 3.4 / 64)),
+        (Loss(var_weight=0.5, cov_weight=0.25, redundancy_weight=2), (0.5, 0.25, 2)),
+    ],
+)
+def test_auto_becomes_the_rule_and_numbers_stay(loss, weights):
+    resolved = resolve(loss, 64)
+    assert (resolved.var_weight, resolved.cov_weight, resolved.redundancy_weight) == weights
+    assert resolve(resolved, 128) == resolved
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [
+        (Loss(method="vicreg"), 40 / 64),
+        (Loss(method="vicreg", inv_weight=2.0, cov_weight=3), 1.5),
+        (Loss(method="vicreg", inv_weight=0.0), None),
+        (Loss(method="barlow_twins"), 3.4 / 64),
+        (Loss(method="barlow_twins", redundancy_weight=0.1), 0.1),
+        (Loss(method="simclr"), None),
+        (Loss(method="entropy_reconstruction"), None),
+    ],
+)
+def test_the_weight_of_decorrelation_is_that_against_the_invariance(loss, weight):
+    assert decorrelation_weight(loss, 64) == weight

@@ -1,0 +1,82 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from effssl.config import Model
+from effssl.models import Encoder, Projector, build_encoder, create_backbone, representation_dim
+from tests.models.test_backbones import images
+
+TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
+
+
+def built(seed=0, **settings):
+    model = Model(backbone="resnet18", backbone_kwargs=TINY, proj_dim=12, **settings)
+    return build_encoder(model, image_size=8, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])
+def test_a_model_with_a_layer_behind_its_features_is_as_wide_as_what_it_gives(name):
+    encoder = Encoder(create_backbone(name, 64), 8, 4, 2)
+    h, z = encoder(torch.zeros(2, 3, 64, 64))
+    assert (h.shape, z.shape) == ((2, representation_dim(encoder.backbone)), (2, 4))
+
+
+@pytest.mark.parametrize(("layers", "widths"), [(1, [6, 4]), (2, [6, 8, 4]), (3, [6, 8, 8, 4])])
+def test_projector_shapes(layers, widths):
+    projector = Projector(6, 8, 4, layers)
+    linear = [module for module in projector if isinstance(module, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == list(itertools.pairwise(widths))
+    assert [type(m) for m in projector] == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * (layers - 1) + [
+        nn.Linear
+    ]
+    assert projector(torch.randn(5, 6)).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("norm", "module", "bias"),
+    [("batch", nn.BatchNorm1d, False), ("layer", nn.LayerNorm, False), ("none", nn.Identity, True)],
+)
+def test_projector_normalisation(norm, module, bias):
+    projector = Projector(6, 8, 4, 2, norm)
+    assert [type(m) for m in projector] == [nn.Linear, module, nn.ReLU, nn.Linear]
+    assert (projector[0].bias is not None, projector[-1].bias is not None) == (bias, False)
+    assert projector(torch.randn(5, 6)).shape == (5, 4)
+
+
+def test_encoder_gives_representation_and_embedding():
+    backbone = create_backbone("resnet10t", 32)
+    encoder = Encoder(backbone, hidden_dim=8, dim=4, num_layers=2).eval()
+    h, z = encoder(images())
+    assert h.shape == (2, 512)
+    torch.testing.assert_close(h, backbone(images()))
+    torch.testing.assert_close(z, encoder.projector(h))
+    assert z.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "widths"),
+    [
+        ({}, [12, 12]),
+        ({"projector": "authors"}, [12, 12]),
+        ({"projector": "official"}, [12, 12, 12]),
+        ({"projector": "official", "proj_layers": 1}, [12]),
+        ({"proj_hidden_dim": 20, "proj_layers": 4}, [20, 20, 20, 12]),
+    ],
+)
+def test_named_projectors_and_their_changes(settings, widths):
+    encoder = built(**settings)
+    assert [m.out_features for m in encoder.projector if isinstance(m, nn.Linear)] == widths
+
+
+def test_the_projector_of_a_run_has_the_normalisation_asked_for():
+    encoder = built(proj_norm="layer")
+    assert isinstance(encoder.projector, Projector)
+    assert isinstance(encoder.projector[1], nn.LayerNorm)
+
+
+def test_the_seed_alone_decides_the_weights():
+    one, again, other = (built(seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["projector.0.weight"], other["projector.0.weight"])
