@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what and what to do.
+    """Something that the user gave cannot be used; the message says so, and what to do, in a line.
 
     Commands print it without a traceback and exit with code 2.
     """

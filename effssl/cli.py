@@ -105,7 +105,10 @@ def _resumed(run: Path, given: Given) -> Config:
     changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
     if changed:
         difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
-        raise InputError(f"--resume {run}: the settings differ from the run's: {difference}; start a new run instead")
+        raise InputError(
+            f"--resume {run}: the settings differ from the run's: {difference}; start a new run "
+            "instead"
+        )
     if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
         raise InputError(f"--resume {run} goes on in that folder; leave --out away")
     return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run))
@@ -125,10 +128,10 @@ def _read_yaml(path: Path) -> Given:
         if key not in _IN_FILES:
             raise InputError(f"{path}: unknown key {key}{did_you_mean(str(key), _IN_FILES)}")
     given = {
-        name: list(map(_text, value)) if isinstance(value, list) else _text(value) for name, value in settings.items()
+        name: list(map(_text, value)) if isinstance(value, list) else _text(value)
+        for name, value in settings.items()
     }
-    # By itself, so that a complaint names the file.
-    _config(given, lambda name: f"{path}: {name}")
+    _groups(given, lambda name: f"{path}: {name}")  # for a complaint that names the file
     return given
 
 
@@ -143,12 +146,17 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _config(given: Given, name_of: Callable[[str], str] = flag_of) -> Config:
+def _config(given: Given) -> Config:
+    return _validated(Config, _groups(given, flag_of))
+
+
+def _groups(given: Given, name_of: Callable[[str], str]) -> dict[str, Any]:
+    """Return each group of settings by its name in Config."""
     groups = {}
     for group, kind in types_of(Config).items():
         of_group = {name: value for name, value in given.items() if name in types_of(kind)}
         groups[group] = _validated(kind, of_group, name_of)
-    return _validated(Config, groups, name_of)
+    return groups
 
 
 def _validated(kind: type[T], given: Given, name_of: Callable[[str], str] = flag_of) -> T:

@@ -27,7 +27,10 @@ def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
     for checkpoint in checkpoints:
         name = checkpoint.partition("=")[0]
         if name in names:
-            raise ValueError(f"there would be two rows of that name, {name} (timm's tags tell models apart: NAME.TAG)")
+            raise ValueError(
+                f"there would be two rows of that name, {name} (timm's tags tell models apart: "
+                "NAME.TAG)"
+            )
         names.append(name)
     return checkpoints
 
@@ -149,5 +152,8 @@ class Embed:
     @model_validator(mode="after")
     def _one_source(self) -> Embed:
         if (self.images is None) == (self.data is None):
-            raise ValueError("name what to embed: --images DIR for a folder of images, or --data SET --data-dir DIR")
+            raise ValueError(
+                "name what to embed: --images DIR for a folder of images, or --data SET --data-dir "
+                "DIR"
+            )
         return self

@@ -34,7 +34,9 @@ def build_optimizer(
             return Lars(groups, lr=lr, momentum=0.9)
 
 
-def learning_rate(step: int, *, peak: float, final: float, warmup_steps: int, total_steps: int) -> float:
+def learning_rate(
+    step: int, *, peak: float, final: float, warmup_steps: int, total_steps: int
+) -> float:
     """Return the learning rate of a step.
 
     It rises linearly from 0 to `peak`, which the last step of the warm-up has, then falls by half a

@@ -24,7 +24,8 @@ from PIL import Image
 
 from effssl.config import Storage
 
-# Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some tests send.
+# Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some
+# tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run of seconds: 1,295 digits, a tiny encoder.
@@ -54,7 +55,9 @@ def command(arguments: list) -> list[str]:
 
 def run_train(arguments: list, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess:
     """`python -m effssl.train ARGUMENTS` in the folder `cwd`."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        command(arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def write_class_folders(
@@ -84,7 +87,19 @@ def finished(digits_dir, tmp_path_factory) -> Path:
     from effssl.train import loop as train
 
     run = tmp_path_factory.mktemp("finished") / "run"
-    flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--probe-every", 0, "--epochs", 1, "--final-images", 0]
+    flags = [
+        *QUICK,
+        "--data-dir",
+        digits_dir,
+        "--out",
+        run,
+        "--probe-every",
+        0,
+        "--epochs",
+        1,
+        "--final-images",
+        0,
+    ]
     assert train.main(cli.parse([*map(str, flags)])) == 0
     return run
 
@@ -99,12 +114,16 @@ def write_run(
     norm: str = "batch",
     seed: int = 0,
 ) -> Path:
-    """A finished run's folder, as far as its weights go; these, and their statistics, are none that it begins with."""
+    """A finished run's folder, as far as its weights go; these, and their statistics, are none that
+    it begins with.
+    """
     from effssl import models
     from effssl.run import checkpoint
 
     torch.manual_seed(seed)
-    encoder = models.Encoder(models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm)
+    encoder = models.Encoder(
+        models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm
+    )
     with torch.no_grad():
         for value in encoder.state_dict().values():
             if value.is_floating_point():
@@ -129,20 +148,29 @@ WEIGHTS = README.parent / "docs" / "weights.md"
 STORE = Storage()
 
 
-def read_all(path, count, *, workers=2, batch_size=5, decoder=None):
-    """(order, images, positions) of one pass in a random order; without a decoder of images of one size."""
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+def read_all(path, count, *, workers=2, batch_size=5, square=None):
+    """Make one pass in a random order; returns (order, images, positions).
 
-    from effssl.data.ffcv_loader import open_loader, read_batches
+    square: side of the central squares that images of varied size are decoded to.
+    """
+    from effssl.data.ffcv_loader import open_loader, read_batches  # before FFCV, which it tames
 
-    loader = open_loader(path, batch_size, workers, decoder or SimpleRGBImageDecoder())
+    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder  # isort: skip
+
+    decoder = (
+        SimpleRGBImageDecoder()
+        if square is None
+        else CenterCropRGBImageDecoder((square, square), ratio=1.0)
+    )
+    loader = open_loader(path, batch_size, workers, decoder)
     order = np.random.default_rng(1).permutation(count)
     batches = list(read_batches(loader, order, torch.device("cpu")))
     return order, torch.cat([x for x, _ in batches]), torch.cat([p for _, p in batches])
 
 
 def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
-    """What memory grows by in 200 passes over `count` images, after the first 20, in a process of its own.
+    """What memory grows by in 200 passes over `count` images, after the first 20, in a process of
+    its own.
 
     Beside other tests, what they leave to the allocator moves as much as a leak would.
     """

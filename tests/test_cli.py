@@ -1,4 +1,6 @@
-"""Flags and YAML files -> settings, in process; what the commands do with bad ones: test_main.py."""
+"""Flags and YAML files -> settings, in process; what the commands do with bad ones is tested in
+test_main.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a GPU does beside what the CPU does: EFFSSL_TEST_DEVICE=cuda pytest tests/test_device.py (or =cpu)."""
+"""What a GPU does beside what the CPU does:
+
+EFFSSL_TEST_DEVICE=cuda pytest tests/test_device.py (or =cpu).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,19 @@ def device() -> torch.device:
 
 
 def flags(digits_dir, run, *more) -> list[str]:
-    every = [*QUICK, "--data-dir", digits_dir, "--out", run, "--device", NAME, "--compile", "false", "--epochs", 2]
+    every = [
+        *QUICK,
+        "--data-dir",
+        digits_dir,
+        "--out",
+        run,
+        "--device",
+        NAME,
+        "--compile",
+        "false",
+        "--epochs",
+        2,
+    ]
     return [str(flag) for flag in (*every, *more)]
 
 
@@ -51,13 +66,20 @@ def train_losses(run) -> list[float]:
 def test_views_are_those_of_the_cpu(device):
     images, indices = random_images(16, 40, 40), torch.arange(16)
     on_cpu, on_device = draw(indices, stored=(40, 40)), draw(indices.to(device), stored=(40, 40))
-    assert_near(torch.stack([p.float() for p in on_device]).cpu(), torch.stack([p.float() for p in on_cpu]))
+    assert_near(
+        torch.stack([p.float() for p in on_device]).cpu(), torch.stack([p.float() for p in on_cpu])
+    )
     views = augment.make_views(images.to(device), on_device, size=32, mean=MEAN, std=STD)
-    assert_near(views.cpu(), augment.make_views(images, on_cpu, size=32, mean=MEAN, std=STD), atol=1e-3)
+    assert_near(
+        views.cpu(), augment.make_views(images, on_cpu, size=32, mean=MEAN, std=STD), atol=1e-3
+    )
 
 
 def test_compiled_views_are_the_same(device):
-    images, draws = random_images(16, 40, 40).to(device), draw(torch.arange(16, device=device), stored=(40, 40))
+    images, draws = (
+        random_images(16, 40, 40).to(device),
+        draw(torch.arange(16, device=device), stored=(40, 40)),
+    )
     compiled = torch.compile(augment.make_views)(images, draws, size=32, mean=MEAN, std=STD)
     assert_near(compiled, augment.make_views(images, draws, size=32, mean=MEAN, std=STD), atol=1e-3)
 
@@ -94,22 +116,33 @@ def test_images_arrive_whole_while_the_device_is_busy(digits_dir, device):
 def test_it_trains_and_is_evaluated(run, digits_dir, tmp_path):
     said = train_losses(run)
     assert said[-1] < said[0]
-    cfg = cli.parse_evaluation([str(run), "--data-dir", str(digits_dir), "--device", NAME, "--to", str(tmp_path)])
+    cfg = cli.parse_evaluation(
+        [str(run), "--data-dir", str(digits_dir), "--device", NAME, "--to", str(tmp_path)]
+    )
     assert evaluate.main(cfg) == 0
     assert (run / "evaluation.json").is_file()
 
 
 def test_representations_are_those_of_the_cpu(run, digits_dir):
     storage = cli.parse(["--data", "digits", "--data-dir", str(digits_dir)]).images
-    here, on_cpu = (embed_set(run, storage, "test", device=where).representations for where in (NAME, "cpu"))
-    torch.testing.assert_close(torch.from_numpy(here), torch.from_numpy(on_cpu), rtol=1e-2, atol=1e-3)  # TF32
+    here, on_cpu = (
+        embed_set(run, storage, "test", device=where).representations for where in (NAME, "cpu")
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(here), torch.from_numpy(on_cpu), rtol=1e-2, atol=1e-3
+    )  # TF32
 
 
 def test_a_run_goes_on_from_the_cpus_checkpoint(run, digits_dir, tmp_path):
     half = tmp_path / "half"
-    on_cpu = flags(digits_dir, half, "--device", "cpu", "--precision", "fp32", "--max-seconds", "1e-6")
+    on_cpu = flags(
+        digits_dir, half, "--device", "cpu", "--precision", "fp32", "--max-seconds", "1e-6"
+    )
     assert train.main(cli.parse(on_cpu)) == 0
-    assert train.main(cli.parse(["--resume", str(half), "--device", NAME, "--max-seconds", "1e6"])) == 0
+    assert (
+        train.main(cli.parse(["--resume", str(half), "--device", NAME, "--max-seconds", "1e6"]))
+        == 0
+    )
     assert train_losses(half)[-1] < train_losses(half)[0]
 
 
@@ -127,4 +160,6 @@ def test_the_optimizer_stays_fused_where_it_was_built_so(device):
 def test_compiled_training_is_eager_training(run, digits_dir, tmp_path):
     compiled = tmp_path / "compiled"
     assert train.main(cli.parse(flags(digits_dir, compiled, "--compile", "true"))) == 0
-    torch.testing.assert_close(train_losses(compiled)[:2], train_losses(run)[:2], rtol=0.05, atol=0.0)  # bf16
+    torch.testing.assert_close(
+        train_losses(compiled)[:2], train_losses(run)[:2], rtol=0.05, atol=0.0
+    )  # bf16

@@ -19,7 +19,13 @@ pytestmark = pytest.mark.slow
 
 def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=250, check=False
+        [*map(str, command)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -31,7 +37,9 @@ def installed(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"
     source.mkdir()
-    shutil.copytree(ROOT / "effssl", source / "effssl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "effssl", source / "effssl", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip"]
@@ -47,7 +55,11 @@ def effssl(installed: Path, cwd: Path, *arguments) -> str:
 
 
 def test_it_is_imported_from_the_wheel(installed, tmp_path):
-    where = run([sys.executable, "-c", "import effssl; print(effssl.__file__)"], tmp_path, PYTHONPATH=str(installed))
+    where = run(
+        [sys.executable, "-c", "import effssl; print(effssl.__file__)"],
+        tmp_path,
+        PYTHONPATH=str(installed),
+    )
     assert Path(where.stdout.strip()).is_relative_to(installed)
 
 
@@ -62,9 +74,18 @@ def test_it_trains_digits_for_two_epochs(installed, tmp_path):
 
 
 def test_it_has_the_classes_of_imagenet100(installed, tmp_path):
-    command = [sys.executable, installed / "bin" / "effssl", "prepare", "--data", "imagenet100", "--data-dir", tmp_path]
+    command = [
+        sys.executable,
+        installed / "bin" / "effssl",
+        "prepare",
+        "--data",
+        "imagenet100",
+        "--data-dir",
+        tmp_path,
+    ]
     done = subprocess.run(
-        [*map(str, command)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
+        [*map(str, command)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True, text=True,
         timeout=250, check=False,
     )  # fmt: skip
     assert done.returncode == 2

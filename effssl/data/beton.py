@@ -69,7 +69,9 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
                     is_new = True
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"cannot write {path}: {reason}; --beton-dir names another folder") from None
+            raise InputError(
+                f"cannot write {path}: {reason}; --beton-dir names another folder"
+            ) from None
     left_out = [Complaint(*entry) for entry in note.get("skipped", [])]
     if left_out and not storage.skip_corrupt:
         raise InputError(_cannot_be_stored(left_out, len(source.images)))
@@ -89,7 +91,9 @@ def check_beton(beton: Beton, source: Source) -> int:
         raise
     except Exception as error:  # damaged files make NumPy and Pillow raise nearly anything
         reason = " ".join(str(error).split())
-        raise InputError(f"{beton.path} is damaged ({reason}); delete it to have it rewritten") from None
+        raise InputError(
+            f"{beton.path} is damaged ({reason}); delete it to have it rewritten"
+        ) from None
 
 
 def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
@@ -116,23 +120,26 @@ def _read_note(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if length != note["bytes"]:
         raise InputError(
-            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it rewritten"
+            f"{path} is damaged ({length} bytes instead of {note['bytes']}); delete it to have it "
+            "rewritten"
         )
     return note
 
 
-def _write(source: Source, path: Path, made_from: dict[str, Any], storage: Storage) -> dict[str, Any]:
+def _write(
+    source: Source, path: Path, made_from: dict[str, Any], storage: Storage
+) -> dict[str, Any]:
     """Write `path` and the note beside it, which is returned; the caller holds the lock.
 
     Not with run.files.atomic: a temporary file is told by its name to be one of this split, for
     _remove_left_overs, and OSError has to reach the caller.
     """
+    num_images = len(source.images)
+    print(f"writing {path} ({num_images} images)", flush=True)
     _remove_temporaries(path.parent, path.stem)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
-    num_images = len(source.images)
-    print(f"writing {path} ({num_images} images)", flush=True)
     try:
         left_out = write(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
@@ -184,7 +191,9 @@ def _remove_temporaries(folder: Path, stem: str) -> None:
 def _stored(source: Source, path: Path, left_out: list[Complaint], is_new: bool) -> Beton:
     everything = np.arange(len(source.images))
     if not left_out:
-        return Beton(path, source.labels, source.classes, source.side, source.identity, everything, is_new)
+        return Beton(
+            path, source.labels, source.classes, source.side, source.identity, everything, is_new
+        )
     note_file = path.with_suffix(".json")
     print(
         f"{path.name} leaves out {len(left_out)} of {len(everything)} images, named in {note_file}",

@@ -27,7 +27,9 @@ def open_corruptions(folder: Path, num_classes: int) -> tuple[np.ndarray, dict[s
     if not is_integer or len(labels) == 0 or labels.min() < 0:
         raise InputError(f"{labels_file} is not a list of labels")
     if labels.max() >= num_classes:
-        raise InputError(f"{labels_file} has label {labels.max()}, but the set has {num_classes} classes")
+        raise InputError(
+            f"{labels_file} has label {labels.max()}, but the set has {num_classes} classes"
+        )
     files = sorted(file for file in folder.glob("*.npy") if file != labels_file)
     if not files:
         raise InputError(f"{folder} has no CORRUPTION.npy beside labels.npy")
@@ -37,7 +39,8 @@ def open_corruptions(folder: Path, num_classes: int) -> tuple[np.ndarray, dict[s
         is_image = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
         if not is_image or len(array) != len(labels):
             raise InputError(
-                f"{file} is {array.dtype} {list(array.shape)}, not uint8 [{len(labels)}, height, width, 3]"
+                f"{file} is {array.dtype} {list(array.shape)}, not uint8 [{len(labels)}, height, "
+                "width, 3]"
             )
     return labels.astype(np.int64), images
 

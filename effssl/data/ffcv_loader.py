@@ -18,12 +18,14 @@ from torch import Tensor
 from effssl import InputError
 
 
-def open_loader(path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder) -> Loader:
+def open_loader(
+    path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder
+) -> Loader:
     """Compile the reading of a .beton, which takes seconds.
 
-    One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored image,
-    made for this loader alone; SimpleRGBImageDecoder reads images of one size as they are. Raises
-    InputError for a file that FFCV cannot read.
+    One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored
+    image, made for this loader alone; SimpleRGBImageDecoder reads images of one size as they are.
+    Raises InputError for a file that FFCV cannot read.
     """
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
     try:
@@ -45,8 +47,8 @@ def read_batches(
     """Make one pass over the images at `positions`, in that order.
 
     Yields (what the loader's decoder makes of the images, uint8 [batch, ...], their positions int64
-    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread. An
-    error in that thread is raised here.
+    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread.
+    An error in that thread is raised here.
     """
     if len(positions) == 0:
         return
@@ -67,20 +69,22 @@ def read_batches(
 def _copied(x: Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> Tensor:
     """Copy to the device, and return when that is done, as FFCV reuses its buffers (on a CPU too).
 
-    On a GPU the copy has a stream of its own: in the stream that computes it would wait for all that
-    is queued there, such as the last step.
+    On a GPU the copy has a stream of its own: in the stream that computes it would wait for all
+    that is queued there, such as the last step.
     """
     if copies is None:
         return x.to(device, copy=True)
     with torch.cuda.stream(copies):
         copied = x.to(device, non_blocking=True)
     copies.synchronize()
-    copied.record_stream(torch.cuda.current_stream(device))  # its memory is that stream's to use, too
+    copied.record_stream(
+        torch.cuda.current_stream(device)
+    )  # its memory is that stream's to use, too
     return copied
 
 
 class _WatchedIterator(EpochIterator):
-    """FFCV's thread of one pass, in our own order; its failure reaches the consumer instead of hanging it."""
+    """FFCV's thread of one pass, in our order; its failure is raised instead of waited for."""
 
     failure: BaseException | None = None
 
@@ -92,20 +96,24 @@ class _WatchedIterator(EpochIterator):
 
     def __next__(self):
         while True:
-            alive = self.is_alive()  # before looking into the queue, so that a last batch is not missed
+            alive = (
+                self.is_alive()
+            )  # before looking into the queue, so that a last batch is not missed
             try:
                 result = self.output_queue.get(timeout=0.2)
                 break
             except Empty:
                 if not alive:
-                    raise RuntimeError(f"reading {self.loader.fname} failed: {self.failure!r}") from self.failure
+                    raise RuntimeError(
+                        f"reading {self.loader.fname} failed: {self.failure!r}"
+                    ) from self.failure
         if result is None:
             self.close()
             raise StopIteration
         return result[1]
 
     def stop(self) -> None:
-        """End the thread: it looks at the event only while the queue is full, so leave it nothing to wait for."""
+        """End the thread, which looks at the event only while the queue is full."""
         self.iter_ixes = iter(())
         self.terminate_event.set()
         while self.is_alive():

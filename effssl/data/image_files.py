@@ -11,7 +11,9 @@ from PIL import ExifTags, Image
 
 from effssl import InputError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+)
 TURNS = {  # EXIF's orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -78,7 +80,9 @@ def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
     return ImageFiles(paths), *class_labels(paths, folder, classes)
 
 
-def image_paths(root: Path, *, without: Sequence[Path] = (), only: frozenset[str] = frozenset()) -> list[Path]:
+def image_paths(
+    root: Path, *, without: Sequence[Path] = (), only: frozenset[str] = frozenset()
+) -> list[Path]:
     """List the images below `root`, sorted.
 
     Links are followed; hidden files and folders and those of `without` are left out. With `only`,
@@ -105,7 +109,9 @@ def class_of(path: Path, root: Path) -> str:
     return first if others else ""
 
 
-def class_labels(paths: Sequence[Path], root: Path, classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def class_labels(
+    paths: Sequence[Path], root: Path, classes: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
     """Number the class of each image.
 
     Returns (labels int64 [paths], -1 for loose images; classes). One class says nothing to a probe:

@@ -53,7 +53,9 @@ def label_fraction(
     noted = dict(line[1:].strip().partition(": ")[::2] for line in lines if line.startswith("#"))
     for key, value in header.items():
         if noted.get(key) != value:
-            raise InputError(f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew")
+            raise InputError(
+                f"{file} is of another {key}: {noted.get(key)}, not {value}; remove it to draw anew"
+            )
     return _positions(file, lines, labelled)
 
 
@@ -73,7 +75,9 @@ def _positions(file: Path, lines: list[str], labelled: np.ndarray) -> np.ndarray
         raise InputError(f"{file} does not fit: it is empty")
     others = np.setdiff1d(positions, labelled)
     if len(others):
-        raise InputError(f"{file} does not fit: position {others[0]} is no labelled training image of this split")
+        raise InputError(
+            f"{file} does not fit: position {others[0]} is no labelled training image of this split"
+        )
     if len(np.unique(positions)) != len(positions):
         raise InputError(f"{file} does not fit: it repeats some positions")
     return np.sort(positions)

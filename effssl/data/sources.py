@@ -62,7 +62,9 @@ def _digits(split: str) -> Source:
 
     digits = load_digits()
     everything = np.arange(len(digits.target))
-    train, test = train_test_split(everything, test_size=0.2, stratify=digits.target, random_state=0)
+    train, test = train_test_split(
+        everything, test_size=0.2, stratify=digits.target, random_state=0
+    )
     chosen = np.sort(train if split == "train" else test)
     gray = (digits.images[chosen] * (255 / 16)).astype(np.uint8)
     size = (DIGITS_SIDE, DIGITS_SIDE)
@@ -111,7 +113,8 @@ def _class_folders(
     absent = sorted(only.difference(classes))
     if absent:
         raise InputError(
-            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: {_abridged(absent)}"
+            f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: "
+            f"{_abridged(absent)}"
         )
     if split == "test":
         if not held_out:
@@ -122,7 +125,10 @@ def _class_folders(
         if unknown and classes:
             raise InputError(f"{root} has classes that {train_root} lacks: {_abridged(unknown)}")
     if not paths:
-        raise InputError(f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose files)")
+        raise InputError(
+            f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose "
+            "files)"
+        )
     labels, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)

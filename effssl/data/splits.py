@@ -48,7 +48,9 @@ def epoch_order(positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(positions)
 
 
-def own_part(order: np.ndarray, batch_size: int, first_step: int, rank: int, world_size: int) -> np.ndarray:
+def own_part(
+    order: np.ndarray, batch_size: int, first_step: int, rank: int, world_size: int
+) -> np.ndarray:
     """Return what one of `world_size` processes trains on in an epoch, from `first_step` on.
 
     It is every world_size-th image of each batch of `order`, so that all processes together see

@@ -53,7 +53,11 @@ def open_data(images: Images) -> Data:
     assert train_split is not None  # open_source finds train or raises
     _, train = train_split
     test = test_split[1] if test_split is not None else None
-    positions, validation = train_and_validation(train.labels, images.val_fraction, images.fraction, images.split_seed)
+    positions, validation = train_and_validation(
+        train.labels, images.val_fraction, images.fraction, images.split_seed
+    )
     if len(positions) == 0:
-        raise InputError(f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on")
+        raise InputError(
+            f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on"
+        )
     return Data(train, test, positions, validation)

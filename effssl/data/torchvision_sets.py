@@ -55,7 +55,9 @@ class Stl10Images:
         return np.ascontiguousarray(image.transpose(2, 1, 0))
 
 
-def read_split(name: str, data_dir: Path, split: str) -> tuple[np.ndarray | Stl10Images, np.ndarray, list[str]]:
+def read_split(
+    name: str, data_dir: Path, split: str
+) -> tuple[np.ndarray | Stl10Images, np.ndarray, list[str]]:
     """Read a split, "train" or "test", of a set in SETS from the files in `data_dir`.
 
     Returns (images, labels, classes): images by position, uint8 [side, side, 3]; labels int64 [n],
@@ -66,18 +68,24 @@ def read_split(name: str, data_dir: Path, split: str) -> tuple[np.ndarray | Stl1
     return read(SETS[name], data_dir, split)
 
 
-def _read_cifar(cifar: TorchvisionSet, data_dir: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _read_cifar(
+    cifar: TorchvisionSet, data_dir: Path, split: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     import torchvision
 
     try:
         dataset = getattr(torchvision.datasets, cifar.kind)(data_dir, train=split == "train")
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{data_dir / cifar.folder}: torchvision cannot read {cifar.kind} there ({reason})") from None
+        raise InputError(
+            f"{data_dir / cifar.folder}: torchvision cannot read {cifar.kind} there ({reason})"
+        ) from None
     return dataset.data, np.asarray(dataset.targets, dtype=np.int64), list(dataset.classes)
 
 
-def _read_stl10(stl10: TorchvisionSet, data_dir: Path, split: str) -> tuple[Stl10Images, np.ndarray, list[str]]:
+def _read_stl10(
+    stl10: TorchvisionSet, data_dir: Path, split: str
+) -> tuple[Stl10Images, np.ndarray, list[str]]:
     """Read the files without torchvision, which reads and sums 3 GB at every start."""
     folder = data_dir / stl10.folder
     cannot = f"{folder}: {stl10.kind} cannot be read there"
@@ -124,7 +132,9 @@ def download(name: str, data_dir: Path) -> None:
                     extracted.rename(data_dir / extracted.name)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}") from None
+        raise InputError(
+            f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}"
+        ) from None
     finally:
         socket.setdefaulttimeout(patience_s)
         if is_new and not any(data_dir.iterdir()):

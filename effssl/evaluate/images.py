@@ -42,15 +42,6 @@ def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
     return ImageSet(images, probed_augment(run.cfg.augment, settings), data)
 
 
-def open_own(run: FinishedRun, settings: Evaluation) -> ImageSet:
-    """Open the set that the run was trained on, also if another is probed on."""
-    images, augment = run.cfg.images, run.cfg.augment
-    if settings.data in (None, images.data):
-        images = probed_images(images, settings)
-        augment = probed_augment(augment, settings)
-    return ImageSet(images, augment, open_data(images))
-
-
 def probed_images(of_run: Images, settings: Evaluation) -> Images:
     """Say where the images come from that are probed on."""
     images = of_run
@@ -70,7 +61,9 @@ def probed_augment(of_run: Augment, settings: Evaluation) -> Augment:
     return replace(of_run, image_size=settings.image_size)
 
 
-def find_corruptions(probed: ImageSet, settings: Evaluation) -> tuple[Corruptions | None, str | None]:
+def find_corruptions(
+    probed: ImageSet, settings: Evaluation
+) -> tuple[Corruptions | None, str | None]:
     """Open the corrupted test images, if there are any; and return a note if they are missing.
 
     Raises InputError if they are damaged, or if --robustness-dir names a folder without them.

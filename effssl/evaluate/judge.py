@@ -18,6 +18,7 @@ from effssl.evaluation.encode import (
     averaged_features,
     clean_views_of,
     encode,
+    pixel_side,
     pixels,
     spread,
     view_features,
@@ -55,7 +56,9 @@ def judge(
     of its linear probe.
     """
     timed, seed = Stopwatch(row.name), probed.images.split_seed
-    encoded = timed("encode_train", protocols.encode_splits, row.features(), probed.data, settings.train_images)
+    encoded = timed(
+        "encode_train", protocols.encode_splits, row.features(), probed.data, settings.train_images
+    )
     chosen = timed("fit_linear", protocols.choose_linear, encoded)
     h, y = timed("encode_reported", encoded.reported)
     columns = timed("linear", protocols.linear, encoded, chosen)
@@ -103,7 +106,9 @@ def _judge_changed_copies(
     """Judge copies of the backbone whose BatchNorm is adapted, or all of which is fine-tuned."""
     data, streams, columns = probed.data, row.streams.clean, Columns()
     if settings.adapt_batch_norm:
-        columns |= timed("adapted", classifiers.adapted, backbone, data, streams, settings.train_images)
+        columns |= timed(
+            "adapted", classifiers.adapted, backbone, data, streams, settings.train_images
+        )
     for fraction in settings.fine_tune:
         columns |= timed(
             f"fine_tuned/{fraction:g}",
@@ -120,14 +125,16 @@ def _judge_changed_copies(
     return columns
 
 
-def _encoded_corruptions(row: Row, corruptions: Corruptions) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _encoded_corruptions(
+    row: Row, corruptions: Corruptions
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Encode corrupted images as clean ones are: yields (corruption, h, y)."""
     stream = row.streams.clean["train"]
     y = torch.from_numpy(corruptions.labels).to(stream.runtime.device)
     bar = tqdm(corruptions.images.items(), unit="corruption", delay=2, leave=False, disable=None)
     for name, images in bar:
-        views = clean_views_of(images, stream)
         if row.backbone is None:
-            yield name, pixels(views), y
+            yield name, pixels(clean_views_of(images, stream, pixel_side(stream))), y
         else:
+            views = clean_views_of(images, stream, stream.augment.image_size)
             yield name, encode(row.backbone, views, stream.runtime), y

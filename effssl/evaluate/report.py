@@ -82,12 +82,14 @@ def write_report(
     return [file, picture]
 
 
-def print_report(run: FinishedRun, probed: ImageSet, judged: Judged, files: list[Path], settings: Evaluation) -> None:
+def print_report(
+    run: FinishedRun, probed: ImageSet, judged: Judged, files: list[Path], settings: Evaluation
+) -> None:
     """Print a run's tables, the notes, and where its files are."""
     accuracies, measures = map(tables.as_text, _tables(judged.numbers(), settings))
-    split = protocols.reported_split(probed.data)
+    split = f"the {protocols.reported_split(probed.data)} split of {probed.images.data}"
     print(
-        f"\n{run.folder}: accuracy on the {split} split of {probed.images.data} in %, with 95% intervals",
+        f"\n{run.folder}: accuracy on {split} in %, with 95% intervals",
         accuracies,
         "\nwithout labels, of representations h and embeddings z",
         measures,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from effssl.config import Augment
-from effssl.evaluate.images import ImageSet, open_own
+from effssl.data.stored import Data, open_data
+from effssl.evaluate.images import ImageSet
 from effssl.evaluation import classifiers, protocols
 from effssl.evaluation.encode import (
     ENCODED_AT_ONCE,
@@ -23,7 +24,6 @@ from effssl.evaluation.encode import (
     open_streams,
     pixel_features,
     random_streams,
-    small_views,
 )
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.job_config import Evaluation
@@ -59,14 +59,14 @@ class Row(NamedTuple):
         return backbone_features(self.backbone, self.streams.clean)
 
 
-StreamsOf = Callable[[Augment], RowStreams]
-
-
-def rows_of(run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: Runtime) -> Iterator[Row]:
+def rows_of(
+    run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: Runtime
+) -> Iterator[Row]:
     """Make the rows of a run, one after the other.
 
     Raises InputError if weights cannot be loaded, or do not take the images.
     """
+    # Rows of the same views share their streams, as compiling one takes seconds.
     streams_of = functools.cache(functools.partial(_streams_of, probed, settings, runtime))
     streams = streams_of(probed.augment)
     yield _row("trained", run.backbone, streams, run.projector)
@@ -74,18 +74,20 @@ def rows_of(run: FinishedRun, probed: ImageSet, settings: Evaluation, runtime: R
         untrained = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
         yield _row("untrained", untrained.backbone, streams, untrained.projector)
     if settings.supervised:
-        yield _supervised(run, settings, streams, runtime)
+        yield _supervised(run, probed, streams, runtime)
     for given in settings.checkpoint:
         name, _, file = given.partition("=")
         backbone, spec = load_weights(name, Path(file), settings.checkpoint_size)
         theirs = replace(probed.augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
         yield _row(name, backbone, streams_of(theirs))
     if settings.pixels:
-        yield Row("pixels", None, streams_of(small_views(probed.augment)))
+        yield Row("pixels", None, streams)
 
 
-def _streams_of(probed: ImageSet, settings: Evaluation, runtime: Runtime, augment: Augment) -> RowStreams:
-    """Open the streams of rows whose views are made by `augment`: compiling one takes seconds."""
+def _streams_of(
+    probed: ImageSet, settings: Evaluation, runtime: Runtime, augment: Augment
+) -> RowStreams:
+    """Open the streams of rows whose views are made by `augment`."""
     clean = open_streams(
         probed.data,
         augment,
@@ -106,20 +108,10 @@ def _streams_of(probed: ImageSet, settings: Evaluation, runtime: Runtime, augmen
     )
 
 
-def _supervised(run: FinishedRun, settings: Evaluation, streams: RowStreams, runtime: Runtime) -> Row:
+def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime) -> Row:
     """Train the run's supervised twin, unless that was done."""
     print(f"{run.folder}: supervised training, unless that was done", flush=True)
-    own = open_own(run, settings)
-    own_streams = open_streams(
-        own.data,
-        own.augment,
-        seed=run.cfg.run.seed,
-        batch_size=run.cfg.optim.batch_size,
-        workers=own.images.workers,
-        runtime=runtime,
-        progress=True,
-    )
-    backbone, about = classifiers.supervised(run, own.data, own_streams)
+    backbone, about = classifiers.supervised(run, *_own(run, probed, streams, runtime))
     note = (
         f"supervised: its own classifier reaches {100 * about['accuracy']:.1f} on "
         f"{about['images']} images of the run's set, after {about['encoded_views']} views in "
@@ -128,7 +120,28 @@ def _supervised(run: FinishedRun, settings: Evaluation, streams: RowStreams, run
     return _row("supervised", backbone, streams)._replace(note=note)
 
 
-def _row(name: str, backbone: nn.Module, streams: RowStreams, projector: nn.Module | None = None) -> Row:
+def _own(
+    run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime
+) -> tuple[Data, Streams]:
+    """Open the set that the run was trained on, also if another is probed on."""
+    if probed.images.data == run.cfg.images.data:
+        return probed.data, streams.clean
+    data = open_data(run.cfg.images)
+    own_streams = open_streams(
+        data,
+        run.cfg.augment,
+        seed=run.cfg.run.seed,
+        batch_size=run.cfg.optim.batch_size,
+        workers=run.cfg.images.workers,
+        runtime=runtime,
+        progress=True,
+    )
+    return data, own_streams
+
+
+def _row(
+    name: str, backbone: nn.Module, streams: RowStreams, projector: nn.Module | None = None
+) -> Row:
     """Put a backbone on the device. Raises InputError if it does not take the images."""
     stream = streams.clean["train"]
     device = stream.runtime.device

@@ -12,13 +12,13 @@ from torch import nn
 
 from effssl.data.label_files import label_fraction
 from effssl.data.stored import Data
+from effssl.evaluation.batch_norm import adapt_batch_norm
 from effssl.evaluation.encode import Streams, backbone_features, crops_and_flips, spread
 from effssl.evaluation.finetune import (
     RATES,
     Classifier,
     Recipe,
     accuracy,
-    adapt_batch_norm,
     best_classifier,
 )
 from effssl.evaluation.finished_run import FinishedRun

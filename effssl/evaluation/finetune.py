@@ -1,4 +1,4 @@
-"""Training a classifier on a backbone, and adapting its BatchNorm.
+"""Training a classifier on a backbone.
 
 The published protocol of semi-supervised fine-tuning (SimCLR's, arXiv 2002.05709; VICReg's and
 Barlow Twins' own code) is a linear head on the backbone, both trained, on crops and flips of 1% or
@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from effssl.evaluation.layers import evaluating
@@ -184,44 +183,6 @@ def accuracy(model: nn.Module, views: Iterable[Tensor], labels: Tensor, runtime:
                 logits = model(x.to(memory_format=torch.channels_last))
             predicted.append(logits.argmax(1).cpu())
     return float((torch.cat(predicted) == labels.cpu()).double().mean())
-
-
-def adapt_batch_norm(backbone: nn.Module, views: Iterable[Tensor], runtime: Runtime) -> int:
-    """Replace every BatchNorm's running statistics, in place, by those of views (arXiv 1603.04779).
-
-    No label is used and no weight changes. Means and unbiased variances of the batches are averaged
-    with the weight of their sizes (with batches of one size that is the cumulative average of
-    momentum=None); meanwhile each layer sees inputs that are normalised by their own batch. A batch
-    of one image is left out, as it may have no variance. All else is in eval mode; afterwards each
-    part is in the mode that it was in.
-
-    views: clean ones, in batches of [b, 3, h, w], on the runtime's device. Returns how many layers
-    were adapted; 0 says that nothing was done.
-    """
-    norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
-    norms = [norm for norm in norms if norm.running_mean is not None]
-    if not norms:
-        return 0
-    momenta = [norm.momentum for norm in norms]
-    num_seen = 0
-    try:
-        with evaluating(backbone):
-            for norm in norms:
-                norm.train()
-            for x in views:
-                if len(x) < 2:
-                    continue
-                for norm in norms:
-                    if num_seen == 0:
-                        norm.reset_running_stats()
-                    norm.momentum = len(x) / (num_seen + len(x))
-                with runtime.autocast():
-                    backbone(x.to(memory_format=torch.channels_last))
-                num_seen += len(x)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    return len(norms) if num_seen else 0
 
 
 def _optimizers(

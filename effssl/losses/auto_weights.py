@@ -37,7 +37,9 @@ def resolve(loss: Loss, dim: int) -> Loss:
         "cov_weight": cov_weight(dim, loss.inv_weight),
         "redundancy_weight": redundancy_weight(dim),
     }
-    ruled: dict[str, Any] = {name: rule for name, rule in rules.items() if getattr(loss, name) == "auto"}
+    ruled: dict[str, Any] = {
+        name: rule for name, rule in rules.items() if getattr(loss, name) == "auto"
+    }
     return dataclasses.replace(loss, **ruled)
 
 

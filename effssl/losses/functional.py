@@ -39,7 +39,9 @@ class BarlowTwinsTerms(NamedTuple):
     variance: Tensor
 
 
-def vicreg(z: Tensor, *, inv_weight: float = 25.0, var_weight: float = 25.0, cov_weight: float = 1.0) -> VICRegTerms:
+def vicreg(
+    z: Tensor, *, inv_weight: float = 25.0, var_weight: float = 25.0, cov_weight: float = 1.0
+) -> VICRegTerms:
     """Compute VICReg (arXiv 2105.04906, eq. 6) for K views.
 
         invariance  mean over pairs a < b of mean((z_a - z_b)^2)

@@ -46,7 +46,9 @@ class VICRegLoss(nn.Module):
         cov_weight: float | Literal["auto"] = "auto",
     ):
         super().__init__()
-        self.settings = Loss(method="vicreg", inv_weight=inv_weight, var_weight=var_weight, cov_weight=cov_weight)
+        self.settings = Loss(
+            method="vicreg", inv_weight=inv_weight, var_weight=var_weight, cov_weight=cov_weight
+        )
 
     def terms(self, z: Embeddings) -> VICRegTerms:
         """Return the loss and its terms before weighting; ValueError if z has another shape."""

@@ -14,7 +14,9 @@ from effssl.losses.baselines import entropy_reconstruction, simclr
 from effssl.losses.functional import barlow_twins, vicreg, weight_orthogonality
 
 
-def build_objective(loss: Loss, dim: int, last_layer: nn.Linear) -> Callable[[Tensor], dict[str, Tensor]]:
+def build_objective(
+    loss: Loss, dim: int, last_layer: nn.Linear
+) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the function of z [num_views, batch, dim] that training minimises.
 
     It returns "loss", which is minimised, and beside it the terms before weighting as "loss/NAME".

@@ -17,7 +17,9 @@ Stem = Literal["auto", "timm", "small", "small-s2"]
 _VITS = ("vision_transformer", "deit", "eva")  # timm's modules
 
 
-def create_backbone(name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}") -> nn.Module:
+def create_backbone(
+    name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}"
+) -> nn.Module:
     """Create a timm model that takes images [n, 3, image_size, image_size] to h [n, d_h].
 
     Its weights are new, and it is in training mode.
@@ -81,7 +83,9 @@ def representation_dim(backbone: nn.Module) -> int:
 def shrink_stem(model: ResNet, stride: int) -> None:
     """Replace the first convolution by a new one, 3x3 of this stride, and drop the max-pool."""
     first = first_convolution(model)
-    small = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=False)
+    small = nn.Conv2d(
+        first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=False
+    )
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(model.conv1, nn.Sequential):
         model.conv1[0] = small

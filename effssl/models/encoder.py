@@ -21,7 +21,9 @@ class Projector(nn.Sequential):
     official VICReg and Barlow Twins.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"):
+    def __init__(
+        self, in_dim: int, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+    ):
         norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
         layers: list[nn.Module] = []
         width = in_dim
@@ -36,7 +38,9 @@ class Projector(nn.Sequential):
 class Encoder(nn.Module):
     """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim])."""
 
-    def __init__(self, backbone: nn.Module, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"):
+    def __init__(
+        self, backbone: nn.Module, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+    ):
         super().__init__()
         self.backbone = backbone
         in_dim = representation_dim(backbone)
@@ -54,7 +58,9 @@ def build_encoder(model: Model, image_size: int, seed: int) -> Encoder:
     Sets torch's global seed. Raises InputError if the backbone cannot be built.
     """
     torch.manual_seed(seed)
-    backbone = create_backbone(model.backbone, image_size, stem=model.stem, kwargs=model.backbone_kwargs)
+    backbone = create_backbone(
+        model.backbone, image_size, stem=model.stem, kwargs=model.backbone_kwargs
+    )
     num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]
     hidden_dim = model.proj_hidden_dim or model.proj_dim
     encoder = Encoder(backbone, hidden_dim, model.proj_dim, num_layers, model.proj_norm)

@@ -37,7 +37,9 @@ class BackboneSpec:
     """Standard deviation that images are normalised with."""
 
 
-def save_backbone(backbone: nn.Module, path: Path, spec: BackboneSpec, extra: dict[str, Any] | None = None) -> None:
+def save_backbone(
+    backbone: nn.Module, path: Path, spec: BackboneSpec, extra: dict[str, Any] | None = None
+) -> None:
     """Write the weights and their spec as one safetensors file, whole or not at all.
 
     Args:
@@ -66,7 +68,9 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneSpec]:
     """
     file = _backbone_file(Path(path))
     spec, _ = _metadata(file)
-    model = create_backbone(spec.backbone, spec.image_size, stem=spec.stem, kwargs=spec.backbone_kwargs)
+    model = create_backbone(
+        spec.backbone, spec.image_size, stem=spec.stem, kwargs=spec.backbone_kwargs
+    )
     try:
         model.load_state_dict(load_file(file), strict=True)
     except (SafetensorError, RuntimeError) as error:
@@ -83,7 +87,9 @@ def read_extra(file: Path) -> dict[str, Any]:
     return _metadata(file)[1]
 
 
-def load_weights(name: str, file: Path, image_size: int | None = None) -> tuple[nn.Module, BackboneSpec]:
+def load_weights(
+    name: str, file: Path, image_size: int | None = None
+) -> tuple[nn.Module, BackboneSpec]:
     """Load a backbone from weights on disk, strictly, in eval mode on the CPU, and its spec.
 
     Args:

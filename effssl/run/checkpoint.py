@@ -12,10 +12,13 @@ from effssl import InputError
 from effssl.run.files import atomic
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, Any]:
     """Return all that moves the weights from here on, but for the position in the data.
 
-    That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop path).
+    That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop
+    path).
     """
     random = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -23,7 +26,9 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.de
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random}
 
 
-def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def restore(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> None:
     """Put back what `capture` took, strictly.
 
     On another kind of device its random numbers go on from its seed, and the optimizer stays fused,
@@ -40,7 +45,7 @@ def restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Opti
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) so that `path` is always whole, also after a crash."""
+    """Write `state`, tensors and plain values, so that `path` is whole even after a crash."""
     with atomic(path, sync=True) as temporary:
         torch.save(state, temporary)
 
@@ -55,4 +60,6 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises many types for damaged files
-        raise InputError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+        raise InputError(
+            f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from None

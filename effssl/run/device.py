@@ -20,7 +20,9 @@ class Runtime:
 
     def autocast(self) -> torch.autocast:
         """Return a context for forward passes."""
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        return torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
 
     def wait(self) -> None:
         """Wait until the device has done all that it was given, so that a clock can be read."""

@@ -131,7 +131,8 @@ class _AllSum(torch.autograd.Function):
 
 
 class _AllRows(torch.autograd.Function):
-    # torch's own differentiable all_gather needs equal shapes, and a backward that not every backend has.
+    # torch's own differentiable all_gather needs equal shapes, and a backward that not every
+    # backend has.
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, sizes: list[int]) -> Tensor:

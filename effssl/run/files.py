@@ -16,9 +16,9 @@ from effssl import InputError
 def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the block ends without an error.
 
-    Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path` is
-    left as it was. Missing folders are made. `sync` waits until the bytes and the new name are on the
-    disk, so that they survive a power cut. Raises InputError if the file cannot be written.
+    Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path`
+    is left as it was. Missing folders are made. `sync` waits until the bytes and the new name are
+    on the disk, so that they survive a power cut. Raises InputError if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -32,7 +32,9 @@ def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        with contextlib.suppress(OSError):  # it is gone after a rename, and was never there if a parent is a file
+        with contextlib.suppress(
+            OSError
+        ):  # it is gone after a rename, and was never there if a parent is a file
             temporary.unlink()
 
 
@@ -54,7 +56,9 @@ def check_writable(folder: Path, flag: str) -> None:
     """
     existing = nearest_existing(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"{flag} cannot be written: {existing} is not a folder that you may write to")
+        raise InputError(
+            f"{flag} cannot be written: {existing} is not a folder that you may write to"
+        )
 
 
 def nearest_existing(folder: Path) -> Path:

@@ -27,7 +27,9 @@ def choose(out: Path | None, label: str) -> Path:
     """
     out = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H%M%S}_{label}"
     if (out / "config.yaml").exists() or (out / "checkpoint.pt").exists():
-        raise InputError(f"--out {out} already holds a run; go on with --resume {out} or name another folder")
+        raise InputError(
+            f"--out {out} already holds a run; go on with --resume {out} or name another folder"
+        )
     check_writable(out, f"--out {out}")
     return out
 

@@ -22,8 +22,8 @@ _LINE_EVERY_S = 10.0  # on a console that is no terminal
 class Clock:
     """The seconds of training.
 
-    Pauses (probes, checkpoints, pictures) do not count. `wait` waits for the device, so that what it
-    still computes is counted before a pause.
+    Pauses (probes, checkpoints, pictures) do not count. `wait` waits for the device, so that what
+    it still computes is counted before a pause.
     """
 
     def __init__(self, seconds: float, wait: Callable[[], object]):
@@ -63,7 +63,8 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        # A run that goes on keeps its records; one that starts again from step 0 says all of it again.
+        # A run that goes on keeps its records; one that starts again from step 0 says all of it
+        # again.
         start_step = start["step"]
         kept = [r for r in read_metrics(folder) if 0 < start_step >= r["step"]]
         write_text(self._file, "".join(json.dumps(r) + "\n" for r in kept))
@@ -140,7 +141,7 @@ class RunLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, in order; a last line that was cut short by a kill is left out."""
+    """Return the records of a run, in order, without a last line that a kill cut short."""
     file = folder / "metrics.jsonl"
     records = []
     for line in file.read_text().splitlines() if file.is_file() else []:

@@ -62,11 +62,15 @@ def save_curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
             points = [(r[key] * scale, 100 * r[name]) for r in probes if name in r]
             if points:
                 axis.plot(*np.transpose(points), marker="o", markersize=3, label=f"{name} probe")
-        axis.set(xlabel=label, ylabel="validation accuracy (%)", title="probes on the validation split")
+        axis.set(
+            xlabel=label, ylabel="validation accuracy (%)", title="probes on the validation split"
+        )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
+            axis.legend(
+                fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False
+            )
         else:
             axis.text(0.5, 0.5, "no records", ha="center", transform=axis.transAxes)
     figure.suptitle(title, fontsize=10)

@@ -43,7 +43,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """Return the checkout's commit, with "-dirty" if it has changes; None for an installed package."""
+    """Return the checkout's commit, with "-dirty" if it has changes; None without a checkout."""
     if not (_ROOT / ".git").exists():
         return None
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--exclude=*"]

@@ -20,7 +20,8 @@ class StopSwitch:
     """Tells when training is to end: on Ctrl-C or SIGTERM in any process, or after `max_seconds`.
 
     While it is entered, a first signal is noted for the loop to see, which then saves and leaves; a
-    second one ends the process at once. All processes of a group see the switch set at the same step.
+    second one ends the process at once. All processes of a group see the switch set at the same
+    step.
     """
 
     def __init__(self, clock: Clock, max_seconds: float | None):
@@ -42,8 +43,8 @@ class StopSwitch:
     def is_set(self) -> bool:
         """Look at signals and clock, together with all processes."""
         # Only the first process pauses its clock for probes, for which the others wait.
-        is_limited = distributed.is_first() and self._max_seconds is not None
-        is_late = is_limited and self._clock.seconds >= self._max_seconds
+        limit = self._max_seconds if distributed.is_first() else None
+        is_late = limit is not None and self._clock.seconds >= limit
         self.signalled, self.out_of_time = distributed.in_any(self._received is not None, is_late)
         return self.signalled or self.out_of_time
 
@@ -73,7 +74,11 @@ def orderly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def exit_code(work: Callable[[], int | None], *, interrupted: str = "interrupted; nothing half-written is left") -> int:
+def exit_code(
+    work: Callable[[], int | None],
+    *,
+    interrupted: str = "interrupted; nothing half-written is left",
+) -> int:
     """Do a command's work in an `orderly` way, and show its errors as a command line does.
 
     Returns what the work returns (None counts as 0); 2 for bad input and for files that cannot be
@@ -84,7 +89,9 @@ def exit_code(work: Callable[[], int | None], *, interrupted: str = "interrupted
         with orderly():
             return work() or 0
     except (InputError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # set by torchrun; the group may not be there any more
+        if (
+            os.environ.get("RANK", "0") == "0"
+        ):  # set by torchrun; the group may not be there any more
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

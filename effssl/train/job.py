@@ -68,7 +68,7 @@ class Job:
 
 
 def build_job(cfg: Config) -> Job:
-    """Build encoder, views, loss, optimizer and schedule; the weights are those that the seed gives.
+    """Build encoder, views, loss, optimizer and schedule, with the weights that the seed gives.
 
     Raises InputError for anything that the user has to mend.
     """
@@ -111,7 +111,9 @@ def resume(job: Job) -> None:
     """Go on where the run's checkpoint was saved. Raises InputError if its images were others."""
     state = checkpoint.load(job.out / "checkpoint.pt")
     if state["images"] != job.images:
-        raise InputError(f"--resume {job.out}: its images were others ({state['images']}; here {job.images})")
+        raise InputError(
+            f"--resume {job.out}: its images were others ({state['images']}; here {job.images})"
+        )
     checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
     job.step, job.seconds = state["step"], state["seconds"]
 
@@ -131,17 +133,21 @@ def _label(cfg: Config) -> str:
 def _check_batch(batch_size: int, num_images: int) -> None:
     if batch_size % distributed.world_size():
         num_processes = distributed.world_size()
-        raise InputError(f"--batch-size {batch_size} does not divide among {num_processes} processes")
+        raise InputError(
+            f"--batch-size {batch_size} does not divide among {num_processes} processes"
+        )
     if batch_size > num_images:
-        raise InputError(f"--batch-size {batch_size} is larger than the set: {num_images} training images")
+        raise InputError(
+            f"--batch-size {batch_size} is larger than the set: {num_images} training images"
+        )
 
 
 def _forward(encoder: Encoder, runtime: Runtime) -> nn.Module:
     """Return what is called in place of the encoder: images -> (h, z).
 
-    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm then
-    takes its statistics from the whole batch, as in one process; on CPUs torch has no such BatchNorm,
-    and each process normalises by its own images.
+    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
+    then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
+    BatchNorm, and each process normalises by its own images.
     """
     if distributed.world_size() == 1:
         return torch.compile(encoder) if runtime.compile else encoder  # type: ignore[return-value]

@@ -37,8 +37,8 @@ def main(cfg: Config) -> int:
 def train(job: Job) -> int:
     """Run a job to its end, or until it is told to stop; returns the exit code.
 
-    In a process group each process trains on its part of every batch, and the first one does all the
-    rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
+    In a process group each process trains on its part of every batch, and the first one does all
+    the rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
     backbone.safetensors, result.json, views.png, curves.png. Raises InputError before anything is
     written there, FloatingPointError on a loss that is not finite, RuntimeError if loading fails.
     """
@@ -71,7 +71,7 @@ def train(job: Job) -> int:
 
 
 def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None:
-    """Train until all steps are done or `stop` is set, with a probe at the epochs that ask for one."""
+    """Train until all steps are done or `stop` is set; probe after the epochs that ask for it."""
     run, saved_s = job.cfg.run, time.monotonic()
     is_stopped = stop.is_set()
     while job.step < job.total_steps and not is_stopped:
@@ -116,13 +116,18 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
 
 
 def _save(job: Job, clock: Clock) -> None:
-    """Write checkpoint.pt; the clock pauses. Raises FloatingPointError if weights are not finite."""
+    """Write checkpoint.pt; the clock pauses.
+
+    Raises FloatingPointError if weights are not finite.
+    """
     if not distributed.is_first():
         return
     file = job.out / "checkpoint.pt"
     with clock.paused():
         if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
-            raise FloatingPointError(f"weights are not finite after step {job.step}; last good checkpoint: {file}")
+            raise FloatingPointError(
+                f"weights are not finite after step {job.step}; last good checkpoint: {file}"
+            )
         state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
         position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
         checkpoint.save(file, state | position)
@@ -186,7 +191,8 @@ def _is_finished(job: Job) -> bool:
 def _check_finite(job: Job, loss: Tensor) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the loss is {loss.item()} at step {job.step}; last good checkpoint: {job.out / 'checkpoint.pt'}"
+            f"the loss is {loss.item()} at step {job.step}; "
+            f"last good checkpoint: {job.out / 'checkpoint.pt'}"
         )
 
 

@@ -1,9 +1,9 @@
 """The random numbers of every view, as a function of (seed, epoch, sample, view, slot) alone.
 
 A chain of splitmix64 finalisers (Steele, Lea and Flood, OOPSLA 2014) over these five counters: the
-numbers depend neither on the device, nor on the batch, nor on the number of workers. The functions of
-the chain stand here once and are used twice: on int64 tensors (draws.py), and compiled by numba where
-JPEGs are decoded (decode_crops.py). Both wrap around at 64 bits, as the generator wants.
+numbers depend neither on the device, nor on the batch, nor on the number of workers. The functions
+of the chain stand here once and are used twice: on int64 tensors (draws.py), and compiled by numba
+where JPEGs are decoded (decode_crops.py). Both wrap around at 64 bits, as the generator wants.
 """
 
 from __future__ import annotations

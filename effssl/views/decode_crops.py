@@ -1,4 +1,4 @@
-"""K random resized crops of every image, which is decoded once: a decoder for FFCV, compiled by numba.
+"""K random resized crops of every image, which is decoded once: a decoder for FFCV, in numba.
 
 The crops are those that draws.draw_crops gives for the stored size of the image, from the same
 numbers. Nothing here is compiled with fastmath (FFCV's own default), so pixels do not depend on how
@@ -87,7 +87,7 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
 @_compiled
 def view_key(seed, epoch, index, view):
-    """Return the key of counters.uniform from which the numbers of one view of one sample follow."""
+    """Return the key of counters.uniform from which one view's numbers follow."""
     key_of_epoch = counters.next_key(counters.mix(np.int64(seed)), np.int64(epoch))
     key_of_sample = counters.next_key(key_of_epoch, np.int64(index))
     return counters.next_key(key_of_sample, np.int64(view) + 1)
@@ -149,9 +149,9 @@ def resized_crop(image, crop, out):
 def _resize_weights(length, size):
     """Return which of `length` pixels make up each of `size`: (first, taps, weights).
 
-    The weights, float32 [size, most taps], are those of the `taps` pixels from `first` on, both int64
-    [size]: a triangle as wide as an output or an input pixel, whichever is larger, cut at the border,
-    as in ops.resized_crop.
+    The weights, float32 [size, most taps], are those of the `taps` pixels from `first` on, both
+    int64 [size]: a triangle as wide as an output or an input pixel, whichever is larger, cut at the
+    border, as in ops.resized_crop.
     """
     scale = length / size
     reach = max(scale, 1.0)

@@ -83,8 +83,13 @@ def draw_colours(numbers: Tensor, augment: Augment) -> ColourDraws:
     )
 
 
-def _crop_size(numbers: Tensor, augment: Augment, stored: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each crop's height and width, and whether an attempt fitted; if none did, the fallback's."""
+def _crop_size(
+    numbers: Tensor, augment: Augment, stored: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each crop's height and width, and whether an attempt fitted.
+
+    If none did, height and width are those of the largest central crop.
+    """
     stored_height, stored_width = stored
     scale, ratio = augment.crop_scale, augment.crop_ratio
     fallback_height, fallback_width = _largest_central(stored, ratio)

@@ -1,8 +1,8 @@
 """Operations on views, each for a batch with a parameter per view.
 
 Every operation is torchvision's. Colour jitter applies brightness, contrast, saturation and hue in
-that order (torchvision draws the order, which moves results only where values are clamped, or through
-hue).
+that order (torchvision draws the order, which moves results only where values are clamped, or
+through hue).
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: int) -> 
     images: uint8 [batch, H, W, 3]; crops, flips: [views, batch]
     -> float32 [views, batch, 3, size, size] in [0, 1].
 
-    Bilinear resizing is separable and linear, so a crop is two small matrix products with weights that
-    are a function of its corner and size; all views share the image.
+    Bilinear resizing is separable and linear, so a crop is two small matrix products with weights
+    that are a function of its corner and size; all views share the image.
     """
     _, stored_height, stored_width, _ = images.shape
     never = torch.zeros_like(flips)
-    rows = _resize_weights(crops.top, crops.height, never, size, stored_height)  # [views, batch, size, H]
+    rows = _resize_weights(
+        crops.top, crops.height, never, size, stored_height
+    )  # [views, batch, size, H]
     columns = _resize_weights(crops.left, crops.width, flips, size, stored_width)  # [.., size, W]
     planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
     x = rearrange(rows, "k b s h -> b (k s) h") @ planes
@@ -46,7 +48,7 @@ def flipped(crops: Tensor, flips: Tensor) -> Tensor:
 
 
 def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Change the colours of x [n, 3, size, size] in [0, 1], and normalise; colours: of n views in all."""
+    """Change the colours of views x [n, 3, size, size] in [0, 1], and normalise them."""
     each = colours.map(torch.flatten)
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
@@ -139,7 +141,9 @@ def _resize_weights(start: Tensor, length: Tensor, flip: Tensor, size: int, stor
     out = torch.where(flip[..., None], size - 1 - out, out)  # [..., size]
     scale = (length / size)[..., None]
     centre = (out + 0.5) * scale
-    position = torch.arange(stored, device=start.device, dtype=torch.float32) - start[..., None]  # [..., stored]
+    position = (
+        torch.arange(stored, device=start.device, dtype=torch.float32) - start[..., None]
+    )  # [..., stored]
     inside = (position >= 0) & (position < length[..., None])
     distance = (position[..., None, :] + 0.5 - centre[..., None]).abs()
     weights = (1 - distance / scale.clamp(min=1)[..., None]).clamp(min=0) * inside[..., None, :]
@@ -153,10 +157,14 @@ def _blur_matrix(kernel: Tensor, side: int) -> Tensor:
     """
     radius = kernel.shape[1] // 2
     index = torch.arange(side, device=kernel.device)
-    source = index[:, None] + torch.arange(-radius, radius + 1, device=kernel.device)  # [side, kernel_size]
+    source = index[:, None] + torch.arange(
+        -radius, radius + 1, device=kernel.device
+    )  # [side, kernel_size]
     source = (side - 1) - ((side - 1) - source.abs()).abs()
     matrix = kernel.new_zeros(len(kernel), side, side)
-    return matrix.scatter_add_(2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1))
+    return matrix.scatter_add_(
+        2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1)
+    )
 
 
 def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
@@ -172,7 +180,9 @@ def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def _where(mask: Tensor, operation: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+def _where(
+    mask: Tensor, operation: Callable[..., Tensor], x: Tensor, *parameters: Tensor
+) -> Tensor:
     """Apply operation(x, *parameters) to the views in `mask` [n].
 
     On a CPU only they are computed; on a GPU all are, as counting them would wait for it.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import ffcv.libffcv
 import numpy as np
@@ -30,14 +32,18 @@ _CANVAS = 1.5  # side of the squares that clean views are made of, as a multiple
 class ViewStream:
     """The views of a stored split's images.
 
-    stored: the split. Images of one size are read whole and cropped on the device; of images of varied
-        size, which are stored as JPEG, each is decoded once and its crops are cut there.
-    augment: how views are made, and how many.
-    seed: what the views are drawn from, with epoch and position; nothing else moves them.
-    batch_size: images a batch of `epoch`.
-    clean_batch_size: images a batch of `clean`.
-    workers: threads that load.
-    progress: bars, where stderr is a terminal.
+    Images of one size are read whole and cropped on the device. Of images of varied size, which are
+    stored as JPEG, each is decoded once, and its crops are cut there.
+
+    Args:
+        stored: the split.
+        augment: how views are made, and how many.
+        seed: what the views are drawn from, with epoch and position; nothing else moves them.
+        batch_size: images in a batch of `epoch`.
+        workers: threads that load.
+        runtime: where views are made, and whether that is compiled.
+        progress: bars, if stderr is a terminal.
+        clean_batch_size: images in a batch of `clean`.
 
     What FFCV compiles is kept, so a stream serves any number of passes, one of each kind at a time.
     """
@@ -60,7 +66,9 @@ class ViewStream:
         self._assemble = views_of_crops if stored.side is None else views_of_images
         self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
 
-    def with_views(self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None) -> ViewStream:
+    def with_views(
+        self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None
+    ) -> ViewStream:
         """Return a stream of the same images with other views; None keeps what this one has."""
         return ViewStream(
             self.stored,
@@ -73,43 +81,54 @@ class ViewStream:
             progress=self._progress,
         )
 
-    def epoch(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def epoch(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Make K augmented views of the images at `positions`, in that order.
 
-        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on the
-        device; the last batch may be smaller.
+        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on
+        the device; the last batch may be smaller.
         """
         with closing(self.load(positions, epoch)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
                 yield self.make_views(pixels, at, epoch), at
                 bar.update(len(at))
 
-    def load(self, positions: np.ndarray, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Read what the views of an epoch are made of: the first half of `epoch`, for what times the two.
+    def load(
+        self, positions: np.ndarray, epoch: int
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Read what the views of an epoch are made of: the first half of `epoch`.
 
-        Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole, [batch,
-        height, width, 3]; of images of varied size their K crops, [batch, views, size, size, 3].
+        It stands by itself for benchmarks, which time the halves apart.
+
+        Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole,
+        [batch, height, width, 3]; of images of varied size their K crops, [batch, views, size,
+        size, 3].
         """
         if self.stored.side is None:
             self._crop_decoder.epoch = epoch
         yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
-    def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
+    def clean(
+        self, positions: np.ndarray, *, size: int | None = None
+    ) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
 
-        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized, or its
-        central square if images are of varied size.
+        size: side of the views in pixels; None is that of the augmented ones.
+        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized,
+        or its central square if images are of varied size.
         """
+        augment = self.augment if size is None else replace(self.augment, image_size=size)
         with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
-                yield clean_view(pixels, self.augment)
+                yield clean_view(pixels, augment)
                 bar.update(len(at))
 
     def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Read what clean views are made of: the first half of `clean`, for what times the two.
+        """Read what clean views are made of: the first half of `clean`, for callers that time it.
 
-        Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of one
-        size whole; of images of varied size their central squares.
+        Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of
+        one size whole; of images of varied size their central squares.
         """
         yield from read_batches(self._clean_loader, positions, self.runtime.device)
 
@@ -117,12 +136,13 @@ class ViewStream:
         """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
         if side is not None:  # else the crops are cut already
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
         is_whole = len(positions) == self.batch_size
-        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+        assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
+        return assemble(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 from PIL import Image
 
 from effssl import InputError
@@ -48,9 +47,7 @@ def test_images_of_varied_size_are_decoded_to_their_central_square(tmp_path):
     source = open_source("folder", tmp_path, "train")
     assert source.side is None
     beton = ensure_beton(source, tmp_path, "x", STORE)
-    order, images, _ = read_all(
-        beton.path, 2, decoder=CenterCropRGBImageDecoder((30, 30), ratio=1.0)
-    )
+    order, images, _ = read_all(beton.path, 2, square=30)
     stored = [p.name for p in source.images.paths].index("wide.png")
     wide = images[list(order).index(stored)]
     assert images.shape == (2, 30, 30, 3)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.loader import Loader
 
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import open_loader, read_batches
@@ -27,7 +25,9 @@ def digits(digits_dir) -> Path:
     return ensure_beton(source, digits_dir / "beton", "digits-train", STORE).path
 
 
-def open_digits(digits: Path, workers: int) -> Loader:
+def open_digits(digits: Path, workers: int):
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # not before effssl.data has tamed FFCV
+
     return open_loader(digits, 64, workers, SimpleRGBImageDecoder())
 
 

@@ -330,6 +330,11 @@ def _no_corruptions(run, tmp_path):
     return ["--robustness-dir", tmp_path / "none"], "labels.npy: no such file"
 
 
+def _to_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    return ["--to", tmp_path / "file"], "cannot be written"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -342,7 +347,7 @@ def _no_corruptions(run, tmp_path):
             _checkpoint_of_another,
         ),
         *(_no_labels, _classes_that_test_lacks, _classes_that_train_lacks),
-        *(_no_such_weights, _weights_of_another_model, _no_corruptions),
+        *(_no_such_weights, _weights_of_another_model, _no_corruptions, _to_a_file),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 from filelock import FileLock
 from PIL import Image
 
 from effssl import InputError, cli
 from effssl.config import Images, Storage
-from effssl.data import beton, ffcv_writer
+from effssl.data import beton, ffcv_workers
 from effssl.data.stored import open_data, open_split
 from effssl.prepare.store import main
 from tests.conftest import read_all, write_class_folders
@@ -112,9 +111,7 @@ def test_damaged_images_are_left_out_and_labels_stay_with_their_images(tmp_path,
     data = open_data(images_of(tmp_path, skip_corrupt=True))
     assert not data.train.is_new
     shades = np.delete(np.add.outer([0, 100], 3 * np.arange(30)).ravel(), [0, 17, 59])
-    order, images, _ = read_all(
-        data.train.path, 57, decoder=CenterCropRGBImageDecoder((16, 16), ratio=1.0)
-    )
+    order, images, _ = read_all(data.train.path, 57, square=16)
     assert np.abs(images[:, 8, 8, 0].numpy().astype(int) - shades[order]).max() <= 1
     assert np.array_equal(data.train.labels, shades >= 100)
     with pytest.raises(
@@ -173,7 +170,7 @@ def test_reading_back_notices_what_changed_in_the_file(tmp_path, capsys, what):
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ffcv_writer, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(ffcv_workers, "LINE_EVERY_S", 0.0)
     assert main(Storage(data="digits", data_dir=tmp_path)) == 0
     assert "  1437 of 1437 images, " in capsys.readouterr().out
 
@@ -183,8 +180,8 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, capsys, 
     [
         (["--skip-corupt"], "did you mean --skip-corrupt"),
         (["--views", "4"], "unknown flag --views"),
-        (["--workers", "0"], "--workers must be at least 1"),
-        (["--jpeg-quality", "101"], "--jpeg-quality must lie in"),
+        (["--workers", "0"], "--workers 0: must be at least 1"),
+        (["--jpeg-quality", "101"], "--jpeg-quality 101: must be at most 100"),
         (["--data", "imagenet99"], "imagenet100"),
     ],
 )

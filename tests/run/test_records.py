@@ -17,7 +17,13 @@ from effssl.run.log import Clock, RunLog, read_metrics
 
 
 def record(step: int, **more) -> dict:
-    return {"step": step, "epoch": step / 2, "seconds": step * 0.5, "encoded_views": step * 8, **more}
+    return {
+        "step": step,
+        "epoch": step / 2,
+        "seconds": step * 0.5,
+        "encoded_views": step * 8,
+        **more,
+    }
 
 
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
@@ -86,10 +92,14 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path, capsys):
 def test_pictures_show_what_they_are_given(tmp_path):
     mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
     red, green = (
-        ((torch.tensor(rgb) - torch.tensor(mean)) / torch.tensor(std))[:, None, None].expand(3, 6, 6)
+        ((torch.tensor(rgb) - torch.tensor(mean)) / torch.tensor(std))[:, None, None].expand(
+            3, 6, 6
+        )
         for rgb in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     )
-    pictures.save_views(tmp_path / "views.png", red.expand(3, 3, 6, 6), green.expand(2, 3, 3, 6, 6), mean, std)
+    pictures.save_views(
+        tmp_path / "views.png", red.expand(3, 3, 6, 6), green.expand(2, 3, 3, 6, 6), mean, std
+    )
     pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
     assert {(255, 0, 0), (0, 255, 0)} <= colours
@@ -97,7 +107,9 @@ def test_pictures_show_what_they_are_given(tmp_path):
 
 @pytest.mark.parametrize("probes", [[], [{"linear": 0.5, "knn": 0.4}, {"linear": 0.6, "knn": 0.5}]])
 def test_curves_are_drawn_with_and_without_probes(tmp_path, probes):
-    records = [{"kind": "train", **record(s, loss=2.0 / s)} | {"loss/invariance": 1.0} for s in (1, 2, 3)]
+    records = [
+        {"kind": "train", **record(s, loss=2.0 / s)} | {"loss/invariance": 1.0} for s in (1, 2, 3)
+    ]
     records += [{"kind": "probe", **record(2 * i), **p} for i, p in enumerate(probes)]
     pictures.save_curves(tmp_path / "curves.png", records, "a run")
     assert Image.open(tmp_path / "curves.png").size[0] > 1000

@@ -8,7 +8,8 @@ from effssl.run.device import Runtime, open_runtime
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "expected"), [("auto", "auto", (None, False)), ("bf16", "true", (torch.bfloat16, True))]
+    ("precision", "compiled", "expected"),
+    [("auto", "auto", (None, False)), ("bf16", "true", (torch.bfloat16, True))],
 )
 def test_auto_on_the_cpu_is_float32_and_not_compiled(precision, compiled, expected):
     runtime = open_runtime("cpu", precision, compiled)
@@ -21,12 +22,16 @@ def test_a_gpu_is_named_by_its_number(name, local_rank, monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))  # torch's wants a number
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: chosen.append(device.index)
+    )  # torch's wants a number
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     number = 1 if name == "cuda:1" or local_rank else 0
-    assert open_runtime(name, "auto", "auto") == Runtime(torch.device("cuda", number), torch.bfloat16, True)
+    assert open_runtime(name, "auto", "auto") == Runtime(
+        torch.device("cuda", number), torch.bfloat16, True
+    )
     assert chosen == [number]
 
 
@@ -36,7 +41,9 @@ def test_a_device_that_is_not_there_is_an_input_error(name):
         open_runtime(name, "auto", "auto")
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)]
+)
 def test_the_forward_pass_has_the_precision_asked_for(dtype, expected):
     with Runtime(torch.device("cpu"), dtype).autocast():
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected

@@ -61,7 +61,11 @@ def ending(error):
         (lambda: None, 0, ""),
         (lambda: 143, 143, ""),
         (ending(InputError("--views 1: no")), 2, "error: --views 1: no\n"),
-        (ending(PermissionError(13, "Permission denied", "x")), 2, "error: [Errno 13] Permission denied: 'x'\n"),
+        (
+            ending(PermissionError(13, "Permission denied", "x")),
+            2,
+            "error: [Errno 13] Permission denied: 'x'\n",
+        ),
         (ending(KeyboardInterrupt()), 130, "stopped by hand\n"),
     ],
 )

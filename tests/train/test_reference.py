@@ -23,11 +23,15 @@ def test_the_reference_is_of_every_run():
     assert REFERENCE["runs"].keys() == reference.RUNS.keys()
 
 
-@pytest.mark.parametrize("name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in reference.RUNS])
+@pytest.mark.parametrize(
+    "name", [n if n == FAST else pytest.param(n, marks=pytest.mark.slow) for n in reference.RUNS]
+)
 def test_a_run_gives_what_it_gave(name, work):
     expected, actual = REFERENCE["runs"][name], reference.result_of(name, work)
     if actual["stored"] != expected["stored"]:
-        pytest.skip("the JPEG library of this machine writes other bytes than that of the reference")
+        pytest.skip(
+            "the JPEG library of this machine writes other bytes than that of the reference"
+        )
     if torch.__version__ == REFERENCE["torch"]:
         assert actual == expected
         return

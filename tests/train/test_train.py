@@ -1,4 +1,6 @@
-"""The main job, end to end, on digits: by subprocess as a user calls it, in-process where only the outcome matters."""
+"""The main job, end to end, on digits: by subprocess as a user calls it, in-process where only the
+outcome matters.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,33 @@ from effssl.train import loop as train
 from effssl.train.job import build_job
 from tests.conftest import QUICK, command, run_train, write_class_folders
 
-FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoint.pt", "backbone.safetensors", "result.json"}
+FILES = {
+    "config.yaml",
+    "metrics.jsonl",
+    "tensorboard",
+    "checkpoint.pt",
+    "backbone.safetensors",
+    "result.json",
+}
 FILES |= {"views.png", "curves.png"}
 # Random numbers in the forward pass too: a resumed run must restore them.
-DROPS = ["--backbone-kwargs", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1], drop_path_rate: 0.3}"]
+DROPS = [
+    "--backbone-kwargs",
+    "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1], drop_path_rate: 0.3}",
+]
 
 
 def quick(digits_dir, out, *more) -> list[str]:
-    return [*QUICK, "--data-dir", str(digits_dir), "--out", str(out), "--probe-every", "0", *map(str, more)]
+    return [
+        *QUICK,
+        "--data-dir",
+        str(digits_dir),
+        "--out",
+        str(out),
+        "--probe-every",
+        "0",
+        *map(str, more),
+    ]
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -57,7 +78,11 @@ def test_a_run_leaves_what_it_says(uninterrupted):
     records = read_metrics(run)
     assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 21))
     assert [r["epoch"] for r in records if r["kind"] == "probe"] == [0, 2, 4]
-    assert all(0 <= r["linear"] <= 1 and 1 <= r["h/effective_rank"] <= 16 for r in records if r["kind"] == "probe")
+    assert all(
+        0 <= r["linear"] <= 1 and 1 <= r["h/effective_rank"] <= 16
+        for r in records
+        if r["kind"] == "probe"
+    )
     result = json.loads((run / "result.json").read_text())
     assert result["encoded_views"] == 20 * 256 * 2
     assert set(result["final"]["rows"]) == {"trained", "untrained", "pixels"}
@@ -71,10 +96,14 @@ def test_a_run_leaves_what_it_says(uninterrupted):
 def test_the_backbone_loads_strictly_into_timm(uninterrupted):
     run, _ = uninterrupted
     backbone, spec = load_backbone(run / "backbone.safetensors")
-    trained = {k.removeprefix("backbone."): v for k, v in weights(run).items() if k.startswith("backbone.")}
+    trained = {
+        k.removeprefix("backbone."): v for k, v in weights(run).items() if k.startswith("backbone.")
+    }
     assert same(backbone.state_dict(), trained)
     assert (spec.backbone, spec.image_size) == ("resnet18", 8)
-    plain = timm.create_model("resnet18", num_classes=0, channels=[8, 16, 16, 16], layers=[1, 1, 1, 1])
+    plain = timm.create_model(
+        "resnet18", num_classes=0, channels=[8, 16, 16, 16], layers=[1, 1, 1, 1]
+    )
     plain.conv1, plain.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
     plain.load_state_dict(load_file(run / "backbone.safetensors"), strict=True)
 
@@ -83,7 +112,9 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_e
     digits_dir, uninterrupted, tmp_path
 ):
     run = tmp_path / "killed"
-    arguments = quick(digits_dir, run, "--epochs", 4, "--probe-every", 2, "--save-every-s", 0, *DROPS)
+    arguments = quick(
+        digits_dir, run, "--epochs", 4, "--probe-every", 2, "--save-every-s", 0, *DROPS
+    )
     rng = np.random.default_rng(time.time_ns())
     stops = sorted(rng.choice(np.arange(1, 20), 2, replace=False).tolist())
     print("killed after steps", stops)
@@ -100,7 +131,9 @@ def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_e
     assert train.main(cli.parse(arguments)) == 0
     whole, _ = uninterrupted
     assert same(weights(run), weights(whole))
-    said, expected = ([(r["kind"], r["step"], r.get("loss")) for r in read_metrics(r)] for r in (run, whole))
+    said, expected = (
+        [(r["kind"], r["step"], r.get("loss")) for r in read_metrics(r)] for r in (run, whole)
+    )
     assert said == expected
 
 
@@ -117,15 +150,38 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert f"--resume {run}" in said
     step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
     assert 1 <= step < 20
-    assert train.main(cli.parse(["--resume", str(run), "--workers", "1"])) == 0  # workers do not matter
+    assert (
+        train.main(cli.parse(["--resume", str(run), "--workers", "1"])) == 0
+    )  # workers do not matter
     assert same(weights(run), weights(uninterrupted[0]))
 
 
 def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
-    """Without BatchNorm, whose statistics are each process's own on CPUs; SGD, as Adam makes much of rounding."""
+    """Without BatchNorm, whose statistics are each process's own on CPUs;
+
+    SGD, as Adam makes much of rounding.
+    """
     small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
-    flags = ["--backbone", "vit_tiny_patch16_224", "--image-size", 16, "--backbone-kwargs", small_vit]
-    flags += ["--proj-norm", "none", "--optimizer", "sgd", "--lr", 0.05, "--epochs", 4, "--precision", "fp32"]
+    flags = [
+        "--backbone",
+        "vit_tiny_patch16_224",
+        "--image-size",
+        16,
+        "--backbone-kwargs",
+        small_vit,
+    ]
+    flags += [
+        "--proj-norm",
+        "none",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        0.05,
+        "--epochs",
+        4,
+        "--precision",
+        "fp32",
+    ]
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(cli.parse(quick(digits_dir, one, *flags))) == 0
 
@@ -134,7 +190,9 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
 
     def start(arguments):
         python, *rest = command(arguments)
-        return subprocess.Popen([python, *torchrun, *rest], env=environment, text=True, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [python, *torchrun, *rest], env=environment, text=True, stderr=subprocess.PIPE
+        )
 
     process = start(quick(digits_dir, two, *flags))
     while not any(r["kind"] == "train" for r in read_metrics(two)):
@@ -146,14 +204,18 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
     process = start(["--resume", str(two)])
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    alone, together = ([r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two))
+    alone, together = (
+        [r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two)
+    )
     assert together == pytest.approx(alone, rel=1e-4)
     assert weights(one).keys() == weights(two).keys()
     for name, weight in weights(one).items():
         assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=1e-4), name
 
 
-def test_a_batch_that_does_not_divide_among_processes_is_one_line(digits_dir, tmp_path, monkeypatch, capsys):
+def test_a_batch_that_does_not_divide_among_processes_is_one_line(
+    digits_dir, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(train.distributed, "world_size", lambda: 3)
     assert train.main(cli.parse(quick(digits_dir, tmp_path / "run", "--batch-size", 64))) == 2
     assert "--batch-size 64 does not divide among 3 processes" in capsys.readouterr().err
@@ -181,7 +243,16 @@ def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir,
 def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
     for name, flags in {
         "vicreg": ["--method", "vicreg", "--optimizer", "sgd", "--lr", 0.05],
-        "pooled": ["--pairing", "pooled", "--optimizer", "lars", "--lr", 0.5, "--precision", "bf16"],
+        "pooled": [
+            "--pairing",
+            "pooled",
+            "--optimizer",
+            "lars",
+            "--lr",
+            0.5,
+            "--precision",
+            "bf16",
+        ],
         "vit": [
             "--backbone",
             "vit_tiny_patch16_224",
@@ -233,7 +304,9 @@ def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(dig
             0,
         )
     )
-    with pytest.raises(FloatingPointError, match=rf"step \d+; last good checkpoint: {run}/checkpoint.pt"):
+    with pytest.raises(
+        FloatingPointError, match=rf"step \d+; last good checkpoint: {run}/checkpoint.pt"
+    ):
         train.main(cfg)
     assert all(torch.isfinite(v).all() for v in weights(run).values())
 
@@ -248,13 +321,22 @@ def bad(root):
     (root / "taken").mkdir()
     (root / "taken" / "config.yaml").write_text("views: 2\n")
     return {
-        "batch larger than the set": (["--batch-size", "5000"], "--batch-size 5000 is larger than the set: 1295"),
+        "batch larger than the set": (
+            ["--batch-size", "5000"],
+            "--batch-size 5000 is larger than the set: 1295",
+        ),
         "missing folder": (["--data", "folder", "--data-dir", root / "absent"], "no such folder"),
         "empty folder": (["--data", "folder", "--data-dir", root / "empty"], "no images in"),
-        "an image that does not decode": (["--data", "folder", "--data-dir", broken], "4.png does not decode"),
+        "an image that does not decode": (
+            ["--data", "folder", "--data-dir", broken],
+            "4.png does not decode",
+        ),
         "too few images": (["--data", "folder", "--data-dir", folders], "larger than the set"),
         "unknown backbone": (["--backbone", "resnet81"], "did you mean"),
-        "backbone arguments": (["--backbone-kwargs", "[1]"], "--backbone-kwargs must be a YAML mapping"),
+        "backbone arguments": (
+            ["--backbone-kwargs", "[1]"],
+            "--backbone-kwargs must be a YAML mapping",
+        ),
         "no CUDA": (["--device", "cuda:99"], "--device cuda:99"),
         "no device": (["--device", "abacus"], "--device abacus"),
         "unwritable out": (["--out", root / "file" / "run"], "cannot be written"),
@@ -263,8 +345,10 @@ def bad(root):
 
 
 @pytest.mark.parametrize("name", [
-    "batch larger than the set", "missing folder", "empty folder", "an image that does not decode", "too few images",
-    "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds a run",
+    "batch larger than the set", "missing folder", "empty folder", "an image that does not "
+    "decode", "too few images",
+    "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds "
+    "a run",
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, tmp_path, capsys):
     flags, message = bad(tmp_path)[name]
@@ -274,14 +358,26 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, t
     assert train.main(cli.parse([*base, *map(str, flags)])) == 2
     said = capsys.readouterr().err.splitlines()
     first = next(i for i, line in enumerate(said) if line.startswith("error: "))
-    assert all(line.startswith("  ") for line in said[first + 1 :])  # nothing, or a damaged image each
+    assert all(
+        line.startswith("  ") for line in said[first + 1 :]
+    )  # nothing, or a damaged image each
     assert message in "".join(said[first:])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_beton_is_named(tmp_path, capsys):
     folders = write_class_folders(tmp_path / "set" / "train", per_class=20).parent
-    flags = [*QUICK, "--data", "folder", "--data-dir", str(folders), "--batch-size", "16", "--epochs", "1"]
+    flags = [
+        *QUICK,
+        "--data",
+        "folder",
+        "--data-dir",
+        str(folders),
+        "--batch-size",
+        "16",
+        "--epochs",
+        "1",
+    ]
     assert train.main(cli.parse([*flags, "--out", str(tmp_path / "good")])) == 0
     (beton,) = (folders / "beton").glob("folder-train-*.beton")
     with beton.open("r+b") as file:
@@ -303,7 +399,17 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(digits_d
 def test_a_run_does_not_go_on_with_other_images(tmp_path, capsys):
     images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
     run = tmp_path / "run"
-    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
+    flags = [
+        *QUICK,
+        "--data",
+        "folder",
+        "--data-dir",
+        str(images),
+        "--batch-size",
+        "20",
+        "--epochs",
+        "2",
+    ]
     assert train.main(cli.parse([*flags, "--out", str(run), "--max-seconds", "0.001"])) == 0
     (images / "class-0" / "0.png").unlink()
     assert train.main(cli.parse(["--resume", str(run), "--max-seconds", "9"])) == 2
@@ -331,7 +437,17 @@ def test_the_command_line_has_no_traceback_for_bad_input(tmp_path):
 def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
     run = tmp_path / "run"
-    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "20", "--epochs", "2"]
+    flags = [
+        *QUICK,
+        "--data",
+        "folder",
+        "--data-dir",
+        str(images),
+        "--batch-size",
+        "20",
+        "--epochs",
+        "2",
+    ]
     assert train.main(cli.parse([*flags, "--out", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
     assert all("z/effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
@@ -341,7 +457,17 @@ def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
     images = write_class_folders(tmp_path / "set", per_class=20, side=20)
     for i, path in enumerate(sorted(images.rglob("*.png"))):
         Image.open(path).resize((20 + i % 7, 24)).save(path)
-    flags = [*QUICK, "--data", "folder", "--data-dir", str(images), "--batch-size", "16", "--epochs", "3"]
+    flags = [
+        *QUICK,
+        "--data",
+        "folder",
+        "--data-dir",
+        str(images),
+        "--batch-size",
+        "16",
+        "--epochs",
+        "3",
+    ]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
     assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0

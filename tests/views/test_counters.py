@@ -29,11 +29,15 @@ def test_uniform_is_independent_across_all_that_it_depends_on():
         for seed in range(3)
         for epoch in range(3)
     ]
-    columns = torch.stack(parts).transpose(-1, -2).flatten(0, 2)  # [first seed epoch view slot, index]
+    columns = (
+        torch.stack(parts).transpose(-1, -2).flatten(0, 2)
+    )  # [first seed epoch view slot, index]
     assert max_correlation(columns.numpy()) < 6 / 4_000**0.5
 
 
-@pytest.mark.parametrize(("seed", "epoch", "index"), [(0, 0, 0), (1, 2, 3), (2**31, 999, 2**40), (-5, 0, 1)])
+@pytest.mark.parametrize(
+    ("seed", "epoch", "index"), [(0, 0, 0), (1, 2, 3), (2**31, 999, 2**40), (-5, 0, 1)]
+)
 def test_uniform_is_chained_splitmix64(seed, epoch, index):
     def mix(x):
         x %= 1 << 64
@@ -44,7 +48,9 @@ def test_uniform_is_chained_splitmix64(seed, epoch, index):
     golden = 0x9E3779B97F4A7C15
     sample = mix(mix(mix(seed) + epoch * golden) + index * golden)
     slots = range(1, NUM_SLOTS + 1)
-    expected = [[(mix(mix(sample + v * golden) + s * golden) >> 40) / 2**24 for s in slots] for v in (1, 2)]
+    expected = [
+        [(mix(mix(sample + v * golden) + s * golden) >> 40) / 2**24 for s in slots] for v in (1, 2)
+    ]
     u = uniform(torch.tensor([index]), num_views=2, seed=seed, epoch=epoch)
     assert u[:, 0].tolist() == expected
 
@@ -52,21 +58,29 @@ def test_uniform_is_chained_splitmix64(seed, epoch, index):
 @numba.njit
 def compiled_uniform(seed, epoch, index, view, slot):
     key = view_key(seed, epoch, index, view)
-    return np.float32(counters.upper_24_bits(counters.next_key(key, slot + 1))) * np.float32(counters.UNIT)
+    return np.float32(counters.upper_24_bits(counters.next_key(key, slot + 1))) * np.float32(
+        counters.UNIT
+    )
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (3, 7), (2**63 - 1, 10**6)])
 def test_numba_draws_the_same_numbers(seed, epoch):
     expected = uniform(torch.arange(5), num_views=3, seed=seed, epoch=epoch)
     for index, view, slot in np.ndindex(5, 3, NUM_SLOTS):
-        assert compiled_uniform(seed, epoch, index, view, slot) == expected[view, index, slot].item()
+        assert (
+            compiled_uniform(seed, epoch, index, view, slot) == expected[view, index, slot].item()
+        )
 
 
 def test_every_slot_decides_one_thing():
     others = {"NUM_SLOTS", "CROP_ATTEMPTS", "UNIT"}
     slots = [
-        value for name, value in vars(counters).items() if name[0].isalpha() and name.isupper() and name not in others
+        value
+        for name, value in vars(counters).items()
+        if name[0].isalpha() and name.isupper() and name not in others
     ]
     assert len(set(slots)) == len(slots)
     of_attempts = 2 * counters.CROP_ATTEMPTS
-    assert sorted(slot for slot in slots if slot >= of_attempts) == list(range(of_attempts, NUM_SLOTS))
+    assert sorted(slot for slot in slots if slot >= of_attempts) == list(
+        range(of_attempts, NUM_SLOTS)
+    )

@@ -1,4 +1,6 @@
-"""Crops cut where images are decoded are those of draw_crops, resized as torchvision does, for any division of work."""
+"""Crops cut where images are decoded are those of draw_crops, resized as torchvision does, for any
+division of work.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from tests.conftest import growth_mb
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3
 NEUTRAL = Augment(
-    views=3, image_size=SIZE, crop_scale=SCALE, crop_ratio=RATIO, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    views=3, image_size=SIZE, crop_scale=SCALE, crop_ratio=RATIO,
+    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
     jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0,
 )  # fmt: skip
 COUNT = 12
@@ -47,7 +50,9 @@ def photographs(tmp_path_factory):
 
 
 def loader_of(path, *, views=3, batch_size=5, workers=2):
-    return open_loader(path, batch_size, workers, MultiViewDecoder(replace(NEUTRAL, views=views), SEED))
+    return open_loader(
+        path, batch_size, workers, MultiViewDecoder(replace(NEUTRAL, views=views), SEED)
+    )
 
 
 def crops_of(loader, order=None, epoch=0):
@@ -65,7 +70,9 @@ def many_crops(seed, epoch, count, views, height, width, scale, ratio):
     crops = np.empty((4, views, count), np.int64)
     for index in range(count):
         for view in range(views):
-            crops[:, view, index] = random_crop(view_key(seed, epoch, index, view), height, width, scale, ratio)
+            crops[:, view, index] = random_crop(
+                view_key(seed, epoch, index, view), height, width, scale, ratio
+            )
     return crops
 
 
@@ -74,13 +81,18 @@ def drawn(count, stored, epoch, *, seed=SEED, scale=SCALE, ratio=RATIO):
     return draw_crops(numbers, replace(NEUTRAL, crop_scale=scale, crop_ratio=ratio), stored=stored)
 
 
-@pytest.mark.parametrize(("scale", "ratio"), [(SCALE, RATIO), ((0.2, 0.6), (0.5, 2.0)), ((1.0, 1.0), (0.9, 1.1))])
+@pytest.mark.parametrize(
+    ("scale", "ratio"), [(SCALE, RATIO), ((0.2, 0.6), (0.5, 2.0)), ((1.0, 1.0), (0.9, 1.1))]
+)
 @pytest.mark.parametrize("stored", [(375, 500), (500, 333), (500, 21), (8, 9)])
 def test_crops_are_those_of_the_device(stored, scale, ratio):
     for epoch, seed in ((0, 0), (7, 2**62 + 5)):
-        expected = torch.stack(drawn(4_000, stored, epoch, seed=seed, scale=scale, ratio=ratio)).numpy()
+        expected = torch.stack(
+            drawn(4_000, stored, epoch, seed=seed, scale=scale, ratio=ratio)
+        ).numpy()
         actual = many_crops(seed, epoch, 4_000, 2, *stored, scale, ratio)
-        # torch's exp is not rounded correctly in 1 of 100 numbers, which moves one crop in a million by a pixel
+        # torch's exp is not rounded correctly in 1 of 100 numbers, which moves one crop in a
+        # million by a pixel
         assert (actual != expected).any(0).sum() <= 1
         assert np.abs(actual - expected).max() <= 1
 
@@ -88,20 +100,33 @@ def test_crops_are_those_of_the_device(stored, scale, ratio):
 def test_crops_are_distributed_as_on_the_device():
     ours = many_crops(SEED, 0, 5_000, 2, 375, 500, SCALE, RATIO).reshape(4, -1)
     theirs = torch.stack(drawn(5_000, (375, 500), 1, seed=9)).flatten(1).numpy()
-    for measure in (lambda c: c[2] * c[3], lambda c: c[3] / c[2], lambda c: c[0] + c[2] / 2, lambda c: c[1] + c[3] / 2):
+    for measure in (
+        lambda c: c[2] * c[3],
+        lambda c: c[3] / c[2],
+        lambda c: c[0] + c[2] / 2,
+        lambda c: c[1] + c[3] / 2,
+    ):
         assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
     ("crop", "size"),
-    [((3, 7, 300, 400), 224), ((0, 0, 375, 500), 64), ((30, 40, 90, 70), 224), ((5, 6, 1, 2), 8), ((9, 9, 32, 32), 32)],
+    [
+        ((3, 7, 300, 400), 224),
+        ((0, 0, 375, 500), 64),
+        ((30, 40, 90, 70), 224),
+        ((5, 6, 1, 2), 8),
+        ((9, 9, 32, 32), 32),
+    ],
 )
 def test_resizing_is_torchvisions(crop, size):
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     actual = np.empty((size, size, 3), np.uint8)
     resized_crop(image, crop, actual)
     planes = torch.from_numpy(image).permute(2, 0, 1)
-    on_floats = F.resized_crop(planes.float(), *crop, [size, size], antialias=True).permute(1, 2, 0).numpy()
+    on_floats = (
+        F.resized_crop(planes.float(), *crop, [size, size], antialias=True).permute(1, 2, 0).numpy()
+    )
     assert np.abs(actual - on_floats).max() < 0.501
     on_bytes = F.resized_crop(planes, *crop, [size, size], antialias=True).permute(1, 2, 0).numpy()
     assert np.abs(actual.astype(int) - on_bytes).max() <= 1
@@ -132,7 +157,10 @@ def stored_images(path):
     for field in reader.metadata["f0"]:
         start, height, width = int(field["data_ptr"]), int(field["height"]), int(field["width"])
         image = np.empty((height, width, 3), np.uint8)
-        assert imdecode(data[start : start + bytes_of[start]], image, height, width, height, width) == 0
+        assert (
+            imdecode(data[start : start + bytes_of[start]], image, height, width, height, width)
+            == 0
+        )
         images.append(torch.from_numpy(image))
     return images
 

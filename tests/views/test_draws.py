@@ -52,14 +52,17 @@ def test_crop_is_within_the_image(stored, extreme):
 
 
 @pytest.mark.parametrize(
-    ("stored", "scale", "ratio"), [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((64, 48), (0.3, 0.6), (0.7, 2.0))]
+    ("stored", "scale", "ratio"),
+    [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((64, 48), (0.3, 0.6), (0.7, 2.0))],
 )
 def test_crop_is_distributed_as_torchvisions(stored, scale, ratio):
     d = draw(10_000, stored=stored, views=1, crop_scale=scale, crop_ratio=ratio).crops
     ours = torch.stack([d.top, d.left, d.height, d.width])[:, 0].numpy()
     torch.manual_seed(0)
     blank = torch.zeros(3, *stored)
-    theirs = np.array([tv.RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(10_000)]).T
+    theirs = np.array(
+        [tv.RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(10_000)]
+    ).T
 
     def measures(top, left, height, width):
         return height * width, height / width, top, left, top + height, left + width
@@ -84,15 +87,25 @@ def test_jitter_is_uniform_over_torchvisions_ranges():
         low, high = getattr(reference, name)
         drawn = getattr(d, name)
         assert (drawn[~applied] == (0 if name == "hue" else 1)).all()
-        assert stats.kstest(drawn[applied].numpy(), stats.uniform(low, high - low).cdf).pvalue > 1e-3
+        assert (
+            stats.kstest(drawn[applied].numpy(), stats.uniform(low, high - low).cdf).pvalue > 1e-3
+        )
     sigma = d.blur_sigma[d.blur_sigma > 0].numpy()
     assert stats.kstest(sigma, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
 
 
 def test_operations_have_their_probabilities():
-    d = draw(5_000, hflip_prob=0.5, jitter_prob=0.8, gray_prob=0.2, blur_prob=0.35, solarize_prob=0.1)
+    d = draw(
+        5_000, hflip_prob=0.5, jitter_prob=0.8, gray_prob=0.2, blur_prob=0.35, solarize_prob=0.1
+    )
     c = d.colours
-    happened = {0.5: d.flips, 0.8: c.brightness != 1, 0.2: c.gray, 0.35: c.blur_sigma > 0, 0.1: c.solarize}
+    happened = {
+        0.5: d.flips,
+        0.8: c.brightness != 1,
+        0.2: c.gray,
+        0.35: c.blur_sigma > 0,
+        0.1: c.solarize,
+    }
     for probability, events in happened.items():
         assert stats.binomtest(int(events.sum()), events.numel(), probability).pvalue > 1e-3
 

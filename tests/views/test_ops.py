@@ -11,7 +11,13 @@ from tests.views.test_draws import RECIPE, draw
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "hflip_prob": 0.0}
 NEUTRAL = WHOLE | {"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, "solarize_prob": 0.0}
-NO_STRENGTH = {"jitter_prob": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+NO_STRENGTH = {
+    "jitter_prob": 1.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+}
 
 
 def settings(size, **changes):
@@ -40,7 +46,8 @@ def assert_near(actual, expected, atol=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("stored", "size"), [((32, 32), 32), ((48, 64), 32), ((200, 160), 24), ((16, 20), 48), ((9, 9), 1)]
+    ("stored", "size"),
+    [((32, 32), 32), ((48, 64), 32), ((200, 160), 24), ((16, 20), 48), ((9, 9), 1)],
 )
 def test_resized_crop_is_torchvisions(stored, size):
     images = random_images(5, *stored)
@@ -49,14 +56,18 @@ def test_resized_crop_is_torchvisions(stored, size):
     assert actual.shape == (4, 5, 3, size, size)
     assert 0 < flips.sum() < flips.numel()
     for a, b in np.ndindex(4, 5):
-        expected = F.resized_crop(to_float(images)[b], *(int(p[a, b]) for p in crop), [size, size], antialias=True)
+        expected = F.resized_crop(
+            to_float(images)[b], *(int(p[a, b]) for p in crop), [size, size], antialias=True
+        )
         assert_near(actual[a, b], F.horizontal_flip(expected) if flips[a, b] else expected)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_colour_is_torchvisions(name):
     x = random_floats(9, 3, 20, 28)
-    x[:, :, :8, :8] = (x[:, :, :8, :8] * 3).round() / 3  # gray, black, white, and channels that are equal
+    x[:, :, :8, :8] = (
+        x[:, :, :8, :8] * 3
+    ).round() / 3  # gray, black, white, and channels that are equal
     factor = torch.linspace(-0.5, 0.5, 9) if name == "hue" else torch.linspace(0, 2.5, 9)
     reference = getattr(F, f"adjust_{name}")
     expected = torch.stack([reference(image, float(f)) for image, f in zip(x, factor, strict=True)])
@@ -66,7 +77,9 @@ def test_colour_is_torchvisions(name):
 @pytest.mark.parametrize("kernel_size", [1, 3, 7, 23])
 def test_gaussian_blur_is_torchvisions(kernel_size):
     x, sigma = random_floats(4, 3, 24, 40), torch.tensor([0.1, 0.7, 2.0, 10.0])
-    expected = [F.gaussian_blur(image, kernel_size, float(s)) for image, s in zip(x, sigma, strict=True)]
+    expected = [
+        F.gaussian_blur(image, kernel_size, float(s)) for image, s in zip(x, sigma, strict=True)
+    ]
     assert_near(ops.gaussian_blur(x, sigma, kernel_size), torch.stack(expected))
 
 
@@ -106,7 +119,11 @@ def test_crops_already_cut_get_the_same_as_whole_images():
     actual = assemble.views_of_crops(crops, drawn.flips, drawn.colours, settings(32))
     whole = CropDraws(*(torch.full((1, 1), float(v)) for v in (0, 0, 32, 32)))
     for a, b in np.ndindex(3, 8):
-        alone = whole, drawn.flips[a, b][None, None], drawn.colours.map(lambda d: d[a, b][None, None])  # noqa: B023
+        alone = (
+            whole,
+            drawn.flips[a, b][None, None],
+            ColourDraws(*(d[a, b][None, None] for d in drawn.colours)),
+        )
         expected = views_of(crops[b, a][None], alone, 32)
         assert_near(actual[a, b], expected[0, 0], atol=1e-4)
 

@@ -48,8 +48,12 @@ def photographs(tmp_path_factory) -> Beton:
     return store(tmp_path_factory.mktemp("photographs"), [(40 + i, 60 - i) for i in range(COUNT)])
 
 
-def stream_of(stored, *, augment=AUGMENT, batch_size=8, workers=2, seed=3, runtime=CPU) -> ViewStream:
-    return ViewStream(stored, augment, seed=seed, batch_size=batch_size, workers=workers, runtime=runtime)
+def stream_of(
+    stored, *, augment=AUGMENT, batch_size=8, workers=2, seed=3, runtime=CPU
+) -> ViewStream:
+    return ViewStream(
+        stored, augment, seed=seed, batch_size=batch_size, workers=workers, runtime=runtime
+    )
 
 
 def views_of(stream, positions, epoch=5) -> torch.Tensor:
@@ -80,7 +84,10 @@ def test_views_depend_on_seed_epoch_and_position_alone(kind, request):
     torch.testing.assert_close(other[:, torch.from_numpy(np.argsort(order))], expected)
     more = views_of(stream_of(stored, augment=replace(AUGMENT, views=5)), positions)
     torch.testing.assert_close(more[:3], expected)
-    for changed in (views_of(stream_of(stored), positions, epoch=6), views_of(stream_of(stored, seed=4), positions)):
+    for changed in (
+        views_of(stream_of(stored), positions, epoch=6),
+        views_of(stream_of(stored, seed=4), positions),
+    ):
         assert (changed != expected).flatten(2).any(2).all()
 
 
@@ -121,7 +128,10 @@ def test_no_images_are_no_batches(squares):
 def test_compiled_views_are_the_same_and_the_last_batch_too(squares):
     compiled = stream_of(squares, runtime=replace(CPU, compile=True))
     torch.testing.assert_close(
-        views_of(compiled, np.arange(COUNT)), views_of(stream_of(squares), np.arange(COUNT)), rtol=1e-4, atol=1e-4
+        views_of(compiled, np.arange(COUNT)),
+        views_of(stream_of(squares), np.arange(COUNT)),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

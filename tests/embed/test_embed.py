@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ import torch
 from PIL import Image
 
 from effssl import InputError
-from effssl.config import Storage
-from effssl.data import open_split
-from effssl.embed import run as module
+from effssl.config import Augment, Storage
+from effssl.data.image_files import ImageFiles
+from effssl.data.stored import open_split
+from effssl.embed import files
 from effssl.embed.run import embed_folder, embed_set, main
-from effssl.evaluation.encode import Clean, backbone_features
+from effssl.evaluation.encode import backbone_features
 from effssl.job_config import Embed
-from effssl.models import backbones as models
-from effssl.views import ops as augment
+from effssl.models import BackboneSpec, load_backbone
+from effssl.run.device import open_runtime
+from effssl.views.assemble import clean_view
+from effssl.views.stream import ViewStream, central_square
 from tests.conftest import WEIGHTS, example, write_class_folders, write_run
 
 
@@ -26,31 +31,35 @@ def run(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "run")
 
 
+def augment_of(spec: BackboneSpec) -> Augment:
+    return Augment(image_size=spec.image_size, mean=spec.mean, std=spec.std)
+
+
 def one_by_one(run: Path, folder: Path, names: list[str]) -> np.ndarray:
-    """Of small squares: read, normalised and encoded each for itself."""
-    backbone, about = models.load_backbone(run)
+    """Read, normalise and encode small squares each for itself."""
+    backbone, spec = load_backbone(run)
     rows = []
     for name in names:
         pixels = torch.from_numpy(np.array(Image.open(folder / name).convert("RGB")))[None]
-        x = augment.clean_view(pixels, size=about["image_size"], mean=about["mean"], std=about["std"])
         with torch.inference_mode():
-            rows.append(backbone(x)[0])
+            rows.append(backbone(clean_view(pixels, augment_of(spec)))[0])
     return torch.stack(rows).numpy()
 
 
 def evaluated(run: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(representations, labels) of the images of a folder as evaluation makes them."""
-    backbone, about = models.load_backbone(run)
-    size = about["image_size"]
-    _, beton = open_split(Storage("folder", folder), "train")
-    how = augment.canvas_of(size), 2, torch.device("cpu"), torch.float32
-    clean = Clean(size, about["mean"], about["std"], *how)
-    every = np.arange(len(beton.labels))
-    return backbone_features(backbone, clean)(beton, every).numpy(), beton.labels
+    """Return (representations, labels) of a folder's images as evaluation makes them."""
+    backbone, spec = load_backbone(run)
+    _, stored = open_split(Storage("folder", folder), "train")
+    runtime = open_runtime("cpu")
+    stream = ViewStream(
+        stored, augment_of(spec), seed=0, batch_size=256, workers=2, runtime=runtime
+    )
+    features = backbone_features(backbone, {"train": stream})
+    return features("train", np.arange(len(stored.labels))).numpy(), stored.labels
 
 
 def write_photographs(root: Path, count: int = 6) -> Path:
-    """Smooth images of varied size in two classes, losslessly."""
+    """Write smooth images of varied size in two classes, losslessly."""
     for i in range(count):
         y, x = np.mgrid[0 : 60 + 7 * i, 0 : 90 - 5 * i] / 90
         waves = [np.sin(3 * (x + i) + c) * np.cos((2 + i % 3) * y - c) for c in range(3)]
@@ -67,7 +76,9 @@ def test_small_squares_give_what_evaluation_gives(tmp_path, run, batch_size, wor
     h, labels = evaluated(run, images)
     assert embedded.names == [f"class-{c}/{i}.png" for c in range(3) for i in range(6)]
     np.testing.assert_allclose(embedded.representations, h, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(embedded.representations, one_by_one(run, images, embedded.names), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        embedded.representations, one_by_one(run, images, embedded.names), rtol=1e-5, atol=1e-6
+    )
     assert np.array_equal(embedded.labels, labels)
     assert (embedded.classes, embedded.skipped) == (["class-0", "class-1", "class-2"], [])
     assert np.unique(embedded.representations, axis=0).shape == (18, 16)
@@ -85,9 +96,11 @@ def test_images_of_varied_size_give_nearly_what_evaluation_gives(tmp_path, run):
     square = np.asarray(Image.open(images / "class-1" / "5.png"))
     edge = min(square.shape[:2])
     top, left = (square.shape[0] - edge) // 2, (square.shape[1] - edge) // 2
-    by_hand = Image.fromarray(square[top : top + edge, left : left + edge]).resize((24, 24), Image.Resampling.BOX)
-    found = module._central_square(square, 24)
-    assert np.abs(found.astype(int) - np.asarray(by_hand).astype(int)).max() <= 3
+    by_hand = Image.fromarray(square[top : top + edge, left : left + edge]).resize(
+        (24, 24), Image.Resampling.BOX
+    )
+    ours = central_square(square, 24)
+    assert np.abs(ours.astype(int) - np.asarray(by_hand).astype(int)).max() <= 3
 
 
 def test_the_set_gives_what_the_folder_gives_in_the_same_order(tmp_path, run):
@@ -95,7 +108,9 @@ def test_the_set_gives_what_the_folder_gives_in_the_same_order(tmp_path, run):
     by_folder = embed_folder(run, images)
     by_set = embed_set(run, Storage("folder", tmp_path), "train", batch_size=5)
     assert by_set.names == [f"train/{name}" for name in by_folder.names]
-    np.testing.assert_allclose(by_set.representations, by_folder.representations, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        by_set.representations, by_folder.representations, rtol=1e-5, atol=1e-6
+    )
     assert np.array_equal(by_set.labels, by_folder.labels)
     with pytest.raises(InputError, match="no test split"):
         embed_set(run, Storage("folder", tmp_path), "test")
@@ -109,16 +124,20 @@ def test_a_set_without_files_is_numbered(tmp_path, run):
 
 
 def test_one_image_of_another_size_makes_all_of_varied_size(tmp_path, run):
-    images = write_class_folders(tmp_path / "images", per_class=200)  # more than are looked at first
+    images = write_class_folders(
+        tmp_path / "images", per_class=200
+    )  # more than are looked at first
     other = images / "class-1" / "77.png"
     Image.open(other).resize((13, 12)).save(other)
     embedded = embed_folder(run, images, batch_size=64)
     names = [embedded.names.index(f"class-1/{i}.png") for i in (0, 77)]
-    squares = [module._central_square(np.array(Image.open(images / embedded.names[i])), 24) for i in names]
-    backbone, about = models.load_backbone(run)
-    x = augment.clean_view(torch.from_numpy(np.stack(squares)), size=16, mean=about["mean"], std=about["std"])
+    squares = [central_square(np.array(Image.open(images / embedded.names[i])), 24) for i in names]
+    backbone, spec = load_backbone(run)
+    x = clean_view(torch.from_numpy(np.stack(squares)), augment_of(spec))
     with torch.inference_mode():
-        np.testing.assert_allclose(embedded.representations[names], backbone(x), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            embedded.representations[names], backbone(x), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_nested_and_loose_images_of_any_kind(tmp_path, run):
@@ -138,47 +157,55 @@ def test_nested_and_loose_images_of_any_kind(tmp_path, run):
 
 def test_a_loaded_backbone_serves_and_stays_in_its_mode(tmp_path, run):
     images = write_class_folders(tmp_path / "images")
-    backbone, about = models.load_backbone(run)
+    backbone, spec = load_backbone(run)
     backbone.train()
     backbone.layer1.eval()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    embedded = embed_folder((backbone, about), images)
+    embedded = embed_folder((backbone, spec), images)
     assert backbone.training and not backbone.layer1.training
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
-    np.testing.assert_array_equal(embedded.representations, embed_folder(run, images).representations)
+    np.testing.assert_array_equal(
+        embedded.representations, embed_folder(run, images).representations
+    )
 
 
 def test_npz_and_parquet_hold_what_is_returned(tmp_path, run):
     images = write_class_folders(tmp_path / "images")
     Image.new("RGB", (12, 12)).save(images / "loose.png")
     embedded = embed_folder(run, images, to=tmp_path / "h.npz")
-    with np.load(tmp_path / "h.npz") as found:  # without pickle
-        assert found["names"].tolist() == embedded.names
-        assert found["classes"].tolist() == embedded.classes
-        np.testing.assert_array_equal(found["representations"], embedded.representations)
-        np.testing.assert_array_equal(found["labels"], embedded.labels)
-        assert found["representations"].dtype == np.float32
+    with np.load(tmp_path / "h.npz") as arrays:  # without pickle
+        assert arrays["names"].tolist() == embedded.names
+        assert arrays["classes"].tolist() == embedded.classes
+        np.testing.assert_array_equal(arrays["representations"], embedded.representations)
+        np.testing.assert_array_equal(arrays["labels"], embedded.labels)
+        assert arrays["representations"].dtype == np.float32
     parquet = pytest.importorskip("pyarrow.parquet")
     embed_folder(run, images, to=tmp_path / "h.parquet")
     rows = parquet.read_table(tmp_path / "h.parquet").to_pylist()
     assert [row["name"] for row in rows] == embedded.names
     assert [row["label"] for row in rows] == [0] * 6 + [1] * 6 + [None]
     assert [row["class"] for row in rows] == ["class-0"] * 6 + ["class-1"] * 6 + [None]
-    np.testing.assert_array_equal(np.float32([row["representation"] for row in rows]), embedded.representations)
+    np.testing.assert_array_equal(
+        np.float32([row["representation"] for row in rows]), embedded.representations
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["h.npz", "h.parquet", "images"]
 
 
 def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
     images = write_class_folders(tmp_path / "images", per_class=8)
-    gone = [images / "class-0" / "2.png", images / "class-0" / "3.png", images / "class-1" / "7.png"]
+    gone = [
+        images / "class-0" / "2.png",
+        images / "class-0" / "3.png",
+        images / "class-1" / "7.png",
+    ]
     whole = embed_folder(run, images)
     for file in gone:
         file.write_bytes(file.read_bytes()[:50])
     settings = Embed(run, tmp_path / "h.npz", images, batch_size=4)
     assert main(settings) == 2
-    said = capsys.readouterr().err
-    assert "error: 3 of 16 images do not decode; --skip-corrupt leaves them out:\n" in said
-    assert all(f"\n  {file} does not decode" in said for file in gone)
+    stderr = capsys.readouterr().err
+    assert "error: 3 of 16 images do not decode; --skip-corrupt leaves them out:\n" in stderr
+    assert all(f"\n  {file} does not decode" in stderr for file in gone)
     assert not (tmp_path / "h.npz").exists()
     # Nor does a batch of nothing but damaged images matter.
     for batch_size in (1, 2, 4):
@@ -186,7 +213,9 @@ def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
         assert len(embedded.skipped) == 3
         kept = [i for i, name in enumerate(whole.names) if images / name not in gone]
         assert embedded.names == [whole.names[i] for i in kept]
-        np.testing.assert_allclose(embedded.representations, whole.representations[kept], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            embedded.representations, whole.representations[kept], rtol=1e-5, atol=1e-6
+        )
         assert np.array_equal(embedded.labels, whole.labels[kept])
     for file in images.rglob("*.png"):
         file.write_bytes(b"nothing")
@@ -196,20 +225,20 @@ def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
 
 def test_the_time_spent_waiting_is_measured(tmp_path, run, monkeypatch):
     images = write_class_folders(tmp_path / "images", per_class=16)
-    backbone, about = models.load_backbone(run)
-    read = module.ImageFiles.__getitem__
+    backbone, spec = load_backbone(run)
+    read = ImageFiles.__getitem__
 
     def slow(self, position):
-        module.time.sleep(0.08)
+        time.sleep(0.08)
         return read(self, position)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.ImageFiles, "__getitem__", slow)
-        loading = embed_folder((backbone, about), images, batch_size=4, workers=1)
+        patched.setattr(ImageFiles, "__getitem__", slow)
+        loading = embed_folder((backbone, spec), images, batch_size=4, workers=1)
     assert loading.loader_share > 0.8
     assert loading.images_per_s < 12.5
-    backbone.register_forward_hook(lambda *_: module.time.sleep(0.4))
-    computing = embed_folder((backbone, about), images, batch_size=4, workers=1)
+    backbone.register_forward_hook(lambda *_: time.sleep(0.4))
+    computing = embed_folder((backbone, spec), images, batch_size=4, workers=1)
     assert computing.loader_share < 0.4
     assert computing.seconds > 3.2
 
@@ -234,7 +263,15 @@ def bad(root: Path, run: Path) -> dict[str, tuple[Embed, str]]:
 
 
 BAD = [
-    *("no folder", "no images", "no run", "unfinished run", "suffix", "to is a folder", "to is nowhere"),
+    *(
+        "no folder",
+        "no images",
+        "no run",
+        "unfinished run",
+        "suffix",
+        "to is a folder",
+        "to is nowhere",
+    ),
     *("device", "set"),
 ]
 
@@ -244,16 +281,18 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(tmp_path, run, caps
     settings, message = bad(tmp_path, run)[name]
     before = sorted(tmp_path.rglob("*"))
     assert main(settings) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_missing_extra_is_one_line(tmp_path, run, monkeypatch, capsys):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(Embed(run, tmp_path / "h.parquet", write_class_folders(tmp_path / "images"))) == 2
-    assert "--to FILE.parquet needs pyarrow; install effssl with the extra" in capsys.readouterr().err
+    assert (
+        "--to FILE.parquet needs pyarrow; install effssl with the extra" in capsys.readouterr().err
+    )
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch, capsys):
@@ -261,7 +300,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch, capsys):
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_npz", full)
+    monkeypatch.setattr(files, "_write_npz", full)
     assert main(Embed(run, tmp_path / "h.npz", write_class_folders(tmp_path / "images"))) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
@@ -269,7 +308,16 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch, capsys):
 
 def test_the_command_writes_and_says_how_fast(tmp_path, run):
     images = write_class_folders(tmp_path / "images")
-    command = [sys.executable, "-m", "effssl.embed", run, "--images", images, "--to", tmp_path / "h.npz"]
+    command = [
+        sys.executable,
+        "-m",
+        "effssl.embed",
+        run,
+        "--images",
+        images,
+        "--to",
+        tmp_path / "h.npz",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "h.npz: 12 images, 16 numbers each; " in done.stdout
@@ -282,7 +330,7 @@ def test_the_example_in_the_docs_runs(tmp_path, monkeypatch, capsys):
     write_class_folders(tmp_path / "MY_IMAGES")
     monkeypatch.chdir(tmp_path)
     exec(example(WEIGHTS, "effssl.embed"), {})
-    assert capsys.readouterr().out.startswith("class-0/0.png (12, 16) 0 ")
+    assert capsys.readouterr().out == "class-0/0.png (12, 16) 0\n"
     assert np.load("h.npz")["representations"].shape == (12, 16)
 
 

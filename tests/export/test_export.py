@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,24 +12,49 @@ import timm
 import torch
 from PIL import Image
 
-from effssl.export import run as module
+from effssl.config import Augment
+from effssl.export import timm_folder
 from effssl.export.run import export, main
 from effssl.job_config import Export
-from effssl.models import backbones as models
-from effssl.views.ops import clean_view
+from effssl.models import Projector, load_backbone, representation_dim
+from effssl.views.assemble import clean_view
 from tests.conftest import WEIGHTS, example, write_run
 
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"
 RUNS = {  # folder -> (backbone, size, stem, kwargs, loads with pretrained=True)
     "small": ("resnet18", 16, "auto", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", False),
-    "stride 2": ("resnet18", 16, "small-s2", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", False),
+    "stride 2": (
+        "resnet18",
+        16,
+        "small-s2",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        False,
+    ),
     "deep stem": ("resnet10t", 16, "auto", "{channels: [8, 16, 16, 16]}", False),
-    "published": ("resnet18", 40, "timm", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", True),
-    "tagged": ("resnet18.a1_in1k", 40, "timm", "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}", True),
+    "published": (
+        "resnet18",
+        40,
+        "timm",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        True,
+    ),
+    "tagged": (
+        "resnet18.a1_in1k",
+        40,
+        "timm",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        True,
+    ),
     "vit": ("vit_tiny_patch16_224", 24, "auto", VIT, True),
     "vit, published": ("vit_tiny_patch16_224", 48, "timm", VIT, True),
-    "convnext": ("convnext_atto", 32, "auto", "{depths: [1, 1, 1, 1], dims: [8, 16, 16, 16]}", True),
+    "convnext": (
+        "convnext_atto",
+        32,
+        "auto",
+        "{depths: [1, 1, 1, 1], dims: [8, 16, 16, 16]}",
+        True,
+    ),
     "mobilenet": ("mobilenetv3_small_050", 32, "auto", "{}", True),
 }
 # In a process without effssl: every folder's lines, on the images of its size beside it
@@ -45,7 +71,7 @@ for folder in sys.argv[1:]:
     image = Image.open("../image.png").resize((names["transform"].transforms[1].size))
     with torch.inference_mode():
         h = names["model"](names["transform"](image)[None])
-        np.save("../found.npy", h.numpy())
+        np.save("../represented.npy", h.numpy())
         np.save("../embedded.npy", names["projector"](h).numpy())
 assert not any(name.startswith("effssl.") for name in sys.modules)
 """
@@ -53,16 +79,25 @@ assert not any(name.startswith("effssl.") for name in sys.modules)
 
 def fresh_python(code: str, *arguments, cwd: Path) -> None:
     command = [sys.executable, "-I", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Every run exported, and read by one process that has no effssl."""
+    """Export every run, and read all by one process that has no effssl."""
     root = tmp_path_factory.mktemp("exports")
     for name, (backbone, size, stem, kwargs, _) in RUNS.items():
-        run = write_run(root / name / "run", backbone, size, stem, kwargs, norm="layer" if name == "vit" else "batch")
+        run = write_run(
+            root / name / "run",
+            backbone,
+            size,
+            stem,
+            kwargs,
+            norm="layer" if name == "vit" else "batch",
+        )
         export(Export(run, root / name / "to", projector=True))
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / name / "image.png")
@@ -73,17 +108,20 @@ def exports(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_lines_of_its_readme_give_our_representations_without_effssl(exports, name):
     here = exports / name
-    backbone, about = models.load_backbone(here / "run")
+    backbone, spec = load_backbone(here / "run")
     pixels = torch.from_numpy(np.array(Image.open(here / "image.png")))[None]
     state = torch.load(here / "run" / "checkpoint.pt", weights_only=True)["model"]
-    dim = models.representation_dim(backbone)
-    projector = models.Projector(dim, 12, 8, 2, "layer" if name == "vit" else "batch").eval()
-    projector.load_state_dict({k.removeprefix("projector."): v for k, v in state.items() if k.startswith("projector.")})
+    dim = representation_dim(backbone)
+    projector = Projector(dim, 12, 8, 2, "layer" if name == "vit" else "batch").eval()
+    projector.load_state_dict(
+        {k.removeprefix("projector."): v for k, v in state.items() if k.startswith("projector.")}
+    )
+    augment = Augment(image_size=spec.image_size, mean=spec.mean, std=spec.std)
     with torch.inference_mode():
-        h = backbone(clean_view(pixels, size=about["image_size"], mean=about["mean"], std=about["std"]))
+        h = backbone(clean_view(pixels, augment))
         z = projector(h)
     assert h.std() > 1e-3
-    np.testing.assert_allclose(np.load(here / "found.npy"), h, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.load(here / "represented.npy"), h, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.load(here / "embedded.npy"), z, rtol=1e-5, atol=1e-5)
 
 
@@ -97,31 +135,48 @@ def test_timm_alone_gives_the_same_network_or_refuses(exports, name, monkeypatch
         with pytest.raises(RuntimeError, match="No suitable checkpoints"):
             timm.create_model("local-dir:.", pretrained=True)
         return
-    plain, (ours, about) = timm.create_model("local-dir:.", pretrained=True).eval(), models.load_backbone("../run")
-    images = torch.randn(2, 3, about["image_size"], about["image_size"])
+    plain = timm.create_model("local-dir:.", pretrained=True).eval()
+    ours, spec = load_backbone("../run")
+    images = torch.randn(2, 3, spec.image_size, spec.image_size)
     with torch.inference_mode():
         assert torch.equal(plain(images), ours(images))
     tuned = timm.create_model("local-dir:.", pretrained=True, num_classes=5).eval()  # to fine-tune
     assert tuned(images).shape == (2, 5)
     with torch.inference_mode():
-        assert torch.equal(tuned.forward_head(tuned.forward_features(images), pre_logits=True), ours(images))
+        assert torch.equal(
+            tuned.forward_head(tuned.forward_features(images), pre_logits=True), ours(images)
+        )
 
 
 def test_config_says_what_timm_wants_to_know(exports):
     config = json.loads((exports / "small" / "to" / "config.json").read_text())
-    assert (config["architecture"], config["num_classes"], config["num_features"]) == ("resnet18", 0, 16)
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == (
+        "resnet18",
+        0,
+        16,
+    )
     assert config["model_args"] == {"channels": [8, 16, 16, 16], "layers": [1, 1, 1, 1]}
-    about = config["pretrained_cfg"]
-    assert (about["input_size"], about["mean"], about["std"]) == ([3, 16, 16], [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
-    assert json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"] == "resnet18"
+    input_of = config["pretrained_cfg"]
+    assert (input_of["input_size"], input_of["mean"], input_of["std"]) == (
+        [3, 16, 16],
+        [0.5, 0.4, 0.3],
+        [0.2, 0.25, 0.3],
+    )
+    assert (
+        json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"]
+        == "resnet18"
+    )
 
 
 def test_the_lines_in_the_docs_load_it(tmp_path):
     run = write_run(tmp_path / "run", size=40, stem="timm")
     assert main(Export(run, tmp_path / "DIR")) == 0
-    code = example(WEIGHTS, "local-dir:DIR") + "import torch; torch.save(model.state_dict(), 'weights.pt')"
+    code = (
+        example(WEIGHTS, "local-dir:DIR")
+        + "import torch; torch.save(model.state_dict(), 'weights.pt')"
+    )
     fresh_python(f"import sys; sys.modules['effssl'] = None\n{code}", cwd=tmp_path)
-    weights, ours = torch.load(tmp_path / "weights.pt"), models.load_backbone(run)[0].state_dict()
+    weights, ours = torch.load(tmp_path / "weights.pt"), load_backbone(run)[0].state_dict()
     assert weights.keys() == ours.keys()
     assert all(torch.equal(weights[k], ours[k]) for k in ours)
 
@@ -131,13 +186,20 @@ def test_onnx_takes_any_batch_and_computes_the_same(tmp_path):
     pytest.importorskip("onnxscript")
     run = write_run(tmp_path / "run")
     assert main(Export(run, tmp_path / "to", onnx=True)) == 0
-    assert {p.name for p in (tmp_path / "to").iterdir()} == {"config.json", "README.md", "small_stem", "model.onnx"}
+    assert {p.name for p in (tmp_path / "to").iterdir()} == {
+        "config.json",
+        "README.md",
+        "small_stem",
+        "model.onnx",
+    }
     session = onnxruntime.InferenceSession(tmp_path / "to" / "model.onnx")
-    backbone, _ = models.load_backbone(run)
+    backbone, _ = load_backbone(run)
     for batch in (1, 3, 8):
         images = torch.randn(batch, 3, 16, 16)
         with torch.inference_mode():
-            np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], backbone(images), atol=1e-4)
+            np.testing.assert_allclose(
+                session.run(None, {"images": images.numpy()})[0], backbone(images), atol=1e-4
+            )
     assert main(Export(run, tmp_path / "to", onnx=True)) == 0  # again
 
 
@@ -158,18 +220,20 @@ def test_an_onnx_file_that_computes_something_else_is_not_left(tmp_path, monkeyp
 
 
 def test_a_missing_extra_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(Export(write_run(tmp_path / "run"), tmp_path / "to", onnx=True)) == 2
-    said = capsys.readouterr().err
-    assert "--onnx needs onnx, onnxruntime, onnxscript; install effssl with the extra" in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "--onnx needs onnx, onnxruntime, onnxscript; install effssl with the extra" in stderr
+    assert stderr.count("\n") == 1
     assert not (tmp_path / "to").exists()
 
 
 def test_a_network_that_timm_does_not_rebuild_is_refused(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", size=40, stem="timm")
-    config = module._timm_config
-    monkeypatch.setattr(module, "_timm_config", lambda *a: config(*a) | {"model_args": {"layers": [1, 1, 1, 1]}})
+    config = timm_folder.timm_config
+    monkeypatch.setattr(
+        timm_folder, "timm_config", lambda *a: config(*a) | {"model_args": {"layers": [1, 1, 1, 1]}}
+    )
     assert main(Export(run, tmp_path / "to")) == 2
     assert "timm does not rebuild it" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
@@ -194,7 +258,9 @@ def test_the_same_again_changes_nothing_and_another_is_refused(tmp_path, capsys)
     assert main(Export(run, to)) == 0
     assert contents(to) == whole  # the README still tells of the projector that is there
     capsys.readouterr()
-    for i, other in enumerate([{"stem": "small-s2"}, {"size": 20}, {"kwargs": "{layers: [1, 1, 1, 1]}"}, {"seed": 1}]):
+    for i, other in enumerate(
+        [{"stem": "small-s2"}, {"size": 20}, {"kwargs": "{layers: [1, 1, 1, 1]}"}, {"seed": 1}]
+    ):
         assert main(Export(write_run(tmp_path / "others" / str(i), **other), to)) == 2
         assert "holds another" in capsys.readouterr().err
     assert contents(to) == whole
@@ -225,7 +291,15 @@ def bad_runs(root: Path) -> dict[str, tuple[Path, Path, str]]:
     }
 
 
-BAD = ["absent", "not a run", "unfinished", "damaged", "another file", "to is a file", "to is below a file"]
+BAD = [
+    "absent",
+    "not a run",
+    "unfinished",
+    "damaged",
+    "another file",
+    "to is a file",
+    "to is below a file",
+]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -233,21 +307,22 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(tmp_path, capsys, n
     run, to, message = bad_runs(tmp_path)[name]
     before = contents(tmp_path)
     assert main(Export(run, to)) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert contents(tmp_path) == before
     assert not (tmp_path / "to").exists()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def full(weights, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:4])
         raise OSError(28, "No space left on device")
 
     run, there = write_run(tmp_path / "run"), tmp_path / "there"
     there.mkdir()
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     for to in (there, tmp_path / "new"):
         assert main(Export(run, to)) == 2
         assert "cannot be written: No space left on device\n" in capsys.readouterr().err
