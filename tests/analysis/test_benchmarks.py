@@ -6,6 +6,7 @@ import pytest
 from analysis.benchmarks import loading, probes
 
 
+@pytest.mark.slow
 def test_throughput_compares_loaders_by_turns(digits_dir, tmp_path, capsys):
     sets = [
         "--set",
