@@ -26,8 +26,8 @@ Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
 Show = Callable[[int, bool], None]  # how many runs are finished; whether to show it at once
 
 
-class RunFailed(RuntimeError):
-    """A run of effssl.train ended with an error."""
+class RunFailed(InputError):
+    """A run of effssl.train ended with an error; the message is one line."""
 
 
 class Running:
