@@ -56,7 +56,7 @@ def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(
             (tmp_path / name / "result.json").write_text("{}")
         return subprocess.Popen(["true"])
 
-    monkeypatch.setattr(training, "start", start)
+    monkeypatch.setattr(training, "start_process", start)
     flags = [*TINY, "--data-dir", str(digits_dir)]
     assert training.complete({"a": flags, "b": flags}, tmp_path, parallel=1) == ["a", "b"]
     assert begun == ["a"]
