@@ -29,11 +29,11 @@ def scale_of_wallclock(*flags: str) -> Scale:
     return recipes.scale_of(args, "wallclock")
 
 
-def write_runs(scale: Scale, recipes, figures_of) -> None:
+def write_runs(scale: Scale, planned, figures_of) -> None:
     """Write finished runs as effssl.train leaves them, less the weights. figures_of(recipe, seed):
     accuracy in %, seconds."""
     parsed = {
-        recipe: cli.parse(recipes.flags_of(scale, recipe, 0)) for recipe in dict.fromkeys(recipes)
+        recipe: cli.parse(recipes.flags_of(scale, recipe, 0)) for recipe in dict.fromkeys(planned)
     }
     for (recipe, cfg), seed in itertools.product(parsed.items(), range(scale.args.seeds)):
         folder = scale.args.runs / recipes.name_of(scale, recipe, seed)

@@ -6,6 +6,7 @@ import pytest
 from analysis.benchmarks import loading, probes
 
 
+@pytest.mark.slow
 def test_throughput_compares_loaders_by_turns(digits_dir, tmp_path, capsys):
     sets = [
         "--set",
@@ -50,6 +51,7 @@ def test_throughput_says_what_it_cannot_do(flags, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_probe_cost_compares_equals(finished, tmp_path):
     assert probes.main([str(finished), "--out", str(tmp_path), "--repeats", "1"]) == 0
     lines = [
