@@ -51,6 +51,7 @@ def test_throughput_says_what_it_cannot_do(flags, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_probe_cost_compares_equals(finished, tmp_path):
     assert probes.main([str(finished), "--out", str(tmp_path), "--repeats", "1"]) == 0
     lines = [

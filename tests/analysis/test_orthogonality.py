@@ -68,6 +68,7 @@ def measured(finished):
     return orthogonality_measures.measure_runs([finished])
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_numpy_on_the_validation_images(finished, measured):
     run = open_run(finished)
     data = open_data(run.cfg.images)
@@ -239,6 +240,7 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
     assert named[folders[1].name]["z/lidar"] == "" != named[folders[1].name]["h/lidar"]
 
 
+@pytest.mark.slow
 def test_several_widths_and_more_recipes_than_maps_make_a_picture(measured, tmp_path):
     trained, untrained = measured
     many = [

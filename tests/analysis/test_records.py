@@ -14,6 +14,7 @@ RESULTS = Path(__file__).parents[2] / "analysis" / "results"
 COMMITTED = records.FOLDER / "claims-cpu.jsonl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [views, subset, projector, wallclock])
 def test_the_committed_records_make_the_committed_tables(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

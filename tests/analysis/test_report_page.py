@@ -206,6 +206,7 @@ def looked_at(browser, file, width, scheme="light"):
     return problems + page.evaluate(LOOK), page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [375, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_fine_in_a_browser(committed, chromium, tmp_path, width, scheme):

@@ -115,6 +115,7 @@ def test_shares_depend_on_w_times_d_at_small_w():
     assert ranks[0] < ring.rank_of_shares(ring.barlow_spectrum(eigenvalues, 30, 9 / 30)) - 1
 
 
+@pytest.mark.slow
 def test_theory_writes_its_tables_and_picture(tmp_path, monkeypatch, capsys):
     small = {
         "SPAN_STEPS": 40,

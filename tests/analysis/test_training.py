@@ -36,6 +36,7 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir
         training.complete({"one": flags}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_with_its_last_words(tmp_path):
     with pytest.raises(training.RunFailed, match=r"bad failed.*no image"):
         (tmp_path / "images").mkdir()

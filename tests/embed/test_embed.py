@@ -25,6 +25,8 @@ from effssl.views.assemble import clean_view
 from effssl.views.stream import ViewStream, central_square
 from tests.conftest import WEIGHTS, example, write_class_folders, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:

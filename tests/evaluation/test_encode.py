@@ -115,6 +115,7 @@ def photographs(tmp_path_factory) -> Streams:
     return store(tmp_path_factory.mktemp("photographs"), 120)
 
 
+@pytest.mark.slow
 def test_averaged_over_whole_images_is_the_clean_representation(squares):
     positions, clean = np.array([3, 0, 11, 3]), sized(squares, 12)
 
@@ -166,6 +167,7 @@ def test_features_of_views_average_to_the_averaged_ones(squares):
     torch.testing.assert_close(views.mean(1), averaged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["squares", "photographs"])
 def test_averaged_does_not_depend_on_batch_or_order(request, kind):
     streams = request.getfixturevalue(kind)
