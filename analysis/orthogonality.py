@@ -30,15 +30,12 @@ import torch
 
 from analysis.harness import cli, runs, training
 from analysis.harness.methods import RULES
-from analysis.harness.orthogonality_measures import Measured, measure_runs
-from analysis.harness.orthogonality_picture import picture
 from analysis.harness.plots import write_picture
 from analysis.harness.presets import ORTHOGONALITY
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown, write_csv
 from effssl import InputError
 from effssl.cli import parse
-from effssl.evaluation import protocols
 from effssl.losses.auto_weights import cov_weight, redundancy_weight
 from effssl.run.files import check_writable, write_text
 from effssl.run.provenance import machine
@@ -95,7 +92,7 @@ def _measure(args: argparse.Namespace, further: list[str], command: str) -> None
         )
     if folders:
         check_writable(args.out, f"--out {args.out}")
-        report(measure_runs(folders, args.data_dir), folders, args.out, command)
+        report(folders, args.data_dir, args.out, command)
 
 
 def wanted(args: argparse.Namespace, further: list[str]) -> training.Flags:
@@ -122,8 +119,14 @@ def wanted(args: argparse.Namespace, further: list[str]) -> training.Flags:
     return flags_of
 
 
-def report(measured: list[Measured], folders: list[Path], out: Path, command: str) -> None:
-    """Write runs.csv, summary.md and orthogonality.png, and print the table."""
+def report(folders: list[Path], data_dir: Path | None, out: Path, command: str) -> None:
+    """Measure the runs, write runs.csv, summary.md and orthogonality.png, and print the table."""
+    # Slow, and not needed for --help.
+    from analysis.harness.orthogonality_measures import measure_runs
+    from analysis.harness.orthogonality_picture import picture
+    from effssl.evaluation import protocols
+
+    measured = measure_runs(folders, data_dir)
     rows = [each.row for each in measured]
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
     splits = sorted({f"{row['images']:,} {row['split']} images" for row in rows})

@@ -35,7 +35,6 @@ from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, runs_of
 from analysis.harness.stats import estimate, interval, mean_std
 from analysis.harness.tables import markdown
 from effssl.cli import parse
-from effssl.models import build_encoder
 
 RULE, FIXED = "the rule's weight", "one fixed weight"
 Planned = dict[str, list[Recipe]]
@@ -74,6 +73,8 @@ def _claim(scale: Scale, widths: list[int]) -> None:
 
 def parameters(scale: Scale, recipe: Recipe) -> int:
     """Return the number of the projector's parameters; nothing is allocated."""
+    from effssl.models import build_encoder  # slow, and not needed for --help
+
     cfg = parse(flags_of(scale, recipe, 0))
     with torch.device("meta"):
         projector = build_encoder(cfg.model, cfg.augment.image_size, seed=0).projector

@@ -38,10 +38,6 @@ from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
 from analysis.harness.training import has_result
 from effssl import InputError
-from effssl.data.stored import open_data
-from effssl.evaluation.encode import backbone_features, open_streams
-from effssl.evaluation.final_table import validation_probe
-from effssl.evaluation.finished_run import open_run
 from effssl.run.device import open_runtime
 from effssl.run.files import write_json
 
@@ -112,6 +108,12 @@ def on_all_labels(run: Path, fraction: float) -> float:
     """Return the accuracy in [0, 1] on the validation split of a finished run's linear probe,
     fitted as while training but on the labels of `fraction` of the set's training images; it is
     kept in the run's folder."""
+    # Slow, and needed only if there is a run to be probed.
+    from effssl.data.stored import open_data
+    from effssl.evaluation.encode import backbone_features, open_streams
+    from effssl.evaluation.final_table import validation_probe
+    from effssl.evaluation.finished_run import open_run
+
     file = run / "linear_all_labels.json"
     if file.is_file() and (kept := json.loads(file.read_text()))["fraction"] == fraction:
         return kept["linear"]

@@ -27,7 +27,6 @@ from analysis.harness import cli
 from analysis.harness.tables import markdown
 from effssl.cli import parse
 from effssl.config import Config
-from effssl.train.job import build_job
 
 PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 
@@ -97,6 +96,8 @@ def _medians(taken: list[list[float]]) -> dict[str, float]:
 def _steps(cfg: Config) -> Generator[list[float], None, None]:
     """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut
     where the parts meet."""
+    from effssl.train.job import build_job  # slow, and not needed for --help
+
     job = build_job(cfg)
     encoder, runtime, stream = job.encoder, job.runtime, job.stream
     backbone, projector = (
