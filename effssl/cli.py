@@ -131,8 +131,7 @@ def _read_yaml(path: Path) -> Given:
         name: list(map(_text, value)) if isinstance(value, list) else _text(value)
         for name, value in settings.items()
     }
-    # By itself, so that a complaint names the file.
-    _config(given, lambda name: f"{path}: {name}")
+    _groups(given, lambda name: f"{path}: {name}")  # for a complaint that names the file
     return given
 
 
@@ -147,12 +146,17 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _config(given: Given, name_of: Callable[[str], str] = flag_of) -> Config:
+def _config(given: Given) -> Config:
+    return _validated(Config, _groups(given, flag_of))
+
+
+def _groups(given: Given, name_of: Callable[[str], str]) -> dict[str, Any]:
+    """Return each group of settings by its name in Config."""
     groups = {}
     for group, kind in types_of(Config).items():
         of_group = {name: value for name, value in given.items() if name in types_of(kind)}
         groups[group] = _validated(kind, of_group, name_of)
-    return _validated(Config, groups, name_of)
+    return groups
 
 
 def _validated(kind: type[T], given: Given, name_of: Callable[[str], str] = flag_of) -> T:

@@ -76,7 +76,9 @@ def test_commands_are_there(document):
             assert (ROOT / script).is_file(), line
         for module in re.findall(r"-m ((?:effssl|analysis)[\w.]*)", line):
             path = ROOT / module.replace(".", "/")
-            assert path.is_dir() or path.with_suffix(".py").is_file() or path.name == "JOB", line
+            assert (
+                path.is_dir() or path.with_suffix(".py").is_file() or path.name in ("JOB", "NAME")
+            ), line
         for job in re.findall(r"^effssl (\w+)", line.strip()):
             assert job in (*JOBS, "JOB"), line
         for config in re.findall(r"\bconfigs/\w+\.yaml", line):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -115,15 +114,15 @@ def test_help_lists_the_jobs_with_a_line_each(capsys):
         assert line.endswith(".") and len(line) < 110
 
 
-# Runs a module as `python -m` does, and then says whether anything slow was imported.
+# Runs a module as `python -m` does, then says what it took and whether anything slow was imported.
 ASK = """
-import runpy, sys
+import runpy, sys, time
 name, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 try:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 except SystemExit as end:
     slow = sorted({"torch", "timm", "numpy", "ffcv", "matplotlib"} & set(sys.modules))
-    print(f"exit {end.code or 0}, slow imports {slow}")
+    print(time.process_time(), f"exit {end.code or 0}, slow imports {slow}", sep="\\n")
 """
 
 
@@ -134,13 +133,13 @@ except SystemExit as end:
 )
 def test_help_and_a_typo_import_nothing_slow(job, flags, code, shows, tmp_path):
     for module, before in (("effssl", [job]), (f"effssl.{job}", [])):
-        began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", ASK, module, *before, *flags],
             capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path,
         )  # fmt: skip
-        assert time.monotonic() - began < 10  # half a second on a machine that does nothing else
-        assert done.stdout.endswith(f"exit {code}, slow imports []\n")
+        *_, seconds, imports = done.stdout.splitlines()
+        assert imports == f"exit {code}, slow imports []"
+        assert float(seconds) < 3  # of a core: half a second, but other tests slow it down
         assert shows.format(job) in done.stdout + done.stderr
         assert done.stderr.count("\n") == (1 if code else 0)
 

@@ -109,8 +109,8 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
         for number, handler in handlers_before.items():
             signal.signal(number, handler)
-        for number in received:
-            signal.raise_signal(number)
+        for blocked in received:
+            signal.raise_signal(blocked)
 
 
 def _work_for(parent: int, target: Callable, args: tuple[Any, ...]) -> None:

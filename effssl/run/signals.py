@@ -43,8 +43,8 @@ class StopSwitch:
     def is_set(self) -> bool:
         """Look at signals and clock, together with all processes."""
         # Only the first process pauses its clock for probes, for which the others wait.
-        is_limited = distributed.is_first() and self._max_seconds is not None
-        is_late = is_limited and self._clock.seconds >= self._max_seconds
+        limit = self._max_seconds if distributed.is_first() else None
+        is_late = limit is not None and self._clock.seconds >= limit
         self.signalled, self.out_of_time = distributed.in_any(self._received is not None, is_late)
         return self.signalled or self.out_of_time
 

@@ -31,7 +31,8 @@ def views_of_images(
         recoloured = ops.recoloured(x.flatten(0, 1), colours.map(lambda d: d[:, block]), augment)
         return recoloured.view_as(x)
 
-    return _in_blocks(views_of, *flips.shape, size, images.device)
+    num_views, batch = flips.shape
+    return _in_blocks(views_of, num_views, batch, size, images.device)
 
 
 def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
@@ -56,24 +57,18 @@ def clean_view(images: Tensor, augment: Augment) -> Tensor:
 
     images: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
     """
-    batch, height, width, _ = images.shape
-    if (height, width) == (augment.image_size, augment.image_size):
+    size, (batch, height, width, _) = augment.image_size, images.shape
+    if (height, width) == (size, size):
         pixels = images.permute(0, 3, 1, 2).float() / 255
         return ops.normalize(pixels, augment.mean, augment.std)
     zero = torch.zeros(1, batch, device=images.device)
-    whole = CropDraws(zero, zero, zero + height, zero + width)
-    (x,) = _in_blocks(
-        lambda block: ops.resized_crop(
-            images[block],
-            CropDraws._make(draw[:, block] for draw in whole),
-            zero[:, block].bool(),
-            augment.image_size,
-        ),
-        1,
-        batch,
-        augment.image_size,
-        images.device,
-    )
+    whole, flips = CropDraws(zero, zero, zero + height, zero + width), zero.bool()
+
+    def resized(block: slice) -> Tensor:
+        of_block = CropDraws._make(draw[:, block] for draw in whole)
+        return ops.resized_crop(images[block], of_block, flips[:, block], size)
+
+    (x,) = _in_blocks(resized, 1, batch, size, images.device)
     return ops.normalize(x, augment.mean, augment.std)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import ffcv.libffcv
 import numpy as np
@@ -107,15 +109,19 @@ class ViewStream:
             self._crop_decoder.epoch = epoch
         yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
-    def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
+    def clean(
+        self, positions: np.ndarray, *, size: int | None = None
+    ) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
 
+        size: side of the views in pixels; None is that of the augmented ones.
         Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized,
         or its central square if images are of varied size.
         """
+        augment = self.augment if size is None else replace(self.augment, image_size=size)
         with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
-                yield clean_view(pixels, self.augment)
+                yield clean_view(pixels, augment)
                 bar.update(len(at))
 
     def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:
@@ -130,12 +136,13 @@ class ViewStream:
         """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
+        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
         if side is not None:  # else the crops are cut already
             draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
         # A batch of another size would make torch.compile compile again, for sizes that vary.
         is_whole = len(positions) == self.batch_size
-        return (self._assemble_fast if is_whole else self._assemble)(pixels, *draws, augment)
+        assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
+        return assemble(pixels, *draws, augment)
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:

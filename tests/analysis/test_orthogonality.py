@@ -42,9 +42,8 @@ def rows_of(folder):
 
 
 def by_numpy(x):
-    """Effective rank, off-diagonal energy, alpha by their definitions; correlations; eigenvalues;
-    the line fitted.
-    """
+    """Return effective rank, off-diagonal energy and alpha by their definitions; correlations;
+    eigenvalues; the line fitted."""
     n = len(x)
     p = np.linalg.svd(x, compute_uv=False)
     p = p[p > 1e-7 * p[0]]
@@ -69,6 +68,7 @@ def measured(finished):
     return orthogonality_measures.measure_runs([finished])
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_numpy_on_the_validation_images(finished, measured):
     run = open_run(finished)
     data = open_data(run.cfg.images)
@@ -156,9 +156,10 @@ def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
     names = orthogonality_measures.recipes(list(base))
     assert names[0] == names[1] == ("VICReg, d = 64, w d = 40", "untrained, d = 64")
     others = [
-        config("--views", 8), config("--cov-weight", 0.15625),
+        config("--views", 8),
+        config("--cov-weight", 0.15625),
         config("--method", "barlow_twins", "--lr", 0.1),
-    ]  # fmt: skip
+    ]
     names = orthogonality_measures.recipes([base[0], *others])
     assert names[0][0] == "VICReg, d = 64, w d = 40, views 4, lr 0.003"
     assert names[1][0] == "VICReg, d = 64, w d = 40, views 8, lr 0.003"
@@ -190,6 +191,7 @@ def test_the_pair_differs_in_its_weight_by_a_hundred():
             assert weights[dim, True] == pytest.approx(rule / 100)
 
 
+@pytest.mark.slow
 def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, capsys):
     flags = [
         "--data-dir",
@@ -238,6 +240,7 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
     assert named[folders[1].name]["z/lidar"] == "" != named[folders[1].name]["h/lidar"]
 
 
+@pytest.mark.slow
 def test_several_widths_and_more_recipes_than_maps_make_a_picture(measured, tmp_path):
     trained, untrained = measured
     many = [

@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 INTERRUPTED_AMID_A_FORK = """
 import os, signal, threading, time
 from effssl.data.ffcv_workers import Worker
@@ -25,6 +27,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_amid_the_start_of_a_worker_is_heard_once_the_worker_is_known():
     command = [sys.executable, "-c", INTERRUPTED_AMID_A_FORK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

@@ -65,6 +65,7 @@ def val_noise(count: int = 40):
     return lambda: x[0].split(16), y
 
 
+@pytest.mark.slow
 def test_all_labels_beat_the_linear_probe_of_an_untrained_backbone(digits, crops):
     data, _, clean = digits
     backbone, labels = tiny(), torch.from_numpy(data.train.labels)
@@ -177,6 +178,7 @@ def test_what_diverges_is_not_chosen_and_nothing_but_that_is_an_error():
         fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(0), tame, **SEEDED)
 
 
+@pytest.mark.slow
 def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir, tmp_path):
     data, stream, clean = digits
     run = tmp_path / "run"

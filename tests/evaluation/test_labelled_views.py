@@ -79,6 +79,7 @@ def test_views_are_those_of_pretraining_with_the_labels_of_their_images(squares)
     assert torch.equal(x, expected)
 
 
+@pytest.mark.slow
 def test_views_of_images_of_varied_size_have_the_labels_of_their_images_too(squares):
     stream = stream_of(squares[1], replace(WHOLE, views=2), batch_size=6)
     made = labelled_views(stream, np.arange(24), seed=0)

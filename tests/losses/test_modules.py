@@ -99,6 +99,7 @@ def test_negative_weights_and_other_pairings_are_value_errors():
         losses.BarlowTwinsLoss(pairing="nope")
 
 
+@pytest.mark.slow
 def test_the_loop_in_the_readme_lowers_the_loss():
     torch.manual_seed(0)
     views = torch.randn(1, 12, 3, 32, 32) + 0.3 * torch.randn(3, 12, 3, 32, 32)
