@@ -2,6 +2,7 @@ import csv
 import itertools
 import math
 
+import pytest
 import scipy.stats
 from PIL import Image
 
