@@ -10,21 +10,23 @@ import os
 import numpy as np
 import pytest
 import torch
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
 from effssl import cli, optim
 from effssl.data.beton import ensure_beton
-from effssl.data.ffcv_loader import batches, open_loader
+from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from effssl.embed import embed_set
 from effssl.evaluate import run as evaluate
 from effssl.run import checkpoint
-from effssl.run import device as process
+from effssl.run.device import open_runtime
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
-from effssl.views import ops as augment
+from effssl.views import assemble
 from tests.conftest import QUICK, STORE
 from tests.losses.oracles import TERMS, embeddings
-from tests.views.test_ops import MEAN, STD, assert_near, draw, random_images
+from tests.views.test_draws import draw
+from tests.views.test_ops import assert_near, random_images, settings, views_of
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=cuda")
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
-    return process.where_it_runs(NAME, "auto", "auto")[0]
+    return open_runtime(NAME, "auto", "auto").device
 
 
 def flags(digits_dir, run, *more) -> list[str]:
@@ -66,22 +68,17 @@ def train_losses(run) -> list[float]:
 def test_views_are_those_of_the_cpu(device):
     images, indices = random_images(16, 40, 40), torch.arange(16)
     on_cpu, on_device = draw(indices, stored=(40, 40)), draw(indices.to(device), stored=(40, 40))
-    assert_near(
-        torch.stack([p.float() for p in on_device]).cpu(), torch.stack([p.float() for p in on_cpu])
-    )
-    views = augment.make_views(images.to(device), on_device, size=32, mean=MEAN, std=STD)
-    assert_near(
-        views.cpu(), augment.make_views(images, on_cpu, size=32, mean=MEAN, std=STD), atol=1e-3
-    )
+    for here, there in zip(on_cpu.all, on_device.all, strict=True):
+        assert_near(there.float().cpu(), here.float())
+    views = views_of(images.to(device), on_device, 32)
+    assert_near(views.cpu(), views_of(images, on_cpu, 32), atol=1e-3)
 
 
 def test_compiled_views_are_the_same(device):
-    images, draws = (
-        random_images(16, 40, 40).to(device),
-        draw(torch.arange(16, device=device), stored=(40, 40)),
-    )
-    compiled = torch.compile(augment.make_views)(images, draws, size=32, mean=MEAN, std=STD)
-    assert_near(compiled, augment.make_views(images, draws, size=32, mean=MEAN, std=STD), atol=1e-3)
+    images = random_images(16, 40, 40).to(device)
+    drawn = draw(torch.arange(16, device=device), stored=(40, 40))
+    compiled = torch.compile(assemble.views_of_images)(images, *drawn, settings(32))
+    assert_near(compiled, views_of(images, drawn, 32), atol=1e-3)
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(24, 12), (12, 24), (128, 4)])
@@ -100,11 +97,12 @@ def test_losses_and_gradients_are_those_of_the_cpu(terms, batch, dim, device):
 def test_images_arrive_whole_while_the_device_is_busy(digits_dir, device):
     """FFCV writes the next images into the same memory."""
     source = open_source("digits", digits_dir, "train")
-    beton = ensure_beton(source, digits_dir / "beton", "digits-train", **STORE)
-    loader, order = open_loader(beton.path, 64, 2, None), np.random.default_rng(0).permutation(1024)
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", STORE)
+    loader = open_loader(beton.path, 64, 2, SimpleRGBImageDecoder())
+    order = np.random.default_rng(0).permutation(1024)
     busy = torch.randn(2048, 2048, device=device)
     kept = []
-    for images, positions in batches(loader, order, device):
+    for images, positions in read_batches(loader, order, device):
         for _ in range(4):
             busy = busy @ busy / 100
         kept.append((images, positions))

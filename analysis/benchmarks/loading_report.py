@@ -63,13 +63,13 @@ def _parts_of_size(size: object, rows: pd.DataFrame) -> list[str]:
 
 
 def _versions() -> str:
-    found = []
+    versions = []
     for package in ("torchvision", "ffcv", "pillow", "lightly"):
         try:
-            found.append(f"{package} {version(package)}")
+            versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(versions)
 
 
 def _picture(table: pd.DataFrame) -> Figure:

@@ -153,8 +153,8 @@ def memory(case: Case, device: torch.device) -> tuple[float, list[float], str]:
     command += ["--memory-of", json.dumps(case)]
     # What lives is counted, not what malloc keeps.
     counted = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
-    found = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    env = os.environ | counted | found
+    importable = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    env = os.environ | counted | importable
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode == 0:
         return (*json.loads(done.stdout), "")

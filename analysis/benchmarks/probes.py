@@ -109,9 +109,15 @@ def encoded(run: Path, data_dir: Path | None, num_images: int) -> Splits:
         runtime=open_runtime("cpu"),
         progress=True,
     )
-    found = encode_splits(backbone_features(backbone, streams), data, num_images)
-    fitted = found.train_h, found.train_y, found.val_h, found.val_y
-    return Splits(*fitted, *found.reported(), found.classes)
+    encoded_splits = encode_splits(backbone_features(backbone, streams), data, num_images)
+    return Splits(
+        encoded_splits.train_h,
+        encoded_splits.train_y,
+        encoded_splits.val_h,
+        encoded_splits.val_y,
+        *encoded_splits.reported(),
+        encoded_splits.classes,
+    )
 
 
 def ours(splits: Splits) -> Outcome:

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from analysis.harness.training import RunFailed
-from effssl import InputError
+from effssl.run import signals
 
 # Flags that say where and for how long; they are no part of what was measured.
 _PLACES = ("--data-dir", "--runs", "--out", "--seconds", "--records")
@@ -31,7 +30,7 @@ def training_parser(
     doc: str | None,
     presets: Iterable[str],
     runs: str,
-    seeds: str = "the preset's",
+    seeds: str,
     epilog: str = "",
 ) -> Parser:
     """Return the flags of every command that trains runs. runs, seeds: these defaults, in words."""
@@ -68,7 +67,10 @@ def split_further(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
 
 def read_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the script's flags; those after `--` as `further`, and as `command` what was measured,
-    without this machine's folders. Bad ones end the process: one line on stderr, exit code 2."""
+    without this machine's folders.
+
+    Bad flags end the process: one line on stderr, exit code 2.
+    """
     own, further = split_further(argv)
     args = parser.parse_args(own)
     args.further = further
@@ -84,14 +86,9 @@ def read_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
 
 
 def exit_code(work: Callable[[], None], *, resumes: bool = True) -> int:
-    """Do the work and return 0; 2 with one line on stderr for bad input or a failed run; 130 for
-    Ctrl-C. resumes: the same command then goes on where it was."""
-    try:
-        work()
-    except (InputError, RunFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted" + "; the same command goes on" * resumes, file=sys.stderr)
-        return 130
-    return 0
+    """Do the work and return the exit code, as the commands of effssl do: see signals.exit_code.
+
+    resumes: after Ctrl-C the same command goes on where it was.
+    """
+    interrupted = "interrupted" + "; the same command goes on" * resumes
+    return signals.exit_code(work, interrupted=interrupted)

@@ -2,12 +2,11 @@
 
 A file holds one set of runs, a line each:
 
-    {"kind": "run", "name": ..., "config": ..., "result": ..., "linear_all_labels": ..., "metrics":
-    [...]}
+    {"kind": "run", "name": ..., "config": ..., "result": ..., "metrics": [...]}
 
-with what the run's folder has in files of these names (linear_all_labels: only if subset.py
-measured it), and a line of kind "step_cost" for each measurement of benchmarks/step.py that
-wallclock.py made."""
+with what the run's folder has in files of these names, and `linear_all_labels` if subset.py
+measured that; and a line of kind "step_cost" for each measurement of steps by wallclock.py.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +24,7 @@ from effssl.run.log import read_metrics
 
 Record = dict[str, Any]
 FOLDER = Path(__file__).parents[1] / "records"
+_ANYWHERE = {"data_dir": "data", "beton_dir": None}  # a record names no folder of its machine
 
 
 def read(file: Path) -> dict[str, Record]:
@@ -49,19 +49,19 @@ def save(file: Path, records: Iterable[Record]) -> None:
         raise InputError(f"--records {file} is not a file")
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        kept = (read(file) if file.is_file() else {}) | {
-            record["name"]: record for record in records
-        }
-        lines = [json.dumps(kept[name], separators=(",", ":")) + "\n" for name in sorted(kept)]
-        write_text(file, "".join(lines))
+        kept = read(file) if file.is_file() else {}
+        kept |= {record["name"]: record for record in records}
+        lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]
+        write_text(file, "".join(f"{line}\n" for line in lines))
 
 
 def of_folder(run: Path) -> Record:
     """Return the record of a finished run."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
     record: Record = {
         "kind": "run",
         "name": run.name,
-        "config": yaml.safe_load((run / "config.yaml").read_text()),
+        "config": config | _ANYWHERE,
         "result": json.loads((run / "result.json").read_text()),
     }
     if (file := run / "linear_all_labels.json").is_file():

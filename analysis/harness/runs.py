@@ -49,11 +49,11 @@ def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
     versions = {f"torch {r['versions']['torch']}" for r in results}
     commits = {str(r["versions"]["commit"]) for r in results}
     dates = {r["finished"].split()[0] for r in results}
-    said = [
+    facts = [
         sorted(hardware),
         sorted(versions),
         ["commit", *sorted(commits)],
         sorted({min(dates), max(dates)}),
     ]
     repeat = [f"`python analysis/{command}`"] if command else []
-    return "; ".join([" ".join(words) for words in said] + repeat)
+    return "; ".join([" ".join(words) for words in facts] + repeat)

@@ -26,8 +26,8 @@ Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
 Show = Callable[[int, bool], None]  # how many runs are finished; whether to show it at once
 
 
-class RunFailed(RuntimeError):
-    """A run of effssl.train ended with an error."""
+class RunFailed(InputError):
+    """A run of effssl.train ended with an error; the message is one line."""
 
 
 class Running:
@@ -47,7 +47,7 @@ class Running:
 
     def start(self, name: str, flags: list[str]) -> None:
         slot = self._free.pop(0)
-        self._processes[name] = start(self._folder / name, flags, slot, self._slots), slot
+        self._processes[name] = start_process(self._folder / name, flags, slot, self._slots), slot
 
     def take_ended(self) -> list[str]:
         """Return the names of runs that ended since. Raises RunFailed with a log's last lines."""
@@ -120,7 +120,7 @@ def has_result(run: Path) -> bool:
     return (run / "result.json").is_file()
 
 
-def start(run: Path, flags: list[str], slot: int, slots: int) -> subprocess.Popen:
+def start_process(run: Path, flags: list[str], slot: int, slots: int) -> subprocess.Popen:
     """Start effssl.train in a process, or go on with a run that has begun; its words go to
     RUN.log."""
     begun = (run / "config.yaml").is_file()

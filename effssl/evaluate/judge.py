@@ -18,6 +18,7 @@ from effssl.evaluation.encode import (
     averaged_features,
     clean_views_of,
     encode,
+    pixel_side,
     pixels,
     spread,
     view_features,
@@ -132,8 +133,8 @@ def _encoded_corruptions(
     y = torch.from_numpy(corruptions.labels).to(stream.runtime.device)
     bar = tqdm(corruptions.images.items(), unit="corruption", delay=2, leave=False, disable=None)
     for name, images in bar:
-        views = clean_views_of(images, stream)
         if row.backbone is None:
-            yield name, pixels(views), y
+            yield name, pixels(clean_views_of(images, stream, pixel_side(stream))), y
         else:
+            views = clean_views_of(images, stream, stream.augment.image_size)
             yield name, encode(row.backbone, views, stream.runtime), y

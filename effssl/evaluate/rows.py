@@ -24,7 +24,6 @@ from effssl.evaluation.encode import (
     open_streams,
     pixel_features,
     random_streams,
-    small_views,
 )
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.job_config import Evaluation
@@ -82,7 +81,7 @@ def rows_of(
         theirs = replace(probed.augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
         yield _row(name, backbone, streams_of(theirs))
     if settings.pixels:
-        yield Row("pixels", None, streams_of(small_views(probed.augment)))
+        yield Row("pixels", None, streams)
 
 
 def _streams_of(

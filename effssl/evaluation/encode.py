@@ -80,16 +80,16 @@ def pixels(batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1) for x in batches])
 
 
-def clean_views_of(images: np.ndarray, stream: ViewStream) -> Iterator[Tensor]:
+def clean_views_of(images: np.ndarray, stream: ViewStream, size: int) -> Iterator[Tensor]:
     """Make clean views, as the stream does, of images that are not stored.
 
-    images: uint8 [n, height, width, 3], which may be mapped from a file. Yields float32
-    [batch, 3, size, size], normalised, on the device.
+    images: uint8 [n, height, width, 3], which may be mapped from a file; size: side of the views in
+    pixels. Yields float32 [batch, 3, size, size], normalised, on the device.
     """
+    augment = replace(stream.augment, image_size=size)
     for start in range(0, len(images), CLEAN_BATCH):
         in_memory = np.array(images[start : start + CLEAN_BATCH])
-        pixels = torch.from_numpy(in_memory).to(stream.runtime.device)
-        yield clean_view(pixels, stream.augment)
+        yield clean_view(torch.from_numpy(in_memory).to(stream.runtime.device), augment)
 
 
 def backbone_features(backbone: nn.Module, streams: Streams) -> Features:
@@ -104,18 +104,17 @@ def backbone_features(backbone: nn.Module, streams: Streams) -> Features:
 
 def pixel_features(streams: Streams) -> Features:
     """Take the pixels of clean views for representations, at most PIXEL_SIDE a side."""
-    small = {
-        split: stream.with_views(augment)
-        if (augment := small_views(stream.augment)) != stream.augment
-        else stream
-        for split, stream in streams.items()
-    }
-    return lambda split, positions: pixels(small[split].clean(positions))
+
+    def features(split: Split, positions: np.ndarray) -> Tensor:
+        stream = streams[split]
+        return pixels(stream.clean(positions, size=pixel_side(stream)))
+
+    return features
 
 
-def small_views(augment: Augment) -> Augment:
-    """Say how the views are made whose pixels are probed: at most PIXEL_SIDE a side."""
-    return replace(augment, image_size=min(PIXEL_SIDE, augment.image_size))
+def pixel_side(stream: ViewStream) -> int:
+    """Return the side of the views whose pixels are probed."""
+    return min(PIXEL_SIDE, stream.augment.image_size)
 
 
 def averaged_features(backbone: nn.Module, streams: Streams) -> Features:

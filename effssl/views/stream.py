@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import ffcv.libffcv
@@ -108,15 +109,19 @@ class ViewStream:
             self._crop_decoder.epoch = epoch
         yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
-    def clean(self, positions: np.ndarray) -> Generator[Tensor, None, None]:
+    def clean(
+        self, positions: np.ndarray, *, size: int | None = None
+    ) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
 
+        size: side of the views in pixels; None is that of the augmented ones.
         Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized,
         or its central square if images are of varied size.
         """
+        augment = self.augment if size is None else replace(self.augment, image_size=size)
         with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
             for pixels, at in batches:
-                yield clean_view(pixels, self.augment)
+                yield clean_view(pixels, augment)
                 bar.update(len(at))
 
     def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:

@@ -42,9 +42,8 @@ def rows_of(folder):
 
 
 def by_numpy(x):
-    """Effective rank, off-diagonal energy, alpha by their definitions; correlations; eigenvalues;
-    the line fitted.
-    """
+    """Return effective rank, off-diagonal energy and alpha by their definitions; correlations;
+    eigenvalues; the line fitted."""
     n = len(x)
     p = np.linalg.svd(x, compute_uv=False)
     p = p[p > 1e-7 * p[0]]
@@ -156,9 +155,10 @@ def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
     names = orthogonality_measures.recipes(list(base))
     assert names[0] == names[1] == ("VICReg, d = 64, w d = 40", "untrained, d = 64")
     others = [
-        config("--views", 8), config("--cov-weight", 0.15625),
+        config("--views", 8),
+        config("--cov-weight", 0.15625),
         config("--method", "barlow_twins", "--lr", 0.1),
-    ]  # fmt: skip
+    ]
     names = orthogonality_measures.recipes([base[0], *others])
     assert names[0][0] == "VICReg, d = 64, w d = 40, views 4, lr 0.003"
     assert names[1][0] == "VICReg, d = 64, w d = 40, views 8, lr 0.003"
@@ -190,6 +190,7 @@ def test_the_pair_differs_in_its_weight_by_a_hundred():
             assert weights[dim, True] == pytest.approx(rule / 100)
 
 
+@pytest.mark.slow
 def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, capsys):
     flags = [
         "--data-dir",

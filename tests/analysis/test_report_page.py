@@ -47,7 +47,7 @@ def committed():
 def test_the_page_of_the_committed_results_is_whole(committed):
     seen = Seen(committed)
     assert seen.open == []
-    pictures = list((RESULTS).glob("*/*.png"))
+    pictures = list(RESULTS.glob("*/*.png"))
     assert len(seen.images) == len(pictures) > 5
     decoded = {
         base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
@@ -60,7 +60,7 @@ def test_the_page_of_the_committed_results_is_whole(committed):
     for number, section in enumerate((*CLAIMS, *SUPPORT), 1):
         assert f"s{number}" in seen.ids
         assert section.claim in text
-    for folder in (RESULTS).iterdir():
+    for folder in RESULTS.iterdir():
         if (folder / "summary.md").is_file():
             assert folder.name in text
     assert "<script" not in committed
@@ -139,25 +139,31 @@ LOOK = """() => {
   const wide = document.documentElement.clientWidth, problems = [];
   if (document.documentElement.scrollWidth > wide) problems.push("the page scrolls sideways");
   for (const image of document.images) {
-    if (!image.complete || image.naturalWidth === 0) problems.push("a picture is not loaded: " +
-    image.alt); if (image.getBoundingClientRect().right > wide) problems.push("a picture is too
-    wide: " + image.alt); if (!image.alt) problems.push("a picture has no words");
+    const unseen = !image.complete || image.naturalWidth === 0;
+    const right = image.getBoundingClientRect().right;
+    if (unseen) problems.push("a picture is not loaded: " + image.alt);
+    if (right > wide) problems.push("a picture is too wide: " + image.alt);
+    if (!image.alt) problems.push("a picture has no words");
   }
   for (const table of document.querySelectorAll("table")) {
-    if (table.getBoundingClientRect().right > wide && !table.closest(".scroll")) problems.push("a
-    table is cut off");
+    const right = table.getBoundingClientRect().right;
+    if (right > wide && !table.closest(".scroll")) problems.push("a table is cut off");
   }
   const light = (colour) => {
     const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
       .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
-  }; for (const part of document.querySelectorAll("p, td, th, a, span, h1, h2, h3, summary,
-  figcaption, code")) {
-    let below = part; const clear = () => getComputedStyle(below).backgroundColor === "rgba(0, 0, 0,
-    0)"; while (below.parentElement && clear()) below = below.parentElement; const pair =
-    [light(getComputedStyle(part).color), light(getComputedStyle(below).backgroundColor)]; const
-    contrast = Math.max(...pair) / Math.min(...pair); if (contrast < 4.5) problems.push(`contrast
-    ${contrast.toFixed(1)} of ${part.tagName} ${part.className}`);
+  };
+  const read = "p, td, th, a, span, h1, h2, h3, summary, figcaption, code";
+  for (const part of document.querySelectorAll(read)) {
+    let below = part;
+    const clear = () => getComputedStyle(below).backgroundColor === "rgba(0, 0, 0, 0)";
+    while (below.parentElement && clear()) below = below.parentElement;
+    const text = getComputedStyle(part).color, behind = getComputedStyle(below).backgroundColor;
+    const pair = [light(text), light(behind)];
+    const contrast = Math.max(...pair) / Math.min(...pair);
+    const of = `${part.tagName} ${part.className}`;
+    if (contrast < 4.5) problems.push(`contrast ${contrast.toFixed(1)} of ${of}`);
   }
   return problems;
 }"""
@@ -210,11 +216,9 @@ def test_the_page_is_fine_in_a_browser(committed, chromium, tmp_path, width, sch
     assert shown.locator("h1").all_inner_texts() == ["effssl: the claims, measured"]
     headings = shown.locator("h2").all_inner_texts()
     assert [h.partition(". ")[2] for h in headings[:4]] == [section.title for section in CLAIMS]
-    assert shown.locator("img").count() == len(list((RESULTS).glob("*/*.png")))
-    wider = shown.evaluate(
-        "[...document.querySelectorAll('.scroll')].filter(b => b.scrollWidth > "
-        "b.clientWidth).length"
-    )
+    assert shown.locator("img").count() == len(list(RESULTS.glob("*/*.png")))
+    boxes = "[...document.querySelectorAll('.scroll')]"
+    wider = shown.evaluate(f"{boxes}.filter(b => b.scrollWidth > b.clientWidth).length")
     assert wider > 0 or width > 375  # a table wider than a phone scrolls in its box
     dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
@@ -231,8 +235,8 @@ def test_looking_finds_what_is_wrong(chromium, tmp_path):
     picture = base64.b64encode(stored.getvalue()).decode()
     file = tmp_path / "broken.html"
     file.write_text(
-        f'<body style="background: white"><img alt="x" src="data:image/png;base64,{picture}">'
-        '<img alt="y" src="no.png">'
+        '<body style="background: white">'
+        f'<img alt="x" src="data:image/png;base64,{picture}"><img alt="y" src="no.png">'
         '<p style="color: #ddd">pale</p><table style="width: 900px"><tr><td>wide</td></tr></table>'
         "<script>console.error('said'); thrown()</script>"
     )

@@ -118,11 +118,9 @@ def test_orthogonality(tmp_path, rows, expected):
 def projector_rows(small=0.0, spread=EXACT, seconds=50.0, fixed=-0.1):
     rows = []
     for dim, gap in ((64, -0.02), (256, small), (8192, 0.0)):
-        rows += seeds(
-            spread if dim == 256 else (0, 0, 0), 0.5 + gap, method="barlow_twins", dim=dim,
-            weight=3.4 / dim,
-            seconds=100.0 if dim == 8192 else seconds,
-        )  # fmt: skip
+        of_dim = {"method": "barlow_twins", "dim": dim, "weight": 3.4 / dim}
+        of_dim["seconds"] = 100.0 if dim == 8192 else seconds
+        rows += seeds(spread if dim == 256 else (0, 0, 0), 0.5 + gap, **of_dim)
     rows += seeds(
         EXACT, 0.48 + fixed, method="barlow_twins", dim=64, weight=3.4 / 8192, seconds=seconds
     )

@@ -18,6 +18,8 @@ from effssl.data.beton import ensure_beton
 from effssl.data.sources import open_source
 from tests.conftest import STORE, read_all, write_class_folders
 
+pytestmark = pytest.mark.slow
+
 
 def test_digits_survive_storing_bit_for_bit(digits_dir):
     source = open_source("digits", digits_dir, "train")

@@ -15,6 +15,8 @@ from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from tests.conftest import STORE, growth_mb
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -26,6 +26,8 @@ from effssl.models.weight_files import read_extra
 from effssl.train import loop as train
 from tests.conftest import QUICK, write_class_folders
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["--num-averaged-views", "0", "--no-untrained"]
 
 

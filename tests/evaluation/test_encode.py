@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.transforms.v2.functional import resized_crop
+from torchvision.transforms.v2.functional import resize, resized_crop
 
 from effssl.config import Augment, Storage
 from effssl.data.beton import Beton, ensure_beton
@@ -19,6 +19,7 @@ from effssl.evaluation.encode import (
     clean_views_of,
     crops_and_flips,
     encode,
+    pixel_features,
     random_streams,
     view_features,
 )
@@ -182,5 +183,17 @@ def test_averaged_does_not_depend_on_batch_or_order(request, kind):
 def test_images_that_are_not_stored_are_seen_as_stored_ones(squares):
     whole = backbone_features(nn.Flatten(), squares)("train", np.arange(12))
     stream = squares["train"]
-    views = [x.flatten(1) for x in clean_views_of(read_pixels(stream.stored), stream)]
+    views = [x.flatten(1) for x in clean_views_of(read_pixels(stream.stored), stream, size=8)]
     torch.testing.assert_close(torch.cat(views), whole)
+
+
+@pytest.mark.parametrize("kind", ["squares", "photographs"])
+def test_pixels_are_those_of_the_views_made_small(request, kind):
+    """By torchvision; also of JPEGs, whose squares are decoded for the larger views."""
+    streams = sized(request.getfixturevalue(kind), 48)
+    h = pixel_features(streams)("train", np.arange(12))
+    squares = torch.cat([x for x, _ in streams["train"].load_clean(np.arange(12))])
+    assert squares.shape[1] == (12 if kind == "squares" else 72)
+    small = resize(squares.permute(0, 3, 1, 2) / 255, [32, 32], antialias=True)
+    expected = ops.normalize(small, AUGMENT.mean, AUGMENT.std)
+    torch.testing.assert_close(h, expected.flatten(1), rtol=1e-3, atol=1e-4)

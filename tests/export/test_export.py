@@ -20,6 +20,8 @@ from effssl.models import Projector, load_backbone, representation_dim
 from effssl.views.assemble import clean_view
 from tests.conftest import WEIGHTS, example, write_run
 
+pytestmark = pytest.mark.slow
+
 PLAIN = 'timm.create_model("local-dir:.", pretrained=True)'
 VIT = "{depth: 1, embed_dim: 32, num_heads: 2}"
 RUNS = {  # folder -> (backbone, size, stem, kwargs, loads with pretrained=True)

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from effssl.losses import sums_over_images
 from tests.losses.oracles import TERMS, embeddings
 
+pytestmark = pytest.mark.slow
+
 BATCH = 16
 SHARDS = {  # of processes: how many images each has
     2: {"even": [8, 8], "uneven": [3, 13]},

@@ -24,6 +24,8 @@ from effssl.data.stored import open_data, open_split
 from effssl.prepare.store import main
 from tests.conftest import read_all, write_class_folders
 
+pytestmark = pytest.mark.slow
+
 
 def storage_of(root: Path, **others) -> Storage:
     return Storage(data="folder", data_dir=root, **others)

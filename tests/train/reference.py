@@ -1,11 +1,10 @@
 """Short runs of every method, whose losses and weights reference.json keeps bit for bit.
 
-    python -m tests.train.reference FILE.json      # runs them with the effssl on the path, and
-    writes what they gave
+    python -m tests.train.reference FOLDER NAME...    # does these runs in FOLDER
 
-reference.json was written by commit eaf5b10, so that what a run computes is held through every
-change of the code. The runs use instructions that every x86-64 processor has, one thread and no
-fused multiply-add chosen by the processor, so that the bits are the same on all of them.
+reference.json was written by commit eaf5b10, which did each run in a process of its own, so that
+what a run computes is held through every change of the code. The runs use instructions that every
+x86-64 processor has, and one thread, so that the bits are the same on all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from effssl import cli
+from effssl.train import loop as train
+
+ROOT = Path(__file__).parents[2]
 SAME_BITS_EVERYWHERE = {
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -67,54 +70,67 @@ def write_photographs(folder: Path) -> None:
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(file)
 
 
-def result_of(name: str, work: Path) -> dict[str, Any]:
-    """Do a run in the folder `work`, and return what it gave.
+def do(names: list[str], folder: Path) -> None:
+    """Do runs in `folder`: those of one process in one process, one after the other."""
+    alone = [name for name in names if RUNS[name][2] == 1]
+    if alone:
+        _call([sys.executable, "-m", "tests.train.reference", str(folder), *alone])
+    for name in names:
+        if name not in alone:
+            torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {RUNS[name][2]}"
+            _call([sys.executable, *torchrun.split(), "-m", "effssl.train", *_flags(name, folder)])
+
+
+def result_of(name: str, folder: Path) -> dict[str, Any]:
+    """Return what a run in `folder` gave.
 
     Losses and measures are hexadecimal floats; of weights and stored images there are digests.
     """
-    data, method, num_processes = RUNS[name]
-    images, run = work / data, work / name.replace(" ", "-").replace(",", "")
-    if data == "photographs" and not images.exists():
-        write_photographs(images)
-    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {num_processes}".split()
-    flags = " ".join((_SETS[data], _METHODS[method], _EVERY)).split()
-    done = subprocess.run(
-        [
-            *(sys.executable, *(torchrun if num_processes > 1 else []), "-m", "effssl.train"),
-            *(*flags, *_ENCODER, "--data-dir", str(images), "--out", str(run)),
-        ],
-        env=os.environ | SAME_BITS_EVERYWHERE,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run, images = _run(name, folder), folder / RUNS[name][0]
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     weights = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     content = b"".join(
         k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(weights.items())
     )
-    stored = hashlib.sha256(
-        next((images / "beton").glob("*-train-*.beton")).read_bytes()
-    ).hexdigest()
+    stored = next((images / "beton").glob("*-train-*.beton")).read_bytes()
+    probes = [r for r in records if r["kind"] == "probe"]
     return {
         "losses": [r["loss"].hex() for r in records if r["kind"] == "train"],
-        "probes": [
-            {k: float(v).hex() for k, v in r.items() if "/" in k}
-            for r in records
-            if r["kind"] == "probe"
-        ],
+        "probes": [{k: float(v).hex() for k, v in r.items() if "/" in k} for r in probes],
         "final": json.loads((run / "result.json").read_text())["final"]["rows"],
         "weights": hashlib.sha256(content).hexdigest(),
-        "stored": stored,
+        "stored": hashlib.sha256(stored).hexdigest(),
     }
 
 
-if __name__ == "__main__":
-    import tempfile
+def _run(name: str, folder: Path) -> Path:
+    return folder / name.replace(" ", "-").replace(",", "")
 
-    with tempfile.TemporaryDirectory() as folder:
-        results = {name: result_of(name, Path(folder)) for name in RUNS}
-    about = {"torch": torch.__version__, "runs": results}
-    Path(sys.argv[1]).write_text(json.dumps(about, indent=1) + "\n")
+
+def _flags(name: str, folder: Path) -> list[str]:
+    """Return the flags of a run, and make its images."""
+    data, method, _ = RUNS[name]
+    images = folder / data
+    if data == "photographs" and not images.exists():
+        write_photographs(images)
+    flags = " ".join((_SETS[data], _METHODS[method], _EVERY)).split()
+    return [*flags, *_ENCODER, "--data-dir", str(images), "--out", str(_run(name, folder))]
+
+
+def _call(command: list[str]) -> None:
+    environment = os.environ | SAME_BITS_EVERYWHERE
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _main(folder: Path, names: list[str]) -> int:
+    for name in names:
+        if code := train.main(cli.parse(_flags(name, folder))):
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1]), sys.argv[2:]))

@@ -24,6 +24,8 @@ from effssl.train import loop as train
 from effssl.train.job import build_job
 from tests.conftest import QUICK, command, run_train, write_class_folders
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "config.yaml",
     "metrics.jsonl",

@@ -26,6 +26,8 @@ from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_cro
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 from tests.conftest import growth_mb
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SCALE, RATIO, SIZE, SEED = (0.08, 1.0), (3 / 4, 4 / 3), 24, 3
 NEUTRAL = Augment(

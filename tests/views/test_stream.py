@@ -18,6 +18,8 @@ from effssl.views.counters import uniform
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 from effssl.views.stream import ViewStream, canvas_of
 
+pytestmark = pytest.mark.slow
+
 COUNT, SIDE = 20, 24
 AUGMENT = Augment(views=3, image_size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 CPU = Runtime(torch.device("cpu"))

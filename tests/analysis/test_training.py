@@ -1,0 +1,79 @@
+import subprocess
+
+import pytest
+
+from analysis.harness import training
+from effssl import InputError, cli
+
+TINY = [
+    *(
+        "--data",
+        "digits",
+        "--image-size",
+        "8",
+        "--fraction",
+        "0.2",
+        "--epochs",
+        "1",
+        "--precision",
+        "fp32",
+    ),
+    *(
+        "--backbone-kwargs",
+        "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}",
+        "--probe-every",
+        "0",
+    ),
+]
+
+
+def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir, tmp_path):
+    flags = [*TINY, "--data-dir", str(digits_dir)]
+    (tmp_path / "one").mkdir()
+    other = cli.parse([*flags, "--lr", "0.5"])
+    (tmp_path / "one" / "config.yaml").write_text(cli.dump(other))
+    with pytest.raises(InputError, match=r"one holds a run with other settings.*lr 0.5 -> "):
+        training.complete({"one": flags}, tmp_path)
+
+
+def test_a_failing_run_is_named_with_its_last_words(tmp_path):
+    with pytest.raises(training.RunFailed, match=r"bad failed.*no image"):
+        (tmp_path / "images").mkdir()
+        training.complete(
+            {"bad": ["--data", "folder", "--data-dir", str(tmp_path / "images")]}, tmp_path
+        )
+
+
+def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(
+    digits_dir, tmp_path, monkeypatch
+):
+    begun = []
+
+    def start(run, *_):
+        begun.append(run.name)
+        for name in ("a", "b"):  # b is the other script's
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "result.json").write_text("{}")
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(training, "start_process", start)
+    flags = [*TINY, "--data-dir", str(digits_dir)]
+    assert training.complete({"a": flags, "b": flags}, tmp_path, parallel=1) == ["a", "b"]
+    assert begun == ["a"]
+
+
+@pytest.mark.slow
+def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path):
+    flags = {
+        "long": [*TINY, "--data-dir", str(digits_dir), "--epochs", "4000", "--final-images", "0"]
+    }
+    assert training.complete(flags, tmp_path, seconds=4) == []
+    first = (tmp_path / "long.log").read_text()
+    for _ in range(6):  # it may take longer than that to begin
+        assert training.complete(flags, tmp_path, seconds=15) == []
+        then = (tmp_path / "long.log").read_text()
+        if "stopped at step" in then:
+            break
+    assert then.startswith(first)
+    assert "Traceback" not in then
+    assert "stopped at step" in then
