@@ -2,6 +2,7 @@ import csv
 import itertools
 import math
 
+import pytest
 import scipy.stats
 from PIL import Image
 
@@ -16,6 +17,7 @@ from effssl.models import Projector
 from tests.analysis.made_runs import NO_RECORDS, cells, scale_of, write_runs
 
 
+@pytest.mark.slow
 def test_views_at_equal_epochs_views_and_seconds(tmp_path, capsys):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "3")
     # K = 2: 40, 44, 48 % in 50, 100, 200 s; K = 8 reaches 47 + seed / 10 in 141.42 s, where K = 2
@@ -61,6 +63,7 @@ def test_views_at_equal_epochs_views_and_seconds(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_projector_compares_the_rule_with_a_fixed_weight(tmp_path):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "2")
     planned = projector.recipes(scale, [64, 256, 1024, 8192])
@@ -99,6 +102,7 @@ def test_projector_compares_the_rule_with_a_fixed_weight(tmp_path):
     assert Image.open(tmp_path / "projector" / "projector.png").size == (2000, 1400)
 
 
+@pytest.mark.slow
 def test_subset_compares_parts_on_the_same_labels(tmp_path):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "2")
     of = {(8, 0.25): 46.0, (4, 0.5): 47.5, (2, 1.0): 47.0, (2, 0.25): 44.0, (2, 0.5): 46.0}
@@ -119,6 +123,7 @@ def test_subset_compares_parts_on_the_same_labels(tmp_path):
     assert (row["linear"], row["linear_own"]) == ("0.47", "0.46")
 
 
+@pytest.mark.slow
 def test_wallclock_ratios(tmp_path, monkeypatch):
     cost = {
         "loader": 1.0,

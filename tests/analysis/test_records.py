@@ -37,6 +37,7 @@ def test_there_is_one_record_a_line_and_all_are_of_one_kind_or_the_other():
             assert runs.of_record(line).probe["linear"] > 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_saved_and_then_found_without_its_folder(tmp_path, capsys):
     file = tmp_path / "records.jsonl"
     scale = scale_of("--runs", str(tmp_path / "runs"), "--seeds", "1")

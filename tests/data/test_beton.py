@@ -132,7 +132,7 @@ def test_processes_that_need_the_same_beton_write_it_once(tmp_path):
         )
         for _ in range(2)
     ]
-    outputs = [p.communicate(timeout=120)[0] for p in both]
+    outputs = [p.communicate(timeout=280)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sum("writing" in text for text in outputs) == 1
 
