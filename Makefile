@@ -16,11 +16,11 @@ help:  ## this list
 demo: $(VENV)/.installed  ## set up if needed, pretrain on handwritten digits (minutes on two cores), print the table
 	@$(BIN)/python -m effssl.train --config configs/digits.yaml --out "runs/demo-$$(date +%Y%m%d-%H%M%S)"
 
-check: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and the fast tests, in a minute and a half
+check: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and the fast tests, in two minutes
 	@$(LINT)
 	$(PYTEST) -m "not slow"
 
-test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and all tests, in ten minutes
+test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and all tests, in up to 20 minutes
 	@$(LINT)
 	$(PYTEST)
 

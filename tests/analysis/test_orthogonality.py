@@ -20,6 +20,8 @@ from effssl.models import build_encoder
 from effssl.run.device import open_runtime
 from effssl.run.log import read_metrics
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     *(
         "--image-size",

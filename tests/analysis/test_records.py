@@ -10,6 +10,8 @@ from analysis.harness import records, runs
 from analysis.harness.recipes import Recipe, runs_of
 from tests.analysis.made_runs import scale_of, write_runs
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(__file__).parents[2] / "analysis" / "results"
 COMMITTED = records.FOLDER / "claims-cpu.jsonl"
 

@@ -31,6 +31,8 @@ from effssl.views.draws import draw_crops, draw_flips
 from effssl.views.stream import ViewStream
 from tests.conftest import write_class_folders
 
+pytestmark = pytest.mark.slow
+
 CPU = Runtime(torch.device("cpu"))
 AUGMENT = Augment(image_size=8, crop_scale=(0.2, 1.0), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 RANDOM = crops_and_flips(AUGMENT, views=3)

@@ -20,6 +20,8 @@ from effssl.run.device import Runtime
 from effssl.views.stream import ViewStream
 from tests.conftest import write_class_folders
 
+pytestmark = pytest.mark.slow
+
 STRONG = Augment(
     views=3, image_size=8, crop_scale=(0.5, 1.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
 )
