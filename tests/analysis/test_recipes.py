@@ -12,6 +12,8 @@ from effssl import InputError, cli
 from effssl.config import flat
 from tests.analysis.made_runs import scale_of, scale_of_wallclock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cpu() -> Scale:

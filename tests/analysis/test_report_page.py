@@ -12,6 +12,8 @@ from analysis.report import RESULTS
 from analysis.report_page.page import page
 from analysis.report_page.sections import CLAIMS, COMMANDS, SUPPORT
 
+pytestmark = pytest.mark.slow
+
 
 class Seen(HTMLParser):
     """Tags that are open, headings, pictures, and whatever points elsewhere."""

@@ -9,6 +9,8 @@ from analysis import theory
 from analysis.harness import ring
 from effssl import losses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def q():

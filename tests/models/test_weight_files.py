@@ -10,6 +10,8 @@ from effssl.models import BackboneSpec, create_backbone, load_backbone, save_bac
 from effssl.models.weight_files import load_weights, read_extra
 from tests.models.test_backbones import images
 
+pytestmark = pytest.mark.slow
+
 
 def spec_of(name, stem="auto", image_size=32, kwargs="{}"):
     return BackboneSpec(name, image_size, stem, kwargs, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
