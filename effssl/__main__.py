@@ -9,8 +9,9 @@ import importlib
 import sys
 
 from effssl import InputError, cli
-from effssl.config import Config, Storage
+from effssl.config import Config
 from effssl.flags import did_you_mean
+from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
 
 JOBS = ("train", "prepare", "evaluate", "export", "embed")

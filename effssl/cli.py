@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from effssl import InputError
-from effssl.config import FIELDS, Config, Storage, flag_of, flat
+from effssl.config import FIELDS, Config, flag_of, flat
 from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
+from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
 from effssl.set_defaults import SET_DEFAULTS
 

@@ -1,4 +1,5 @@
-"""The settings of training and of `effssl prepare`; those of the other jobs are in job_config.py.
+"""The settings of training. Those of images and views (and of `effssl prepare`) stand in
+image_config.py, those of the other jobs in job_config.py.
 
 Every field is a flag (`proj_dim` is `--proj-dim`) and a key of the flat YAML files in configs/.
 Settings are grouped only to keep `--help` readable; names are unique across groups.
@@ -13,95 +14,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from effssl.image_config import Augment, Images
 from effssl.ranges import (
     SETTINGS,
     AtLeast1,
-    AtLeast8,
-    JpegQuality,
     NotNegative,
-    Part,
     Positive,
     PositiveFinite,
     Probability,
-    Range,
-    RangeTo1,
-    SetName,
     Weight,
 )
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class Storage:
-    """Store every split of an image set as .beton files, which training with the same flags reads.
-
-    The defaults shown are train's too.
-    """
-
-    data: SetName = "digits"
-    """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
-    lie beside."""
-    data_dir: Path = Path("data")
-    """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty."""
-    beton_dir: Path | None = None
-    """Where the .beton files go (None: DATA_DIR/beton)."""
-    max_side: AtLeast8 = 500
-    """Images of varied size are stored with their longer side at most this, in pixels."""
-    jpeg_quality: JpegQuality = 90
-    """JPEG quality of stored images of varied size; small images of one size are stored raw."""
-    workers: AtLeast1 = 2
-    """Threads that load, in each process; processes that write the .beton. It alters no result."""
-    skip_corrupt: bool = False
-    """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class Images(Storage):
-    """Where the images come from."""
-
-    fraction: Part = 1.0
-    """Part of the training images to use, class-balanced and seeded, in (0, 1]."""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Class-balanced part of the labelled training images kept for choices; test is read once."""
-    split_seed: int = 0
-    """Seed of the validation split, `fraction` and the 10-label draws; kept apart from `seed`."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class Augment:
-    """How K views are made of an image; parameters are drawn per image and view."""
-
-    views: AtLeast1 = 4
-    """Views per image, K; at least 2 in training."""
-    image_size: AtLeast8 = 224
-    """Side of a view in pixels."""
-    crop_scale: RangeTo1 = (0.08, 1.0)
-    """Area of the random crop as a part of the image's."""
-    crop_ratio: Range = (0.75, 4 / 3)
-    """Width over height of the random crop."""
-    hflip_prob: Probability = 0.5
-    """Probability of a horizontal flip."""
-    jitter_prob: Probability = 0.8
-    """Probability of colour jitter (the next four)."""
-    brightness: NotNegative = 0.4
-    """Factor drawn from [1 - x, 1 + x]."""
-    contrast: NotNegative = 0.4
-    """Factor drawn from [1 - x, 1 + x]."""
-    saturation: NotNegative = 0.2
-    """Factor drawn from [1 - x, 1 + x]."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Shift drawn from [-x, x], in turns of the colour circle."""
-    gray_prob: Probability = 0.2
-    """Probability of grayscale."""
-    blur_prob: Probability = 0.5
-    """Probability of a Gaussian blur (kernel a tenth of the side)."""
-    blur_sigma: Range = (0.1, 2.0)
-    """Range of the blur's standard deviation, in pixels."""
-    solarize_prob: Probability = 0.1
-    """Probability of solarisation at threshold 0.5."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean that views are normalised with, RGB in [0, 1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation that views are normalised with."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl.config import Storage
+from effssl.image_config import Storage
 
 # Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some
 # tests send.

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from effssl import InputError, cli, config
-from effssl.config import Storage
+from effssl.image_config import Augment, Storage
 from effssl.job_config import Embed, Evaluation, Export
 
 
@@ -104,7 +104,7 @@ def test_saved_config_is_a_valid_config(tmp_path, flags):
 def test_settings_added_since_a_run_get_their_defaults_not_those_of_the_set(tmp_path):
     file = write(tmp_path / "config.yaml", "data: cifar10\nviews: 6\n")
     cfg = cli.load(Path(file))
-    assert (cfg.augment.views, cfg.augment.image_size) == (6, config.Augment().image_size)
+    assert (cfg.augment.views, cfg.augment.image_size) == (6, Augment().image_size)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from effssl import cli, config, job_config
-from effssl.config import Augment, Config, Images, Optim, Storage
+from effssl.config import Config, Optim
+from effssl.image_config import Augment, Images, Storage
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 
 # The CIFAR-10 recipe of arXiv 2312.10725.
 COLOUR = Augment(saturation=0.4, hue=0.0, blur_prob=0.0, solarize_prob=0.0)

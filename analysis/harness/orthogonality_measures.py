@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from analysis.harness.methods import NAMES
 from effssl import cli
-from effssl.config import Augment, Config, Images, Model, flat
+from effssl.config import Config, Model, flat
 from effssl.data.stored import Data, open_data
 from effssl.evaluation import protocols
 from effssl.evaluation.encode import (
@@ -26,6 +26,7 @@ from effssl.evaluation.encode import (
     view_features,
 )
 from effssl.evaluation.finished_run import open_run
+from effssl.image_config import Augment, Images
 from effssl.losses.auto_weights import decorrelation_weight
 from effssl.models import build_encoder
 from effssl.run.device import open_runtime

@@ -24,9 +24,9 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from effssl import InputError
-from effssl.config import Storage
 from effssl.data.ffcv_writer import Complaint, listing, write
 from effssl.data.sources import Source
+from effssl.image_config import Storage
 
 FORMAT = 2  # of what is written into a .beton; raise it when that changes
 READ_BACK = 1_000  # images whose pixels check_beton reads at most

@@ -16,9 +16,9 @@ import numpy as np
 from ffcv.fields import IntField, RGBImageField
 
 from effssl import InputError
-from effssl.config import Storage
 from effssl.data.ffcv_workers import workers_watched
 from effssl.data.sources import Source
+from effssl.image_config import Storage
 
 NAMED = 20  # images that an error names at most
 

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from effssl import InputError
-from effssl.config import Images, Storage
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import Source, open_source
 from effssl.data.splits import train_and_validation
+from effssl.image_config import Images, Storage
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")

@@ -11,10 +11,10 @@ from torch import nn
 from tqdm import tqdm
 
 from effssl import InputError
-from effssl.config import Augment
 from effssl.data.ffcv_writer import listing
 from effssl.embed.images import ImageBatches
 from effssl.evaluation.encode import encode
+from effssl.image_config import Augment
 from effssl.models import representation_dim
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from effssl import InputError
-from effssl.config import Augment, Storage
 from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.data.sources import Source
 from effssl.data.stored import open_split
 from effssl.embed.files import check_target, save
 from effssl.embed.images import ImageBatches, OtherSideError, read_files, read_stored
 from effssl.embed.representations import Embedded, represent
+from effssl.image_config import Augment, Storage
 from effssl.job_config import Embed
 from effssl.models import BackboneSpec, load_backbone
 from effssl.run import signals

@@ -6,7 +6,7 @@ import functools
 
 from torch import Tensor, nn
 
-from effssl.config import Augment, Config
+from effssl.config import Config
 from effssl.data.stored import open_data
 from effssl.evaluate.images import probed_augment, probed_images
 from effssl.evaluation import protocols
@@ -15,6 +15,7 @@ from effssl.evaluation.encode import spread
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.evaluation.layers import layer_features
 from effssl.evaluation.pictures import save_cka
+from effssl.image_config import Augment
 from effssl.job_config import Evaluation
 from effssl.models import build_encoder
 from effssl.run.device import Runtime

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from effssl import InputError
-from effssl.config import Augment, Images
 from effssl.data.corruptions import FOLDERS, open_corruptions
 from effssl.data.stored import Data, open_data
 from effssl.evaluation import protocols
 from effssl.evaluation.finished_run import FinishedRun
+from effssl.image_config import Augment, Images
 from effssl.job_config import Evaluation
 
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from effssl.config import Augment
 from effssl.data.stored import Data, open_data
 from effssl.evaluate.images import ImageSet
 from effssl.evaluation import classifiers, protocols
@@ -26,6 +25,7 @@ from effssl.evaluation.encode import (
     random_streams,
 )
 from effssl.evaluation.finished_run import FinishedRun
+from effssl.image_config import Augment
 from effssl.job_config import Evaluation
 from effssl.models import build_encoder
 from effssl.models.backbones import check_takes

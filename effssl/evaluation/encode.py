@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl.config import Augment
 from effssl.data.beton import Beton
 from effssl.data.stored import Data, Split
 from effssl.evaluation.layers import evaluating
+from effssl.image_config import Augment
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view
 from effssl.views.stream import CLEAN_BATCH, ViewStream

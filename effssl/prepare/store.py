@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from effssl.config import Storage
 from effssl.data.beton import Beton, check_beton
 from effssl.data.stored import SPLITS, open_split
+from effssl.image_config import Storage
 from effssl.run import signals
 
 

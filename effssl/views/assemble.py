@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views import ops
 from effssl.views.draws import ColourDraws, CropDraws
 

@@ -18,7 +18,7 @@ from ffcv.libffcv import ctypes_memcopy, imdecode
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views import counters
 from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
 

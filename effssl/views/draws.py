@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views import counters
 
 

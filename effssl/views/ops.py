@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views.draws import ColourDraws, CropDraws
 
 _GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma

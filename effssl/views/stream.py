@@ -16,9 +16,9 @@ from ffcv.loader import Loader
 from torch import Tensor
 from tqdm import tqdm
 
-from effssl.config import Augment
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import open_loader, read_batches
+from effssl.image_config import Augment
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import uniform

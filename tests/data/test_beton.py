@@ -116,7 +116,7 @@ def test_a_half_written_beton_is_not_used(tmp_path):
 
 WRITE = """
 import sys, pathlib
-from effssl.config import Storage
+from effssl.image_config import Storage
 from effssl.data.beton import ensure_beton
 from effssl.data.sources import open_source
 root = pathlib.Path(sys.argv[1])
@@ -159,7 +159,7 @@ def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
 
 SLOW = """
 import sys, time, pathlib, numpy as np
-from effssl.config import Storage
+from effssl.image_config import Storage
 from effssl.data.beton import ensure_beton
 from effssl.data.sources import Source
 class Slow:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from effssl import InputError
-from effssl.config import Images
 from effssl.data.stored import open_data
+from effssl.image_config import Images
 from tests.conftest import write_class_folders
 
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from effssl import InputError
-from effssl.config import Augment, Storage
 from effssl.data.image_files import ImageFiles
 from effssl.data.stored import open_split
 from effssl.embed import files
 from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import backbone_features
+from effssl.image_config import Augment, Storage
 from effssl.job_config import Embed
 from effssl.models import BackboneSpec, load_backbone
 from effssl.run.device import open_runtime

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effssl.config import Augment, Images
 from effssl.data.stored import open_data
 from effssl.evaluation.encode import crops_and_flips
+from effssl.image_config import Augment, Images
 from effssl.run.device import Runtime
 from effssl.views.stream import ViewStream
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import resize, resized_crop
 
-from effssl.config import Augment, Storage
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import open_source
 from effssl.evaluation.encode import (
@@ -24,6 +23,7 @@ from effssl.evaluation.encode import (
     view_features,
 )
 from effssl.evaluation.probes import accuracy, fit_linear_probes
+from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
 from effssl.views import ops
 from effssl.views.counters import uniform

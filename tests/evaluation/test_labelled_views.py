@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from effssl import InputError
-from effssl.config import Augment, Storage
 from effssl.data.beton import ensure_beton
 from effssl.data.sources import open_source
 from effssl.data.splits import epoch_order
 from effssl.evaluation.encode import crops_and_flips
 from effssl.evaluation.labelled_views import even_batch_size, labelled_views
+from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
 from effssl.views.stream import ViewStream
 from tests.conftest import write_class_folders

@@ -12,9 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-from effssl.config import Augment
 from effssl.export import timm_folder
 from effssl.export.run import export, main
+from effssl.image_config import Augment
 from effssl.job_config import Export
 from effssl.models import Projector, load_backbone, representation_dim
 from effssl.views.assemble import clean_view

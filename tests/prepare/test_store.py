@@ -18,9 +18,9 @@ from filelock import FileLock
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.config import Images, Storage
 from effssl.data import beton, ffcv_workers
 from effssl.data.stored import open_data, open_split
+from effssl.image_config import Images, Storage
 from effssl.prepare.store import main
 from tests.conftest import read_all, write_class_folders
 

@@ -16,10 +16,10 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from scipy import stats
 
-from effssl.config import Augment, Storage
 from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
+from effssl.image_config import Augment, Storage
 from effssl.views import assemble
 from effssl.views.counters import uniform
 from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop, view_key

@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms as tv
 from scipy import stats
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views import draws
 from effssl.views.counters import NUM_SLOTS, uniform
 

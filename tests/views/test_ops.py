@@ -3,7 +3,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
-from effssl.config import Augment
+from effssl.image_config import Augment
 from effssl.views import assemble, ops
 from effssl.views.draws import ColourDraws, CropDraws
 from tests.views.test_draws import RECIPE, draw

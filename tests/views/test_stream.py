@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl.config import Augment, Storage
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import open_source
+from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
 from effssl.views import assemble
 from effssl.views.counters import uniform
