@@ -19,9 +19,11 @@ from effssl.ranges import (
     SETTINGS,
     AtLeast1,
     NotNegative,
+    OptimizerName,
     Positive,
     PositiveFinite,
     Probability,
+    PublishedWeight,
     Weight,
 )
 
@@ -49,6 +51,12 @@ class Model:
     """Linear layers in the projector (None: 2 or 3, by `projector`)."""
     proj_norm: Literal["batch", "layer", "none"] = "batch"
     """Normalisation after each hidden linear layer."""
+    proj_bias: bool = False
+    """A bias in the projector's last layer. It moves only the loss of --pairing authors, which
+    scales z to unit length."""
+    norm_by_view: bool = False
+    """Send each view through the encoder by itself, so that BatchNorm's statistics in training are
+    of one view, as in the official code, and not of all views together."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -61,12 +69,15 @@ class Loss:
     """VICReg: weight of the invariance term."""
     var_weight: Weight = "auto"
     """Weight of the variance term; auto: 25 for VICReg, 0 for Barlow Twins (an add-on there)."""
-    cov_weight: Weight = "auto"
-    """VICReg: weight of the covariance term; auto is 40 inv_weight / proj_dim."""
-    redundancy_weight: Weight = "auto"
-    """Barlow Twins: weight of the off-diagonal energy; auto is 3.4 / proj_dim."""
-    pairing: Literal["all", "pooled"] = "all"
-    """Barlow Twins: mean loss of all pairs of views, or loss of the mean cross-correlation."""
+    cov_weight: PublishedWeight = "auto"
+    """VICReg: weight of the covariance term; auto is 40 inv_weight / proj_dim. authors: beside
+    inv_weight as in arXiv 2312.10725, CIFAR-10."""
+    redundancy_weight: PublishedWeight = "auto"
+    """Barlow Twins: weight of the off-diagonal energy; auto is 3.4 / proj_dim. authors: that of
+    arXiv 2312.10725, CIFAR-10."""
+    pairing: Literal["all", "pooled", "authors"] = "all"
+    """Mean loss of all pairs of views; Barlow Twins' pooled: loss of the mean cross-correlation.
+    authors: VICReg or Barlow Twins as the code of arXiv 2312.10725 has it."""
     temperature: PositiveFinite = 0.2
     """SimCLR: temperature of the softmax over cosines."""
     concentration: PositiveFinite = 10.0
@@ -74,23 +85,37 @@ class Loss:
     weight_ortho: NotNegative = 0.0
     """Weight of the penalty |W W' - I|^2 on the projector's last layer."""
 
+    @model_validator(mode="after")
+    def _pairing_of_method(self) -> Loss:
+        pairings = {"vicreg": ("all", "authors"), "barlow_twins": ("all", "pooled", "authors")}
+        allowed = pairings.get(self.method, ("all",))
+        if self.pairing not in allowed:
+            has = " or ".join(allowed)
+            raise ValueError(f"--pairing {self.pairing}: for {self.method} it is {has}")
+        is_authors = self.method == "barlow_twins" and self.pairing == "authors"
+        if is_authors and self.var_weight not in ("auto", 0):
+            raise ValueError("--var-weight: Barlow Twins' --pairing authors has no variance term")
+        return self
+
 
 @dataclass(frozen=True, config=SETTINGS)
 class Optim:
     """Optimizer and schedule."""
 
-    optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
-    """Optimizer; lars and sgd use momentum 0.9."""
+    optimizer: OptimizerName = "adamw"
+    """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725."""
     lr: PositiveFinite = 1e-3
     """Peak learning rate."""
     weight_decay: NotNegative = 1e-4
-    """Weight decay; not on biases and normalisation."""
+    """Weight decay; not on biases and normalisation. adam: an L2 term, on all parameters."""
     warmup_epochs: NotNegative = 1.0
     """Epochs of linear warm-up."""
     final_lr: Probability = 0.0
     """Learning rate at the end of the cosine, as a part of the peak."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all devices, before views."""
+    drop_last: bool = True
+    """Leave out what an epoch's images leave over for a last, smaller batch; else train on it."""
     epochs: AtLeast1 = 100
     """Passes over the training images."""
     max_seconds: Positive | None = None

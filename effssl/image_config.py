@@ -54,6 +54,9 @@ class Images(Storage):
     """Part of the training images to use, class-balanced and seeded, in (0, 1]."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Class-balanced part of the labelled training images kept for choices; test is read once."""
+    hold_out: bool = True
+    """Keep that part out of pretraining too. Else it is pretrained on, without its labels, as in
+    most published figures, and the probes are still fitted on the rest."""
     split_seed: int = 0
     """Seed of the validation split, `fraction` and the 10-label draws; kept apart from `seed`."""
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.optim import Lars
 from torch import nn
 
+from effssl.ranges import OptimizerName
+
 
 def build_optimizer(
-    model: nn.Module, name: Literal["adamw", "lars", "sgd"], *, lr: float, weight_decay: float
+    model: nn.Module,
+    name: OptimizerName,
+    *,
+    lr: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Build AdamW, or LARS or SGD with momentum 0.9, on the model's trainable parameters.
+    """Build AdamW, Adam, or LARS or SGD with momentum 0.9, on the model's trainable parameters.
 
     Biases and normalisation (parameters of one dimension) get no weight decay, and with LARS no
-    adaptation. AdamW and SGD are fused on CUDA.
+    adaptation. Adam is that of arXiv 2312.10725: its weight decay is an L2 term in the gradient, of
+    all parameters alike. All but LARS are fused on CUDA.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -27,6 +34,8 @@ def build_optimizer(
     match name:
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, fused=fused)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "lars":

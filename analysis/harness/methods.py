@@ -35,7 +35,8 @@ def weight_of(settings: dict[str, Any]) -> float | None:
     """Return the weight in a run's settings by name, the rule's resolved; None for a method that
     has none."""
     loss = Loss(**{field.name: settings[field.name] for field in dataclasses.fields(Loss)})
-    return decorrelation_weight(loss, settings["proj_dim"])
+    views, part = settings["views"], settings["fraction"]
+    return decorrelation_weight(loss, settings["proj_dim"], views=views, part=part)
 
 
 def rule_weight(method: str, dim: int) -> float:

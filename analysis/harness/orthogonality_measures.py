@@ -109,8 +109,13 @@ def _open(images: Images, cfg: Config) -> Opened:
     return Opened(data, streams, random)
 
 
+def _weight(cfg: Config) -> float | None:
+    views, part = cfg.augment.views, cfg.images.fraction
+    return decorrelation_weight(cfg.loss, cfg.model.proj_dim, views=views, part=part)
+
+
 def _about(cfg: Config) -> dict[str, Any]:
-    weight = decorrelation_weight(cfg.loss, cfg.model.proj_dim)
+    weight = _weight(cfg)
     return {
         "data": cfg.images.data,
         "method": cfg.loss.method,
@@ -134,7 +139,7 @@ def recipes(configs: list[Config]) -> list[tuple[str, str]]:
     names = []
     for cfg, each in zip(configs, settings, strict=True):
         dim = cfg.model.proj_dim
-        weight = decorrelation_weight(cfg.loss, dim)
+        weight = _weight(cfg)
         product = [] if weight is None else [f"w d = {weight * dim:.3g}"]
         further = {k: f"{k} {each[k]}" for k in differing}
         trained = [NAMES[cfg.loss.method], f"d = {dim}", *product, *further.values()]

@@ -43,22 +43,41 @@ def train_and_validation(
     return rest[class_balanced(labels[rest], fraction, seed + 1)], validation
 
 
+def of_all(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose a `fraction` of all images to pretrain on, those of the validation split among them.
+
+    labels: int [n], -1 for unlabelled. Returns sorted positions, int64.
+    """
+    return class_balanced(labels, fraction, seed + 1)
+
+
 def epoch_order(positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Return the positions in the order of one epoch."""
     return np.random.default_rng([seed, epoch]).permutation(positions)
 
 
+def batch_ends(num_images: int, batch_size: int, drop_last: bool, world_size: int) -> np.ndarray:
+    """Return for each batch of an epoch how many images there are up to its end, int64 [batches].
+
+    drop_last: leave out what is left after the last whole batch. It is left out too if it is too
+    small to train on: one image, or fewer than one for each of `world_size` processes.
+    """
+    ends = np.arange(batch_size, num_images + 1, batch_size)
+    left = num_images % batch_size
+    is_kept = not drop_last and left >= max(2, world_size)
+    return np.append(ends, num_images) if is_kept else ends
+
+
 def own_part(
-    order: np.ndarray, batch_size: int, first_step: int, rank: int, world_size: int
+    order: np.ndarray, ends: np.ndarray, first_step: int, rank: int, world_size: int
 ) -> np.ndarray:
     """Return what one of `world_size` processes trains on in an epoch, from `first_step` on.
 
     It is every world_size-th image of each batch of `order`, so that all processes together see
-    each image of a batch once. What is left of the epoch after its last whole batch is left out.
+    each image of a batch once. ends: see batch_ends.
     """
-    num_batches = len(order) // batch_size
-    batches = order[: num_batches * batch_size].reshape(num_batches, batch_size)
-    return batches[first_step:, rank::world_size].ravel()
+    batches = np.split(order[: ends[-1]], ends[:-1])
+    return np.concatenate([batch[rank::world_size] for batch in batches[first_step:]])
 
 
 def _shuffled_by_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:

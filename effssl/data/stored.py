@@ -9,7 +9,7 @@ import numpy as np
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import Source, open_source
-from effssl.data.splits import train_and_validation
+from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
 
 Split = Literal["train", "test"]
@@ -17,12 +17,13 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class Data(NamedTuple):
-    """A set, stored and split; positions are int64 into the .beton of train."""
+    """A set, stored and split; positions are int64 into the .beton of train, sorted."""
 
     train: Beton
     test: Beton | None
-    train_positions: np.ndarray
-    val_positions: np.ndarray
+    train_positions: np.ndarray  # what probes and classifiers may be fitted on
+    val_positions: np.ndarray  # what choices are made by
+    pretrain_positions: np.ndarray  # the training positions, or all
 
     def stored(self, split: Split) -> Beton:
         """Return a split that the set has."""
@@ -60,4 +61,7 @@ def open_data(images: Images) -> Data:
         raise InputError(
             f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on"
         )
-    return Data(train, test, positions, validation)
+    pretrain = positions
+    if not images.hold_out:
+        pretrain = of_all(train.labels, images.fraction, images.split_seed)
+    return Data(train, test, positions, validation, pretrain)

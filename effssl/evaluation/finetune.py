@@ -12,7 +12,7 @@ import copy
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from effssl.evaluation.layers import evaluating
 from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate
+from effssl.ranges import OptimizerName
 from effssl.run.device import Runtime
 
 # Rates (of the backbone, of the head) for SGD with batches of 256. The first is VICReg's own for 1%
@@ -38,7 +39,7 @@ class Recipe(NamedTuple):
     backbone_lr: float  # peak; at 0 the backbone is frozen, BatchNorm's statistics too
     head_lr: float  # peak
     steps: int  # the cosine falls over all of them
-    optimizer: Literal["adamw", "lars", "sgd"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     weight_decay: float = 0.0
     warmup_steps: int = 0
     final_lr: float = 0.0  # as a part of the peak

@@ -1,5 +1,6 @@
 """Losses on the embeddings z [num_views, batch, dim] of K views, as functions and as modules."""
 
+from effssl.losses.authors import barlow_twins_authors, vicreg_authors
 from effssl.losses.auto_weights import cov_weight, redundancy_weight
 from effssl.losses.baselines import (
     EntropyReconstructionTerms,
@@ -31,10 +32,12 @@ __all__ = [
     "VICRegLoss",
     "VICRegTerms",
     "barlow_twins",
+    "barlow_twins_authors",
     "cov_weight",
     "entropy_reconstruction",
     "redundancy_weight",
     "simclr",
     "vicreg",
+    "vicreg_authors",
     "weight_orthogonality",
 ]

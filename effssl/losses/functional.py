@@ -76,7 +76,7 @@ def vicreg(
         # sum_{a<b} |z_a - z_b|^2 = K sum_a |z_a - z-bar|^2, over K (K - 1) / 2 pairs
         invariance = to_mean * (2 / ((num_views - 1) * batch * dim))
         var = squares / (batch - 1)
-        variance = _hinge(var)
+        variance = hinge(var)
         # sum_a sum_{i != j} Cov(z_a)_ij^2
         off_diagonal = energy / (batch - 1) ** 2 - var.square().sum()
         covariance = off_diagonal * (2 / (num_views * dim))
@@ -129,7 +129,7 @@ def barlow_twins(
         # The diagonal is that of every C_ab [pairs, d], or of the one mean C [1, d].
         invariance = (1 - diagonal).square().sum(1).mean()
         redundancy = energy - diagonal.square().sum(1).mean()
-        variance = _hinge(squares / (sum(sizes) - 1))
+        variance = hinge(squares / (sum(sizes) - 1))
     loss = invariance + redundancy_weight * redundancy + var_weight * variance
     return BarlowTwinsTerms(loss, invariance, redundancy, variance)
 
@@ -163,9 +163,9 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _hinge(var: Tensor) -> Tensor:
-    """Return VICReg's variance term of the variances [K, d]."""
-    return torch.relu(1 - torch.sqrt(var + 1e-4)).mean()
+def hinge(var: Tensor, added: float = 1e-4) -> Tensor:
+    """Return VICReg's variance term of the variances [K, d]; `added` keeps its gradient finite."""
+    return torch.relu(1 - torch.sqrt(var + added)).mean()
 
 
 def _all_pairs(z: Tensor, sizes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:

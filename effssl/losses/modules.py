@@ -85,6 +85,7 @@ class BarlowTwinsLoss(nn.Module):
         var_weight: float = 0.0,
     ):
         super().__init__()
+        self.pairing = pairing
         self.settings = Loss(
             method="barlow_twins",
             redundancy_weight=redundancy_weight,
@@ -99,7 +100,7 @@ class BarlowTwinsLoss(nn.Module):
         return barlow_twins(
             z,
             redundancy_weight=float(resolved.redundancy_weight),
-            pairing=resolved.pairing,
+            pairing=self.pairing,
             var_weight=float(resolved.var_weight),
         )
 

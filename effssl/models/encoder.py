@@ -17,12 +17,19 @@ class Projector(nn.Sequential):
     """An MLP from representation [n, in_dim] to embedding [n, dim].
 
     It is (Linear, norm, ReLU) x (num_layers - 1), Linear. With norm "batch", 2 layers and
-    hidden_dim = dim it is the projector of arXiv 2312.10725, with 3 layers of 8192 that of the
-    official VICReg and Barlow Twins.
+    hidden_dim = dim it is the projector of arXiv 2312.10725, whose last layer has a bias too; with
+    3 layers of 8192 that of the official VICReg and Barlow Twins. To losses of centred embeddings a
+    bias makes no difference.
     """
 
     def __init__(
-        self, in_dim: int, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        dim: int,
+        num_layers: int,
+        norm: Norm = "batch",
+        bias: bool = False,
     ):
         norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
         layers: list[nn.Module] = []
@@ -32,24 +39,47 @@ class Projector(nn.Sequential):
             layers.append(nn.Linear(width, hidden_dim, bias=norm == "none"))
             layers += [norms[norm](hidden_dim), nn.ReLU(inplace=True)]
             width = hidden_dim
-        super().__init__(*layers, nn.Linear(width, dim, bias=False))
+        super().__init__(*layers, nn.Linear(width, dim, bias=bias))
 
 
 class Encoder(nn.Module):
     """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim])."""
 
     def __init__(
-        self, backbone: nn.Module, hidden_dim: int, dim: int, num_layers: int, norm: Norm = "batch"
+        self,
+        backbone: nn.Module,
+        hidden_dim: int,
+        dim: int,
+        num_layers: int,
+        norm: Norm = "batch",
+        bias: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
         in_dim = representation_dim(backbone)
-        self.projector = Projector(in_dim, hidden_dim, dim, num_layers, norm)
+        self.projector = Projector(in_dim, hidden_dim, dim, num_layers, norm, bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the representation h and the embedding z."""
         h = self.backbone(images)
         return h, self.projector(h)
+
+
+class InPasses(nn.Module):
+    """An encoder that takes its images in several passes: [passes * n, 3, h, w] -> (h, z) of all.
+
+    If each pass is a view, BatchNorm's statistics are those of one view, as in the official code of
+    VICReg and Barlow Twins, and not of all views together.
+    """
+
+    def __init__(self, encoder: Encoder, passes: int):
+        super().__init__()
+        self.encoder, self.passes = encoder, passes
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z."""
+        h, z = zip(*(self.encoder(part) for part in images.chunk(self.passes)), strict=True)
+        return torch.cat(h), torch.cat(z)
 
 
 def build_encoder(model: Model, image_size: int, seed: int) -> Encoder:
@@ -63,5 +93,7 @@ def build_encoder(model: Model, image_size: int, seed: int) -> Encoder:
     )
     num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]
     hidden_dim = model.proj_hidden_dim or model.proj_dim
-    encoder = Encoder(backbone, hidden_dim, model.proj_dim, num_layers, model.proj_norm)
+    encoder = Encoder(
+        backbone, hidden_dim, model.proj_dim, num_layers, model.proj_norm, model.proj_bias
+    )
     return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

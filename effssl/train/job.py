@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from effssl import InputError
 from effssl.config import Config, Optim
-from effssl.data.splits import epoch_order, own_part
+from effssl.data.splits import batch_ends, epoch_order, own_part
 from effssl.data.stored import Data, open_data
 from effssl.evaluation.encode import Streams, open_streams
 from effssl.losses.objective import build_objective
 from effssl.models import Encoder, build_encoder
+from effssl.models.encoder import InPasses
 from effssl.optim import build_optimizer, learning_rate
 from effssl.run import checkpoint, distributed, folder
 from effssl.run.device import Runtime, open_runtime
@@ -40,7 +41,9 @@ class Job:
     loss_of: Callable[[Tensor], dict[str, Tensor]]  # z [views, batch, dim] -> "loss" and its terms
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]  # step -> learning rate
-    steps_per_epoch: int
+    batch_ends: (
+        np.ndarray
+    )  # int64 [steps of an epoch]: how many images there are up to each one's end
     total_steps: int
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, before this process began
@@ -51,9 +54,15 @@ class Job:
         return self.streams["train"]
 
     @property
+    def steps_per_epoch(self) -> int:
+        return len(self.batch_ends)
+
+    @property
     def encoded_views(self) -> int:
         """The views that went through the backbone so far, in all processes."""
-        return self.step * self.cfg.optim.batch_size * self.cfg.augment.views
+        epochs, steps = divmod(self.step, self.steps_per_epoch)
+        num_images = epochs * self.batch_ends[-1] + (self.batch_ends[steps - 1] if steps else 0)
+        return int(num_images) * self.cfg.augment.views
 
     @property
     def images(self) -> str:
@@ -62,9 +71,9 @@ class Job:
 
     def positions(self, epoch: int) -> np.ndarray:
         """Return what this process trains on for the rest of an epoch, in order."""
-        order = epoch_order(self.data.train_positions, self.cfg.run.seed, epoch)
-        first_step, batch = self.step % self.steps_per_epoch, self.cfg.optim.batch_size
-        return own_part(order, batch, first_step, distributed.rank(), distributed.world_size())
+        order = epoch_order(self.data.pretrain_positions, self.cfg.run.seed, epoch)
+        first_step, processes = self.step % self.steps_per_epoch, distributed.world_size()
+        return own_part(order, self.batch_ends, first_step, distributed.rank(), processes)
 
 
 def build_job(cfg: Config) -> Job:
@@ -78,9 +87,12 @@ def build_job(cfg: Config) -> Job:
     torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
     encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
     data = open_data(cfg.images)
-    _check_batch(cfg.optim.batch_size, len(data.train_positions))
-    steps_per_epoch = len(data.train_positions) // cfg.optim.batch_size
-    total_steps = cfg.optim.epochs * steps_per_epoch
+    num_images = len(data.pretrain_positions)
+    _check_batch(cfg.optim.batch_size, num_images)
+    ends = batch_ends(
+        num_images, cfg.optim.batch_size, cfg.optim.drop_last, distributed.world_size()
+    )
+    total_steps = cfg.optim.epochs * len(ends)
     last_layer = encoder.projector[-1]
     assert isinstance(last_layer, nn.Linear)
     o = cfg.optim
@@ -98,11 +110,17 @@ def build_job(cfg: Config) -> Job:
             runtime=runtime,
         ),
         encoder=encoder,
-        forward=_forward(encoder, runtime),
-        loss_of=build_objective(cfg.loss, cfg.model.proj_dim, last_layer),
+        forward=_forward(encoder, runtime, cfg.augment.views if cfg.model.norm_by_view else 1),
+        loss_of=build_objective(
+            cfg.loss,
+            cfg.model.proj_dim,
+            last_layer,
+            views=cfg.augment.views,
+            part=cfg.images.fraction,
+        ),
         optimizer=build_optimizer(encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay),
-        schedule=_schedule(o, steps_per_epoch, total_steps),
-        steps_per_epoch=steps_per_epoch,
+        schedule=_schedule(o, len(ends), total_steps),
+        batch_ends=ends,
         total_steps=total_steps,
     )
 
@@ -142,20 +160,22 @@ def _check_batch(batch_size: int, num_images: int) -> None:
         )
 
 
-def _forward(encoder: Encoder, runtime: Runtime) -> nn.Module:
+def _forward(encoder: Encoder, runtime: Runtime, passes: int) -> nn.Module:
     """Return what is called in place of the encoder: images -> (h, z).
 
     Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
     then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
-    BatchNorm, and each process normalises by its own images.
+    BatchNorm, and each process normalises by its own images. passes: as many as the batch is cut
+    into, so that each part has statistics of its own.
     """
+    module = encoder if passes == 1 else InPasses(encoder, passes)
     if distributed.world_size() == 1:
-        return torch.compile(encoder) if runtime.compile else encoder  # type: ignore[return-value]
+        return torch.compile(module) if runtime.compile else module  # type: ignore[return-value]
     # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
     if runtime.device.type == "cuda":
         timm.layers.convert_sync_batchnorm(encoder)
-        return DistributedDataParallel(encoder, [runtime.device])
-    return DistributedDataParallel(encoder)
+        return DistributedDataParallel(module, [runtime.device])
+    return DistributedDataParallel(module)
 
 
 def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

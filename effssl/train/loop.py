@@ -148,7 +148,7 @@ def _picture_of_views(job: Job) -> None:
     """Write views.png: images and the views that the first epoch makes of them."""
     if not distributed.is_first():
         return
-    shown = spread(job.data.train_positions, min(8, job.stream.batch_size))
+    shown = spread(job.data.pretrain_positions, min(8, job.stream.batch_size))
     with closing(job.stream.epoch(shown, 0)) as batches, closing(job.stream.clean(shown)) as clean:
         views, _ = next(batches)
         augment = job.cfg.augment
@@ -203,6 +203,6 @@ def _introduction(job: Job) -> str:
     return (
         f"{job.out}: {cfg.loss.method}, {cfg.augment.views} views, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
-        f"{cfg.images.data}: {len(data.train_positions)} training, {len(data.val_positions)} "
+        f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
         f"validation, {num_test} test images; steps {job.step} to {job.total_steps}"
     )

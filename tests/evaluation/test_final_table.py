@@ -23,7 +23,9 @@ def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beto
 
 def make_data(*, test: bool = True, unlabelled: int = 0) -> Data:
     train = stored("train", 150, unlabelled=unlabelled)
-    return Data(train, stored("test", 60) if test else None, np.arange(120), np.arange(120, 150))
+    positions = np.arange(120)
+    test_split = stored("test", 60) if test else None
+    return Data(train, test_split, positions, np.arange(120, 150), positions)
 
 
 def separable(noise: float, calls: list | None = None):
@@ -97,7 +99,7 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
 
 def test_without_any_label_there_are_the_measures_alone():
     train = Beton(Path("train"), np.full(100, -1), [], 8, "train", np.arange(100), False)
-    data = Data(train, None, np.arange(100), np.zeros(0, np.int64))
+    data = Data(train, None, np.arange(100), np.zeros(0, np.int64), np.arange(100))
     assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
     assert final["rows"] == {}

@@ -53,3 +53,31 @@ def test_auto_becomes_the_rule_and_numbers_stay(loss, weights):
 )
 def test_the_weight_of_decorrelation_is_that_against_the_invariance(loss, weight):
     assert decorrelation_weight(loss, 64) == weight
+
+
+@pytest.mark.parametrize(
+    ("method", "views", "part", "dim", "weight"),
+    [
+        ("barlow_twins", 2, 1.0, 256, 0.02),
+        ("barlow_twins", 2, 1.0, 8192, 0.0008),
+        ("barlow_twins", 4, 1.0, 256, 0.01),
+        ("barlow_twins", 8, 0.25, 256, 0.006),
+        ("vicreg", 2, 1.0, 256, 25 / 25),
+        ("vicreg", 2, 1.0, 8192, 25 / 800),
+        ("vicreg", 4, 0.5, 256, 25 / 5),
+    ],
+)
+def test_authors_are_the_published_weights_by_views_part_and_width(
+    method, views, part, dim, weight
+):
+    loss = Loss(method=method, cov_weight="authors" if method == "vicreg" else "auto")
+    if method == "barlow_twins":
+        loss = Loss(method=method, redundancy_weight="authors")
+    resolved = resolve(loss, dim, views=views, part=part)
+    name = "cov_weight" if method == "vicreg" else "redundancy_weight"
+    assert getattr(resolved, name) == pytest.approx(weight)
+
+
+def test_what_the_authors_do_not_give_is_an_error_that_lists_what_they_do():
+    with pytest.raises(ValueError, match=r"for 16 views, 100% .* width 256; .*4 views, 50%"):
+        resolve(Loss(method="barlow_twins", redundancy_weight="authors"), 256, views=16)

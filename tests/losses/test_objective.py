@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from effssl import losses
+from effssl import InputError, losses
 from effssl.config import Loss
 from effssl.losses.objective import build_objective
 
@@ -34,6 +34,14 @@ def embeddings():
         (
             Loss(method="barlow_twins", redundancy_weight=0.3, pairing="pooled", var_weight=2),
             lambda z: losses.barlow_twins(z, redundancy_weight=0.3, pairing="pooled", var_weight=2),
+        ),
+        (
+            Loss(method="barlow_twins", redundancy_weight=0.3, pairing="authors"),
+            lambda z: losses.barlow_twins_authors(z, redundancy_weight=0.3),
+        ),
+        (
+            Loss(method="vicreg", pairing="authors", inv_weight=5, var_weight=3, cov_weight=2),
+            lambda z: losses.vicreg_authors(z, inv_weight=5, var_weight=3, cov_weight=2),
         ),
         (
             Loss(method="simclr", temperature=0.4),
@@ -72,3 +80,15 @@ def test_the_penalty_makes_the_last_layer_orthogonal():
         losses.weight_orthogonality(layer.weight).backward()
         optimizer.step()
     torch.testing.assert_close(layer.weight.T @ layer.weight, torch.eye(8), atol=1e-3, rtol=0)
+
+
+def test_weights_that_the_authors_do_not_give_are_one_line():
+    loss = Loss(method="barlow_twins", redundancy_weight="authors")
+    with pytest.raises(InputError, match="the authors give no weight of barlow_twins for 2 views"):
+        build_objective(loss, 12, last_layer())
+
+
+@pytest.mark.parametrize("method", ["vicreg", "simclr", "entropy_reconstruction"])
+def test_a_pairing_that_a_method_lacks_is_an_error(method):
+    with pytest.raises(ValueError, match=f"--pairing pooled: for {method} it is all"):
+        Loss(method=method, pairing="pooled")
