@@ -63,7 +63,7 @@ class Model:
 class Loss:
     """What is minimised."""
 
-    method: Literal["vicreg", "barlow_twins", "simclr", "entropy_reconstruction"] = "barlow_twins"
+    method: Literal["vicreg", "barlow_twins", "simclr", "entropy_reconstruction"] = "vicreg"
     """Loss on the K embeddings of every image."""
     inv_weight: NotNegative = 25.0
     """VICReg: weight of the invariance term."""

@@ -21,7 +21,6 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
         "mean": (0.3, 0.3, 0.3),
         "std": (0.35, 0.35, 0.35),
         "backbone_kwargs": "{channels: [32, 64, 128, 256], layers: [1, 1, 1, 1]}",
-        "method": "vicreg",
         "proj_dim": 64,
         "batch_size": 64,
         "lr": 3e-3,

@@ -27,7 +27,7 @@ def test_every_shipped_config_parses_and_says_how_to_use_it(path):
 
 def test_there_are_configs_for_every_set_and_the_baseline():
     names = {p.stem for p in CONFIGS}
-    assert names >= {"digits", "cifar10", "cifar10_vicreg", "cifar10_baseline", "cifar10_cpu"}
+    assert names >= {"digits", "cifar10", "cifar10_barlow_twins", "cifar10_authors", "cifar10_cpu"}
     assert names >= {"stl10", "imagenet100", "imagenet"}
 
 

@@ -43,6 +43,22 @@ def test_schedule_at_its_edges(warmup_steps, total_steps):
     assert rates[max(0, warmup_steps - 1)] == 1.0
 
 
+def test_adam_has_the_l2_term_of_the_authors_on_all_parameters():
+    net, decay = model(), 0.02
+    optimizer = build_optimizer(net, "adam", lr=0.1, weight_decay=decay)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert not isinstance(optimizer, torch.optim.AdamW)
+    ((group),) = optimizer.param_groups
+    assert len(group["params"]) == len(list(net.parameters()))
+    # With a gradient of zero the L2 term is the gradient: Adam's first step is lr against its sign.
+    before = [p.detach().clone() for p in net.parameters()]
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, was in zip(net.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), was - 0.1 * was.sign(), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_is_on_matrices_alone(name):
     net = model()

@@ -11,7 +11,10 @@ _CPU = (
     *("--fraction", "0.4", "--epochs", "1"),
 )
 _GPU = ("--config", str(_CONFIGS / "cifar10.yaml"))
-_PAPER = ("--config", str(_CONFIGS / "cifar10_baseline.yaml"), "--batch-size", "128")
+_PAPER = (
+    *("--config", str(_CONFIGS / "cifar10_authors.yaml"), "--batch-size", "128"),
+    *("--pairing", "all", "--hold-out"),  # one loss for every K; choices need held-out images
+)
 _AT_THE_END = ("--probe-every", "0", "--final-images", "0")  # probes, and none of the test split
 _CLAIM = ("--proj-dim", "256", *_AT_THE_END)
 

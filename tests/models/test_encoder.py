@@ -6,6 +6,7 @@ from torch import nn
 
 from effssl.config import Model
 from effssl.models import Encoder, Projector, build_encoder, create_backbone, representation_dim
+from effssl.models.encoder import InPasses
 from tests.models.test_backbones import images
 
 TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
@@ -80,3 +81,20 @@ def test_the_seed_alone_decides_the_weights():
     one, again, other = (built(seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["projector.0.weight"], other["projector.0.weight"])
+
+
+def test_a_bias_of_the_last_layer_is_for_who_asks():
+    assert built().projector[-1].bias is None
+    assert built(proj_bias=True).projector[-1].bias is not None
+
+
+def test_views_in_passes_of_their_own_have_batch_statistics_of_their_own():
+    encoder = built()
+    views = torch.randn(3, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    views[1] = 2 * views[1] + 5  # statistics of all views would tell the views apart
+    h, z = InPasses(encoder, 3)(views.flatten(0, 1))
+    expected = [encoder(view) for view in views]
+    torch.testing.assert_close(h, torch.cat([each[0] for each in expected]))
+    torch.testing.assert_close(z, torch.cat([each[1] for each in expected]))
+    together = encoder(views.flatten(0, 1))[1]
+    assert (together - z).abs().max() > 0.01

@@ -288,6 +288,23 @@ def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
     assert job.step == 10 and job.encoded_views == 10 * 256 * 2
 
 
+def test_by_view_on_all_images_with_the_last_batch_kept_a_run_trains_on_each_of_them(
+    digits_dir, tmp_path
+):
+    more = ["--no-hold-out", "--no-drop-last", "--norm-by-view", "--epochs", 2]
+    job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", *more)))
+    held_out = build_job(cli.parse(quick(digits_dir, tmp_path / "other", "--epochs", 2)))
+    num_images = len(job.data.train.labels)
+    assert job.steps_per_epoch == -(-num_images // 256) > held_out.steps_per_epoch
+    assert sorted(job.positions(0)) == list(range(num_images))
+    assert not set(held_out.positions(0)) & set(held_out.data.val_positions)
+    assert len(job.data.val_positions) == len(held_out.data.val_positions) > 0
+    assert train.train(job) == 0
+    assert job.encoded_views == 2 * num_images * 2
+    probe = read_metrics(tmp_path / "run")[-1]
+    assert 0 < probe["linear"] <= 1
+
+
 def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):
     run = tmp_path / "diverged"
     cfg = cli.parse(
