@@ -30,6 +30,9 @@ Embeddings = Tensor | Sequence[Tensor]
 class VICRegLoss(nn.Module):
     """VICReg (arXiv 2105.04906), as `effssl.losses.vicreg` defines it.
 
+    At K = 2 the official loss is `VICRegLoss(cov_weight=1.0)`; the default weight follows the width
+    of z, as small projectors need it.
+
     Args:
         inv_weight: weight of the invariance term.
         var_weight: weight of the variance term.
@@ -68,6 +71,9 @@ class VICRegLoss(nn.Module):
 
 class BarlowTwinsLoss(nn.Module):
     """Barlow Twins (arXiv 2103.03230), as `effssl.losses.barlow_twins` defines it.
+
+    At K = 2 the official loss is `BarlowTwinsLoss(redundancy_weight=0.0051)`, for z 8192 wide; the
+    default weight follows the width of z.
 
     Args:
         redundancy_weight: weight of the off-diagonal energy; "auto" is 3.4 / dim.

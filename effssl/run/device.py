@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -33,15 +34,22 @@ class Runtime:
 def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -> Runtime:
     """Read `--device`, `--precision` and `--compile`.
 
-    Their `auto` means CUDA, bfloat16 and compilation if there is CUDA, else the CPU in float32.
-    Under torchrun each process has a GPU of its own, which becomes torch's current one. Raises
-    InputError for a device that is not there.
+    Their `auto` means CUDA, bfloat16 and compilation if there is CUDA, else the CPU in float32. A
+    line on stderr says if bfloat16 is asked of a CPU without instructions for it. Under torchrun
+    each process has a GPU of its own, which becomes torch's current one. Raises InputError for a
+    device that is not there.
     """
     where = _device(device)
     on_gpu = where.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(where)
     is_bf16 = on_gpu if precision == "auto" else precision == "bf16"
+    if is_bf16 and not on_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(
+            "--precision bf16: this processor has no instructions for it and is about ten times "
+            "slower than with fp32",
+            file=sys.stderr,
+        )
     is_compiled = on_gpu if compile == "auto" else compile == "true"
     return Runtime(where, torch.bfloat16 if is_bf16 else None, is_compiled)
 

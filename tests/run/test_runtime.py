@@ -16,6 +16,16 @@ def test_auto_on_the_cpu_is_float32_and_not_compiled(precision, compiled, expect
     assert runtime == Runtime(torch.device("cpu"), *expected)
 
 
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bfloat16_on_a_processor_without_it_is_a_line(has_instructions, monkeypatch, capfd):
+    supported = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, supported, lambda: has_instructions, raising=False)
+    open_runtime("cpu", "bf16")
+    assert ("has no instructions for it" in capfd.readouterr().err) == (not has_instructions)
+    open_runtime("cpu", "fp32")
+    assert not capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
 @pytest.mark.parametrize("local_rank", [None, 1])
 def test_a_gpu_is_named_by_its_number(name, local_rank, monkeypatch):
