@@ -31,7 +31,7 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
     checkpoint.save(path, {"step": 1, "weights": torch.arange(4.0)})
 
     def killed(state, file):
-        file.write_bytes(b"half a checkpoint")
+        file.write(b"half a checkpoint")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from effssl import cli
 from effssl.models import load_backbone
+from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.job import build_job
@@ -288,28 +290,17 @@ def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
     assert job.step == 10 and job.encoded_views == 10 * 256 * 2
 
 
-def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):
+@pytest.mark.parametrize("seconds", ["0", "inf"])
+def test_a_loss_that_is_not_finite_ends_with_one_line_and_a_code_of_its_own(
+    digits_dir, tmp_path, capsys, seconds
+):
     run = tmp_path / "diverged"
-    cfg = cli.parse(
-        quick(
-            digits_dir,
-            run,
-            "--epochs",
-            20,
-            "--optimizer",
-            "sgd",
-            "--lr",
-            1e30,
-            "--warmup-epochs",
-            0,
-            "--save-every-s",
-            0,
-        )
-    )
-    with pytest.raises(
-        FloatingPointError, match=rf"step \d+; last good checkpoint: {run}/checkpoint.pt"
-    ):
-        train.main(cfg)
+    flags = ["--optimizer", "sgd", "--lr", 1e30, "--warmup-epochs", 0, "--save-every-s", seconds]
+    assert train.main(cli.parse(quick(digits_dir, run, "--epochs", 20, *flags))) == signals.DIVERGED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"^error: (the loss is \w+ at|weights are not finite after) step \d+; ", line)
+    assert "start a new run with a lower --lr or a longer --warmup-epochs" in line
+    assert f"(last good checkpoint: {run}/checkpoint.pt)" in line
     assert all(torch.isfinite(v).all() for v in weights(run).values())
 
 
