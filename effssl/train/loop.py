@@ -111,7 +111,7 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
     if job.step == 0:
         _save(job, clock)
         with clock.paused():
-            _picture_of_views(job)
+            _picture_of_views(job, log)
     if job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step)):
         _probe(job, clock, log)
 
@@ -140,18 +140,23 @@ def _probe(job: Job, clock: Clock, log: RunLog) -> None:
     at_most, projector = job.cfg.probe.probe_images, job.encoder.projector
     with clock.paused():
         log.probe(_axes(job, clock) | validation_probe(features, job.data, at_most, projector))
-        pictures.save_curves(job.out / "curves.png", read_metrics(job.out), job.out.name)
+        with pictures.or_a_line(picture := job.out / "curves.png", log.say):
+            pictures.save_curves(picture, read_metrics(job.out), job.out.name)
 
 
-def _picture_of_views(job: Job) -> None:
+def _picture_of_views(job: Job, log: RunLog) -> None:
     """Write views.png: images and the views that the first epoch makes of them."""
     if not distributed.is_first():
         return
     shown = spread(job.data.train_positions, min(8, job.stream.batch_size))
-    with closing(job.stream.epoch(shown, 0)) as batches, closing(job.stream.clean(shown)) as clean:
+    with (
+        pictures.or_a_line(picture := job.out / "views.png", log.say),
+        closing(job.stream.epoch(shown, 0)) as batches,
+        closing(job.stream.clean(shown)) as clean,
+    ):
         views, _ = next(batches)
         augment = job.cfg.augment
-        pictures.save_views(job.out / "views.png", next(clean), views, augment.mean, augment.std)
+        pictures.save_views(picture, next(clean), views, augment.mean, augment.std)
 
 
 def _record(job: Job, clock: Clock, terms: dict[str, Tensor]) -> dict[str, Any]:

@@ -105,6 +105,17 @@ def test_pictures_show_what_they_are_given(tmp_path):
     assert {(255, 0, 0), (0, 255, 0)} <= colours
 
 
+def test_a_picture_that_cannot_be_drawn_is_a_line_whatever_the_reason(tmp_path):
+    for error in (RuntimeError("no\nroom"), InputError("full"), MemoryError(), ValueError("x")):
+        lines = []
+        with pictures.or_a_line(tmp_path / "p.png", lines.append):
+            raise error
+        reason = str(error).replace("\n", " ") or "MemoryError"
+        assert lines == [f"{tmp_path / 'p.png'} was not drawn ({reason}); the rest goes on"]
+    with pytest.raises(KeyboardInterrupt), pictures.or_a_line(tmp_path / "p.png"):
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("probes", [[], [{"linear": 0.5, "knn": 0.4}, {"linear": 0.6, "knn": 0.5}]])
 def test_curves_are_drawn_with_and_without_probes(tmp_path, probes):
     records = [

@@ -278,6 +278,24 @@ def test_the_smallest_batch_trains(digits_dir, tmp_path):
     assert (tmp_path / "run" / "views.png").is_file()
 
 
+def test_pictures_that_cannot_be_drawn_do_not_end_a_run(digits_dir, tmp_path, capsys, monkeypatch):
+    """As no figure is saved, the last act of every picture fails."""
+
+    def no_room(figure, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_room)
+    run = tmp_path / "run"
+    flags = ["--max-seconds", 0.01, "--final-images", 0]
+    assert train.main(cli.parse(quick(digits_dir, run, *flags))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("views.png", "curves.png"):
+        why = f"{run / name} cannot be written: No space left on device"
+        assert f"{run / name} was not drawn ({why}); the rest goes on" in lines
+        assert str(run / name) not in lines
+    assert sorted(p.name for p in run.iterdir() if p.suffix in (".png", ".tmp")) == []
+
+
 def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
     job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", "--epochs", 2, "--log-every", 1)))
     assert (job.step, job.total_steps) == (0, 10)
