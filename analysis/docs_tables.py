@@ -40,7 +40,7 @@ _SPREAD = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"  # a figure and its deviation
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     of_root = "folder of README.md, docs/ and analysis/results/"
-    parser.add_argument("--root", type=Path, default=ROOT, help=of_root)
+    parser.add_argument("--root", type=cli.path, default=ROOT, help=of_root)
     only_check = "write nothing; exit code 1 if a file would change"
     parser.add_argument("--check", action="store_true", help=only_check)
     args = parser.parse_args(argv)

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     add(
         "run",
         nargs="*",
-        type=Path,
+        type=cli.path,
         help="folders of finished runs (default: train those of --preset)",
     )
     add(
@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         help="what is trained (default: digits)",
     )
     data_dir = "folder of the images (default: data; of RUN, where they were)"
-    add("--data-dir", type=Path, help=data_dir)
+    add("--data-dir", type=cli.path, help=data_dir)
     folder = Path("runs/orthogonality")
-    add("--runs", type=Path, default=folder, help="where trained runs are kept")
-    add("--out", type=Path, default=folder / "summary", help="where the results go")
+    add("--runs", type=cli.path, default=folder, help="where trained runs are kept")
+    add("--out", type=cli.path, default=folder / "summary", help="where the results go")
     add("--method", choices=list(RULES), default="vicreg", help="of the runs trained")
     widths = "of the projectors (default: the preset's)"
     add("--widths", type=int, nargs="+", metavar="D", help=widths)

@@ -28,8 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     folder = "folder of the committed results"
-    parser.add_argument("--results", type=Path, default=RESULTS, help=folder)
-    parser.add_argument("--to", type=Path, default=Path("report.html"), help="the page")
+    parser.add_argument("--results", type=cli.path, default=RESULTS, help=folder)
+    parser.add_argument("--to", type=cli.path, default=Path("report.html"), help="the page")
     args = parser.parse_args(argv)
     return cli.exit_code(lambda: _write(args), resumes=False)
 

@@ -109,7 +109,7 @@ def on_all_labels(run: Path, fraction: float) -> float:
     fitted as while training but on the labels of `fraction` of the set's training images; it is
     kept in the run's folder."""
     # Slow, and needed only if there is a run to be probed.
-    from effssl.data.stored import open_data
+    from effssl.data.stored import reopen_data
     from effssl.evaluation.encode import backbone_features, open_streams
     from effssl.evaluation.final_table import validation_probe
     from effssl.evaluation.finished_run import open_run
@@ -120,7 +120,7 @@ def on_all_labels(run: Path, fraction: float) -> float:
     _, cfg, backbone, projector = open_run(run)
     runtime = open_runtime(cfg.run.device, cfg.run.precision)
     images = dataclasses.replace(cfg.images, fraction=fraction)
-    data = open_data(images)
+    data = reopen_data(images)
     streams = open_streams(
         data,
         cfg.augment,

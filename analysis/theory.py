@@ -199,7 +199,7 @@ def summary(spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame) -
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     where = "where tables and picture go"
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help=where)
+    parser.add_argument("--out", type=cli.path, default=Path("runs/theory"), help=where)
     args = parser.parse_args(argv)
     return cli.exit_code(lambda: _compute_and_report(args.out), resumes=False)
 

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train_and_report(args: argparse.Namespace) -> None:
     preset = WEIGHT_RULE[args.preset]
-    common = [*preset.flags, "--data-dir", args.data_dir, *args.further]
+    common = [*preset.flags, "--data-dir", str(args.data_dir), *args.further]
     wanted = {
         f"{method}_d{dim}_wd{product:g}_s{seed}": [
             *(*common, "--method", method, "--proj-dim", str(dim)),

@@ -17,9 +17,16 @@ from effssl.config import FIELDS, Config, flag_of, flat
 from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
+from effssl.ranges import local_path
 from effssl.set_defaults import SET_DEFAULTS
 
 T = TypeVar("T")
+
+
+def _optional(kind: type) -> list[str]:
+    """Return the fields that may be None."""
+    return [name for name, hint in types_of(kind).items() if type(None) in get_args(hint)]
+
 
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves
 # the weights.
@@ -27,6 +34,7 @@ RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
     *("log_every", "save_every_s", "probe_every", "probe_images"),
 }
+_OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume"))
 
 
@@ -39,14 +47,14 @@ def parse(argv: list[str] | None = None) -> Config:
     asks_help = flags.pop("help", False)
     given: Given = {}
     for file in flags.pop("config", []):
-        given |= _read_yaml(Path(file))
+        given |= _read_yaml(_path("--config", file))
     given |= flags
     # Of a set that does not exist there are no defaults; `_config` complains about it.
     set_defaults = SET_DEFAULTS.get(given.get("data", Config().images.data), {})
     if asks_help:
         print_help(Config, "train", flat(_config(set_defaults)))
     if "resume" in given:
-        return _resumed(Path(given["resume"]), given)
+        return _resumed(_path("--resume", given["resume"]), given)
     return _config(set_defaults | given)
 
 
@@ -71,8 +79,14 @@ def parse_embed(argv: list[str] | None = None) -> Embed:
 
 
 def dump(cfg: Config) -> str:
-    """Return the settings as YAML; a file of it is a valid `--config`."""
+    """Return the settings as YAML; a file of it is a valid `--config`.
+
+    Its folders are absolute, so that they are found from wherever the file is read.
+    """
     settings = {name: value for name, value in flat(cfg).items() if name in _IN_FILES}
+    for name in ("data_dir", "beton_dir"):
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).resolve())
     return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 
@@ -84,6 +98,13 @@ def load(path: Path) -> Config:
 
 def _arguments(argv: list[str] | None) -> list[str]:
     return sys.argv[1:] if argv is None else argv
+
+
+def _path(flag: str, text: str) -> Path:
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise InputError(f"{flag} {text}: {error}") from None
 
 
 def _parse_job(kind: type[T], job: str, argv: list[str] | None) -> T:
@@ -128,6 +149,8 @@ def _read_yaml(path: Path) -> Given:
     for key in settings:
         if key not in _IN_FILES:
             raise InputError(f"{path}: unknown key {key}{did_you_mean(str(key), _IN_FILES)}")
+        if settings[key] is None and key not in _OPTIONAL:
+            raise InputError(f"{path}: {key} has no value (nor has `~`: '~' is the home folder)")
     given = {
         name: list(map(_text, value)) if isinstance(value, list) else _text(value)
         for name, value in settings.items()
@@ -163,8 +186,7 @@ def _groups(given: Given, name_of: Callable[[str], str]) -> dict[str, Any]:
 def _validated(kind: type[T], given: Given, name_of: Callable[[str], str] = flag_of) -> T:
     """Return the settings. Raises InputError in one line with the name that `name_of` gives to the
     field, the value and the rule that it breaks."""
-    optional = [name for name, hint in types_of(kind).items() if type(None) in get_args(hint)]
-    nones = {name: None for name, value in given.items() if value == "None" and name in optional}
+    nones = {name: None for name in _optional(kind) if given.get(name) == "None"}
     try:
         return TypeAdapter(kind).validate_python(given | nones)
     except ValidationError as error:
@@ -198,15 +220,15 @@ def _complaint(errors: list[ErrorDetails], name_of: Callable[[str], str]) -> str
     if not first["loc"]:  # a rule about several settings
         return _rule(first)
     field = str(first["loc"][0])
+    name = "RUN" if field in POSITIONAL else name_of(field)
     if first["type"] == "missing" and len(first["loc"]) == 1:
-        name = "RUN" if field in POSITIONAL else name_of(field)
         return f"{name} is missing; --help says what it is"
     # A value that may be of two types breaks a rule of each.
     same = [e for e in errors if e["loc"][0] == field and isinstance(e["loc"][-1], str)] or [first]
     others = [_rule(each).removeprefix("must be ") for each in same[1:]]
     value = first["input"]
     shown = " ".join(map(str, value)) if isinstance(value, list) else value
-    return f"{name_of(field)} {shown}: {' or '.join([_rule(same[0]), *others])}"
+    return f"{name} {shown}: {' or '.join([_rule(same[0]), *others])}"
 
 
 def _rule(error: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ from effssl.image_config import Augment, Images
 from effssl.ranges import (
     SETTINGS,
     AtLeast1,
+    LocalPath,
     NotNegative,
     OptimizerName,
     Positive,
@@ -142,9 +143,9 @@ class Run:
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the order of images and the views."""
-    out: Path | None = None
+    out: LocalPath | None = None
     """Run folder (None: runs/DATE_SET_METHOD_kVIEWS_dDIM)."""
-    resume: Path | None = None
+    resume: LocalPath | None = None
     """Run folder to go on with; its own config is used."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""

@@ -13,6 +13,7 @@ from effssl.ranges import (
     AtLeast1,
     AtLeast8,
     JpegQuality,
+    LocalPath,
     NotNegative,
     Part,
     Probability,
@@ -32,9 +33,9 @@ class Storage:
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
     lie beside."""
-    data_dir: Path = Path("data")
+    data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty."""
-    beton_dir: Path | None = None
+    beton_dir: LocalPath | None = None
     """Where the .beton files go (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
     """Images of varied size are stored with their longer side at most this, in pixels."""

@@ -11,14 +11,24 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from effssl.ranges import SETTINGS, AtLeast1, AtLeast8, JpegQuality, Part, SetName
+from effssl.ranges import (
+    SETTINGS,
+    AtLeast1,
+    AtLeast8,
+    JpegQuality,
+    LocalPath,
+    Part,
+    SetName,
+    local_path,
+)
 
 
 def _named_file(text: str) -> str:
-    """Return the text. Raises ValueError if it is not NAME=FILE."""
-    if not all(text.partition("=")):
+    """Return NAME=FILE, with FILE as `local_path` has it. Raises ValueError if it is not that."""
+    name, equals, file = text.partition("=")
+    if not (name and file):
         raise ValueError("must be NAME=FILE")
-    return text
+    return f"{name}{equals}{local_path(file)}"
 
 
 def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,6 +45,16 @@ def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
     return checkpoints
 
 
+def _at_least_one(runs: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the runs. Raises ValueError if there is none.
+
+    Of a minimal length pydantic would complain where a path is wrong.
+    """
+    if not runs:
+        raise ValueError("must be at least one")
+    return runs
+
+
 NamedFile = Annotated[str, AfterValidator(_named_file)]
 
 
@@ -44,14 +64,14 @@ class Evaluation:
     robustness, and measures without labels, beside baselines. Writes RUN/evaluation.json and
     RUN/evaluation.png."""
 
-    runs: Annotated[tuple[Path, ...], Field(min_length=1)]
+    runs: Annotated[tuple[LocalPath, ...], AfterValidator(_at_least_one)]
     """Folders of finished runs; for several, a common table is printed."""
     data: SetName | None = None
     """Image set to probe on (None: the run's). For another, the files are evaluation-DATA.json and
     .png."""
-    data_dir: Path | None = None
-    """Folder of the set (None: the run's; `data` for another set)."""
-    beton_dir: Path | None = None
+    data_dir: LocalPath | None = None
+    """Folder of the set (None: the run's, which is not downloaded; `data` for another set)."""
+    beton_dir: LocalPath | None = None
     """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
     image_size: AtLeast8 | None = None
     """Side of a view in pixels (None: the run's)."""
@@ -75,7 +95,7 @@ class Evaluation:
     adapt_batch_norm: bool = False
     """A column for BatchNorm's statistics taken from the set's training images, all weights as they
     are."""
-    robustness_dir: Path | None = None
+    robustness_dir: LocalPath | None = None
     """Corrupted test images: labels.npy and CORRUPTION.npy (None: DATA_DIR/CIFAR-10-C or
     CIFAR-100-C, if it is there)."""
     untrained: bool = True
@@ -93,7 +113,7 @@ class Evaluation:
     cka: bool = False
     """Compare the first run's layers with those of every other run (if there is none, with those of
     its untrained backbone) by linear CKA; cka-*.png and .json go to `to`, or the run's folder."""
-    to: Path | None = None
+    to: LocalPath | None = None
     """Folder for comparison.csv and comparison.md: all rows of all runs."""
     workers: AtLeast1 | None = None
     """Threads that load (None: the run's)."""
@@ -108,9 +128,9 @@ class Export:
     """Write a run's backbone as a folder that plain timm loads, without effssl; its README.md shows
     how."""
 
-    run: Path
+    run: LocalPath
     """Run folder, or its backbone.safetensors."""
-    to: Path
+    to: LocalPath
     """Folder to write; files of another export in it are not overwritten."""
     onnx: bool = False
     """Also write model.onnx, for any batch size, compared with torch to 1e-4; may take minutes."""
@@ -122,19 +142,19 @@ class Export:
 class Embed:
     """Write the representations of images: of those below a folder, or of a set's split."""
 
-    run: Path
+    run: LocalPath
     """Run folder, or its backbone.safetensors."""
-    to: Path
+    to: LocalPath
     """File to write: .npz or .parquet."""
-    images: Path | None = None
+    images: LocalPath | None = None
     """Folder of images, at any depth; the first folder below is the label, if there are several."""
     data: SetName | None = None
     """Image set in place of --images, as in training; flags down to --jpeg-quality are for it."""
     split: Literal["train", "test"] = "train"
     """The set's split."""
-    data_dir: Path = Path("data")
+    data_dir: LocalPath = Path("data")
     """Folder of the set."""
-    beton_dir: Path | None = None
+    beton_dir: LocalPath | None = None
     """Where its .beton files lie, or go if there are none (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
     """As the set was stored."""

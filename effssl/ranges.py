@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -18,6 +20,20 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def local_path(path: str | Path) -> Path:
+    """Return a path with `~` and `~user` as these home folders, also where no shell saw it.
+
+    Raises ValueError for a URL: it would become a folder of that name.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(path)):
+        raise ValueError("must be a path on this machine, not a URL")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError("no home folder is known of that name") from None
+
+
+LocalPath = Annotated[Path, AfterValidator(local_path)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
 JpegQuality = Annotated[int, Field(ge=1, le=100)]

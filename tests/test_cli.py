@@ -4,13 +4,15 @@ test_main.py.
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from effssl import InputError, cli, config
-from effssl.image_config import Augment, Storage
+from effssl.config import Run
+from effssl.image_config import Augment, Images, Storage
 from effssl.job_config import Embed, Evaluation, Export
 
 
@@ -95,10 +97,52 @@ def test_flags_of_every_kind():
     [[], ["--data", "cifar10"], ["--max-seconds", "9.5", "--redundancy-weight", "1e-4"]],
 )
 def test_saved_config_is_a_valid_config(tmp_path, flags):
-    cfg = cli.parse(flags)
+    cfg = cli.parse([*flags, "--data-dir", str(tmp_path / "data")])
     file = write(tmp_path / "config.yaml", cli.dump(cfg))
     assert cli.parse(["--config", file]) == cfg
     assert cli.load(Path(file)) == cfg
+
+
+def test_a_saved_config_says_where_its_folders_are_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    cfg = cli.parse(["--data-dir", "../images", "--beton-dir", "stored"])
+    file = Path(write(tmp_path / "config.yaml", cli.dump(cfg)))
+    assert cli.load(file).images.data_dir == tmp_path / "images"
+    assert cli.load(file).images.beton_dir == tmp_path / "there" / "stored"
+    assert cli.load(Path(write(file, cli.dump(cli.parse([]))))).images.beton_dir is None
+
+
+def test_a_tilde_is_the_home_folder_wherever_no_shell_sees_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "c.yaml", "data_dir: ~/x\nbeton_dir: ~/y\n")
+    cfg = cli.parse(["--config=~/c.yaml", "--out=~/run"])
+    assert (cfg.images.data_dir, cfg.images.beton_dir) == (tmp_path / "x", tmp_path / "y")
+    assert cfg.run.out == tmp_path / "run"
+    assert cli.parse_storage(["--data-dir=~/x"]).data_dir == tmp_path / "x"
+    flags = ["--to=~/t", "--robustness-dir=~/r", "--checkpoint", "a=~/w.pth"]
+    settings = cli.parse_evaluation(["~/run", *flags])
+    assert (settings.runs, settings.to) == ((tmp_path / "run",), tmp_path / "t")
+    assert settings.robustness_dir == tmp_path / "r"
+    assert settings.checkpoint == (f"a={tmp_path}/w.pth",)
+    assert cli.parse_export(["~/run", "--to=~/t"]) == Export(tmp_path / "run", tmp_path / "t")
+    embed = cli.parse_embed(["~/run", "--to=~/h.npz", "--images=~/i", "--beton-dir=~/b"])
+    assert (embed.run, embed.to) == (tmp_path / "run", tmp_path / "h.npz")
+    assert (embed.images, embed.beton_dir) == (tmp_path / "i", tmp_path / "b")
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run" / "config.yaml", "views: 6\n")
+    assert cli.parse(["--resume=~/run"]).run.out == tmp_path / "run"
+
+
+def test_every_path_is_of_this_machine():
+    hints = [
+        (name, hint)
+        for kind in (Images, Run, Evaluation, Export, Embed, Storage)
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items()
+    ]
+    paths = [(name, hint) for name, hint in hints if "Path" in str(hint)]
+    assert len(paths) >= 15
+    assert [name for name, hint in paths if "local_path" not in str(hint)] == []
 
 
 def test_settings_added_since_a_run_get_their_defaults_not_those_of_the_set(tmp_path):
@@ -121,6 +165,9 @@ def test_settings_added_since_a_run_get_their_defaults_not_those_of_the_set(tmp_
         ("out: somewhere", "unknown key out"),
         ("1: 2", "unknown key 1"),
         ("views: 1", "at least 2"),
+        ("data_dir: ~", "data_dir has no value"),
+        ("views:", "views has no value"),
+        ("data_dir: s3://bucket", "data_dir s3://bucket: must be a path on this machine"),
     ],
 )
 def test_bad_yaml_names_the_file_and_the_key(tmp_path, text, message):

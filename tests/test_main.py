@@ -79,6 +79,28 @@ BAD = [
     ([*RUN, "--fine-tune", "0.1", "2"], "--fine-tune 2: must be at most 1"),
     ([*EMBED, "--images", "a", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
     ([*EMBED, "--images", "a", "--workers", "0"], "--workers 0: must be at least 1"),
+    # Paths that are URLs
+    (
+        ["train", "--out", "s3://bucket/run"],
+        "--out s3://bucket/run: must be a path on this machine",
+    ),
+    (["train", "--data-dir=gs://bucket"], "--data-dir gs://bucket: must be a path on this machine"),
+    (["train", "--beton-dir", "file:///x"], "--beton-dir file:///x: must be a path"),
+    (["train", "--resume", "s3://bucket/run"], "--resume s3://bucket/run: must be a path"),
+    (["train", "--config", "https://host/c.yaml"], "--config https://host/c.yaml: must be a path"),
+    (["prepare", "--data-dir", "hf://set"], "--data-dir hf://set: must be a path"),
+    (["evaluate", "s3://bucket/run"], "s3://bucket/run: must be a path"),
+    ([*RUN, "--to", "s3://x/y"], "--to s3://x/y: must be a path"),
+    ([*RUN, "--robustness-dir", "s3://x"], "--robustness-dir s3://x: must be a path"),
+    ([*RUN, "--checkpoint", "a=https://x/y.pth"], "--checkpoint a=https://x/y.pth: must be a path"),
+    (["export", "s3://x/run", "--to", "y"], "s3://x/run: must be a path"),
+    (["export", "RUN", "--to", "s3://x"], "--to s3://x: must be a path"),
+    ([*EMBED, "--images", "s3://x"], "--images s3://x: must be a path"),
+    (
+        ["embed", "RUN", "--images", "a", "--to", "s3://x/h.npz"],
+        "--to s3://x/h.npz: must be a path",
+    ),
+    (["train", "--data-dir", "~nobody-of-this-name/x"], "no home folder is known of that name"),
     # Values that do not go together
     ([*RUN, "--checkpoint", "resnet18"], "--checkpoint resnet18: must be NAME=FILE"),
     ([*RUN, "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name, a"),

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     device = "auto, cpu, cuda or cuda:N: where effssl augments"
     add("--device", default="auto", help=device)
     add("--step", action="store_true", help="a training step's shares, on a CPU too")
-    add("--out", type=Path, default=Path("runs/throughput"), help="where table and picture go")
+    add("--out", type=cli.path, default=Path("runs/throughput"), help="where table and picture go")
     args = parser.parse_args(argv)
     return cli.exit_code(lambda: _measure_and_report(args), resumes=False)
 

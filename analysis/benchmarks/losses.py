@@ -54,7 +54,7 @@ class Case(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/losses_cost"), help="where table and picture go")
+    add("--out", type=cli.path, default=Path("runs/losses_cost"), help="where table and picture go")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--batch", type=int, default=256, metavar="N")
     add("--views", type=int, nargs="+", default=[2, 4, 8, 16], metavar="K")

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from analysis.harness import cli
 from analysis.harness.tables import markdown
 from effssl.cli import load
-from effssl.data.stored import open_data
+from effssl.data.stored import reopen_data
 from effssl.evaluation.encode import backbone_features, open_streams
 from effssl.evaluation.probes import L2_GRID, accuracy, best_linear_probe
 from effssl.evaluation.protocols import encode_splits
@@ -65,9 +65,9 @@ class Outcome(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("run", type=Path, help="a finished run's folder")
-    add("--data-dir", type=Path, help="of the run's images (default: where they were)")
-    add("--out", type=Path, default=Path("runs/probe_cost"), help="where summary.md goes")
+    add("run", type=cli.path, help="a finished run's folder")
+    add("--data-dir", type=cli.path, help="of the run's images (default: where they were)")
+    add("--out", type=cli.path, default=Path("runs/probe_cost"), help="where summary.md goes")
     add("--images", type=cli.count, default=100_000, help="training images at most")
     add("--repeats", type=cli.count, default=3)
     args = parser.parse_args(argv)
@@ -99,7 +99,7 @@ def encoded(run: Path, data_dir: Path | None, num_images: int) -> Splits:
     images = dataclasses.replace(cfg.images, data_dir=data_dir or cfg.images.data_dir)
     backbone, _ = load_backbone(run / "backbone.safetensors")
     backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = open_data(images)
+    data = reopen_data(images)
     streams = open_streams(
         data,
         cfg.augment,

@@ -36,7 +36,7 @@ def parser(doc: str | None) -> cli.Parser:
     flags.add_argument("--method", choices=SHORT, default="barlow_twins", help="loss of all runs")
     flags.add_argument(
         "--records",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="finished runs that need not be trained again; /dev/null for none "
         "(default: analysis/records/claims-PRESET.jsonl)",

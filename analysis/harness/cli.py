@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from effssl.ranges import local_path
 from effssl.run import signals
 
 # Flags that say where and for how long; they are no part of what was measured.
@@ -37,9 +38,9 @@ def training_parser(
     parser = Parser(doc, f"{epilog}-- FLAGS: further flags of effssl.train for every run")
     add = parser.add_argument
     add("--preset", choices=list(presets), default="cpu", help="scale of the runs")
-    add("--data-dir", default="data", help="folder of the images")
-    add("--runs", type=Path, help=f"where the runs are kept (default: {runs})")
-    add("--out", type=Path, help="where tables and picture go (default: in RUNS)")
+    add("--data-dir", type=path, default=Path("data"), help="folder of the images")
+    add("--runs", type=path, help=f"where the runs are kept (default: {runs})")
+    add("--out", type=path, help="where tables and picture go (default: in RUNS)")
     add("--seeds", type=count, metavar="N", help=f"seeds 0 to N - 1 (default: {seeds})")
     add(
         "--parallel",
@@ -49,6 +50,14 @@ def training_parser(
     )
     add("--seconds", type=float, metavar="S", help="stop after this long; the next call goes on")
     return parser
+
+
+def path(text: str) -> Path:
+    """Return a flag's path, with `~` as the home folder. Raises ArgumentTypeError for a URL."""
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
 def count(text: str) -> int:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from analysis.harness.methods import NAMES
 from effssl import cli
 from effssl.config import Config, Model, flat
-from effssl.data.stored import Data, open_data
+from effssl.data.stored import Data, reopen_data
 from effssl.evaluation import protocols
 from effssl.evaluation.encode import (
     Streams,
@@ -95,7 +95,7 @@ def measure_runs(folders: list[Path], data_dir: Path | None = None) -> list[Meas
 
 
 def _open(images: Images, cfg: Config) -> Opened:
-    data = open_data(images)
+    data = reopen_data(images)
     streams = open_streams(
         data,
         cfg.augment,

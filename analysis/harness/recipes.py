@@ -68,7 +68,8 @@ def scale_of(args: argparse.Namespace, command: str) -> Scale:
     for flag in (flag_of(field) for field in CHOSEN):
         if any(token.partition("=")[0].replace("_", "-") == flag for token in args.further):
             raise InputError(f"-- {flag}: the script chooses it for every run")
-    flags = (*preset.flags, "--method", args.method, "--data-dir", args.data_dir, *args.further)
+    flags = (*preset.flags, "--method", args.method, "--data-dir", str(args.data_dir))
+    flags += tuple(args.further)
     args.runs = args.runs or Path(f"runs/claims-{args.preset}")
     suffix = "" if args.method == "barlow_twins" else f"-{args.method}"
     args.out = args.out or args.runs / f"{command}{suffix}"

@@ -55,6 +55,20 @@ def open_source(name: str, data_dir: Path, split: str) -> Source | None:
     return _class_folders(name, data_dir, split)
 
 
+def check_is_there(name: str, data_dir: Path) -> None:
+    """Raise InputError, with the way out, if open_source had to download the set or found no folder
+    of it."""
+    of_torchvision = torchvision_sets.SETS.get(name)
+    if of_torchvision is not None:
+        is_there = any((data_dir / each).is_dir() for each in (of_torchvision.folder, "train"))
+    else:
+        is_there = name == "digits" or data_dir.is_dir()
+    if not is_there:
+        raise InputError(
+            f"the run's images ({name}) are not in {data_dir}; --data-dir names where they are"
+        )
+
+
 def _digits(split: str) -> Source:
     """Make a set of scikit-learn's 1,797 digits, enlarged from 8 pixels to DIGITS_SIDE."""
     from sklearn.datasets import load_digits

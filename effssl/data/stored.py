@@ -8,7 +8,7 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
-from effssl.data.sources import Source, open_source
+from effssl.data.sources import Source, check_is_there, open_source
 from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
 
@@ -43,6 +43,15 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
         return None
     folder = storage.beton_dir or storage.data_dir / "beton"
     return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
+
+
+def reopen_data(images: Images) -> Data:
+    """Do what open_data does for a run that was trained on these images, so without a download.
+
+    Raises InputError too if they are not there.
+    """
+    check_is_there(images.data, images.data_dir)
+    return open_data(images)
 
 
 def open_data(images: Images) -> Data:

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from effssl import InputError
+from effssl.run.files import named_in_errors
 
 SILENCE_S = 30.0  # of a server, after which a download has failed
 LOCK = "lock"  # file in a temporary folder that its process holds
@@ -115,30 +116,35 @@ def download(name: str, data_dir: Path) -> None:
         f"put torchvision's files ({folder}/) or class folders (train/CLASS/*, test/CLASS/*) "
         "there, or name another folder with --data-dir"
     )
-    is_new = not data_dir.exists()
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"no {name} images in {data_dir}, which cannot be written: {error.strerror}; {ways_out}"
-        ) from None
     patience_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)  # torchvision itself would wait for ever
     try:
-        with _scratch_folder(data_dir) as scratch:
+        with _made(data_dir), _scratch_folder(data_dir) as scratch:
             getattr(torchvision.datasets, kind)(scratch, download=True)
             for extracted in scratch.iterdir():
                 if extracted.is_dir():
                     extracted.rename(data_dir / extracted.name)
-    except (OSError, RuntimeError) as error:
+    except (InputError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"no {name} images in {data_dir} and the download failed ({reason}); {ways_out}"
         ) from None
     finally:
         socket.setdefaulttimeout(patience_s)
-        if is_new and not any(data_dir.iterdir()):
-            data_dir.rmdir()
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and its parents; those that are empty after the block are removed again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with named_in_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty, or was not made
+            for path in made:
+                path.rmdir()
 
 
 @contextlib.contextmanager

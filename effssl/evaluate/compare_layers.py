@@ -20,6 +20,7 @@ from effssl.job_config import Evaluation
 from effssl.models import build_encoder
 from effssl.run.device import Runtime
 from effssl.run.files import write_json
+from effssl.run.pictures import or_a_line
 from effssl.views.stream import CLEAN_BATCH, ViewStream
 
 
@@ -64,5 +65,6 @@ def compare_layers(runs: dict[str, FinishedRun], settings: Evaluation, runtime: 
         file, picture = ((settings.to or first.folder) / f"{stem}.{e}" for e in ("json", "png"))
         layer_names = {"rows": {first_name: list(rows)}, "columns": {name: list(columns)}}
         write_json(file, layer_names | {"cka": matrix.tolist(), "images": len(positions)})
-        save_cka(picture, matrix, list(rows), list(columns), backbones=(first_name, name))
-        print(file, picture, sep="\n")
+        with or_a_line(picture):
+            save_cka(picture, matrix, list(rows), list(columns), backbones=(first_name, name))
+        print(*(each for each in (file, picture) if each.exists()), sep="\n")

@@ -9,7 +9,7 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.data.stored import Data, open_data
+from effssl.data.stored import Data, open_data, reopen_data
 from effssl.evaluation import protocols
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.image_config import Augment, Images
@@ -37,7 +37,8 @@ def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
     Raises InputError if it has no labels, or if a class is in one split alone.
     """
     images = probed_images(run.cfg.images, settings)
-    data = open_data(images)
+    is_own = images.data == run.cfg.images.data
+    data = reopen_data(images) if is_own else open_data(images)
     _check_labels(data, images)
     return ImageSet(images, probed_augment(run.cfg.augment, settings), data)
 

@@ -15,6 +15,7 @@ from effssl.evaluation.pictures import save_evaluation
 from effssl.job_config import Evaluation
 from effssl.run.device import Runtime
 from effssl.run.files import write_json, write_text
+from effssl.run.pictures import or_a_line
 from effssl.run.provenance import machine
 
 CONFUSION_CLASSES = 200  # of more classes the matrix would be most of evaluation.json
@@ -41,7 +42,7 @@ class Judged(NamedTuple):
 def write_report(
     run: FinishedRun, probed: ImageSet, judged: Judged, settings: Evaluation, runtime: Runtime
 ) -> list[Path]:
-    """Write a run's evaluation.json and evaluation.png, and return their paths.
+    """Write a run's evaluation.json and evaluation.png, and return the paths of what is there.
 
     On another set than the run's own they are evaluation-SET. Raises InputError if they cannot be
     written.
@@ -69,17 +70,18 @@ def write_report(
         **machine(runtime.device),
     }
     picture, file = run.folder / f"{stem}.png", run.folder / f"{stem}.json"
-    save_evaluation(
-        picture,
-        judged.confusion,
-        classes,
-        judged.rows,
-        title=f"{run.folder.resolve().name}: {probed.images.data}, {split} split",
-        averaged_views=settings.num_averaged_views,
-        few_labels=settings.probe_labels,
-    )
     write_json(file, report)
-    return [file, picture]
+    with or_a_line(picture):
+        save_evaluation(
+            picture,
+            judged.confusion,
+            classes,
+            judged.rows,
+            title=f"{run.folder.resolve().name}: {probed.images.data}, {split} split",
+            averaged_views=settings.num_averaged_views,
+            few_labels=settings.probe_labels,
+        )
+    return [each for each in (file, picture) if each.exists()]
 
 
 def print_report(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from effssl.data.stored import Data, open_data
+from effssl.data.stored import Data, reopen_data
 from effssl.evaluate.images import ImageSet
 from effssl.evaluation import classifiers, protocols
 from effssl.evaluation.encode import (
@@ -126,7 +126,7 @@ def _own(
     """Open the set that the run was trained on, also if another is probed on."""
     if probed.images.data == run.cfg.images.data:
         return probed.data, streams.clean
-    data = open_data(run.cfg.images)
+    data = reopen_data(run.cfg.images)
     own_streams = open_streams(
         data,
         run.cfg.augment,

@@ -88,7 +88,7 @@ def fine_tuned(
     scale = batch_size / 256
     steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
     recipes = [Recipe(lr * scale, head_lr * scale, steps) for lr, head_lr in RATES]
-    chosen = _best(backbone, data, streams, views, recipes, seed)
+    chosen = _best(backbone, data, streams, views, recipes, seed, f"--fine-tune {fraction:g}")
     share, count = _accuracy(chosen, data, streams)
     low, high = wilson_interval(share, count)
     key = f"fine_tuned/{fraction:g}"
@@ -154,7 +154,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         final_lr=optim.final_lr,
     )
     untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
-    chosen = _best(untrained, data, streams, views, [recipe], cfg.run.seed)
+    chosen = _best(untrained, data, streams, views, [recipe], cfg.run.seed, "--supervised")
     share, count = _accuracy(chosen, data, streams)
     about = {"accuracy": share, "images": count, "val_accuracy": chosen.val_accuracy}
     _, spec = load_backbone(run.folder)
@@ -173,18 +173,25 @@ def _best(
     views: LabelledViews,
     recipes: list[Recipe],
     seed: int,
+    asked_by: str,
 ) -> Classifier:
+    """Do what best_classifier does; an error names the flag that asked for it, and the ways out."""
     stream = streams["train"]
-    return best_classifier(
-        backbone,
-        len(data.train.classes),
-        views.epoch,
-        lambda: stream.clean(data.val_positions),
-        torch.from_numpy(data.train.labels[data.val_positions]),
-        recipes,
-        seed=seed,
-        runtime=stream.runtime,
-    )
+    try:
+        return best_classifier(
+            backbone,
+            len(data.train.classes),
+            views.epoch,
+            lambda: stream.clean(data.val_positions),
+            torch.from_numpy(data.train.labels[data.val_positions]),
+            recipes,
+            seed=seed,
+            runtime=stream.runtime,
+        )
+    except FloatingPointError as error:
+        in_half = stream.runtime.autocast_dtype is not None
+        ways_out = "try --precision fp32, or " * in_half + "leave it out"
+        raise FloatingPointError(f"{asked_by}: {error}; {ways_out}") from None
 
 
 def _accuracy(chosen: Classifier, data: Data, streams: Streams) -> tuple[float, int]:

@@ -110,8 +110,10 @@ def best_classifier(
         if best is None or val_accuracy > best.val_accuracy:
             best = Classifier(model.eval(), recipe, val_accuracy, cost, ())
     if best is None:
-        settings = f"each of {len(tried)} settings"
-        raise FloatingPointError(f"training diverged with {settings}; lower the learning rates")
+        rates = ", ".join(f"{each.backbone_lr:g} and {each.head_lr:g}" for each, _ in tried)
+        raise FloatingPointError(
+            f"the loss is not finite at any learning rate of backbone and head ({rates})"
+        )
     return best._replace(tried=tuple(tried))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,36 @@ def restore(
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state`, tensors and plain values, so that `path` is whole even after a crash."""
-    with atomic(path, sync=True) as temporary:
-        torch.save(state, temporary)
+    """Write `state`, tensors and plain values, so that `path` is whole even after a crash.
+
+    Raises InputError if it cannot be written; an older one is then left as it was.
+    """
+    with atomic(path, sync=True) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch puts an error of its own, about positions, over that of the full disk.
+            raise _cause(error) or error from None
+
+
+def _cause(error: BaseException) -> OSError | None:
+    """Return the system's error in whose handling this one was raised, if there is one."""
+    below = error.__context__
+    return below if below is None or isinstance(below, OSError) else _cause(below)
+
+
+@contextlib.contextmanager
+def told_of_in_errors(run: Path) -> Iterator[None]:
+    """Add to an error about a file, which ends a run, what there is to go on from."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        whole = (
+            f"the last checkpoint is whole: go on with --resume {run}"
+            if (run / "checkpoint.pt").is_file()
+            else "no checkpoint was written yet"
+        )
+        raise InputError(f"{error}; {whole}") from None
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -22,20 +22,30 @@ def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if sync:
-            _sync(temporary)
-        temporary.replace(path)
-        if sync:
-            _sync(path.parent)  # the rename itself
+        with named_in_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if sync:
+                _sync(temporary)
+            temporary.replace(path)
+            if sync:
+                _sync(path.parent)  # the rename itself
+    finally:
+        # It is gone after a rename, and was never there if a parent is a file.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Raise InputError, which names `path` and the reason, for an OSError in the block.
+
+    The system's own error of a full disk names no file.
+    """
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(
-            OSError
-        ):  # it is gone after a rename, and was never there if a parent is a file
-            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +57,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all. Raises InputError if it cannot be written."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file, whole or not at all. Raises InputError if it cannot be."""
+    with named_in_errors(path):
+        length = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a") as file:
+                file.write(line + "\n")
+        except OSError:
+            os.truncate(path, length)  # a disk that is full has taken a part of it
+            raise
 
 
 def check_writable(folder: Path, flag: str) -> None:

@@ -17,7 +17,7 @@ from effssl.run.files import check_writable, write_json
 from effssl.run.provenance import machine
 
 # What a finished run shows first
-HIGHLIGHTS = ("views.png", "curves.png", "checkpoint.pt", "backbone.safetensors", "result.json")
+_HIGHLIGHTS = ("views.png", "curves.png", "checkpoint.pt", "backbone.safetensors", "result.json")
 
 
 def choose(out: Path | None, label: str) -> Path:
@@ -32,6 +32,11 @@ def choose(out: Path | None, label: str) -> Path:
         )
     check_writable(out, f"--out {out}")
     return out
+
+
+def highlights(out: Path) -> list[Path]:
+    """Return the files of a finished run that are worth a look first, of those that are there."""
+    return [file for name in _HIGHLIGHTS if (file := out / name).exists()]
 
 
 @contextlib.contextmanager

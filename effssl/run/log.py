@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from effssl.run import distributed
-from effssl.run.files import write_text
+from effssl.run.files import append_line, named_in_errors, write_text
 
 _AXES = ("step", "epoch", "seconds", "encoded_views")  # where a record lies, not what it measured
 _LINE_EVERY_S = 10.0  # on a console that is no terminal
@@ -68,7 +69,10 @@ class RunLog:
         start_step = start["step"]
         kept = [r for r in read_metrics(folder) if 0 < start_step >= r["step"]]
         write_text(self._file, "".join(json.dumps(r) + "\n" for r in kept))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._board_folder = folder / "tensorboard"
+        threading.excepthook = _say_errors_of_threads
+        with named_in_errors(self._board_folder):
+            self._board = SummaryWriter(str(self._board_folder), purge_step=start_step + 1)
         self._is_terminal = sys.stdout.isatty()
         self._bar = tqdm(
             total=total_steps,
@@ -130,14 +134,22 @@ class RunLog:
         if self._is_silent:
             return
         self._bar.close()
-        self._board.close()
+        with named_in_errors(self._board_folder):
+            self._board.close()
 
     def _keep(self, kind: str, record: dict[str, Any]) -> None:
-        with self._file.open("a") as file:
-            file.write(json.dumps({"kind": kind, **record}) + "\n")
-        for name, value in record.items():
-            if name not in _AXES:
-                self._board.add_scalar(f"{kind}/{name}", value, record["step"])
+        append_line(self._file, json.dumps({"kind": kind, **record}))
+        with named_in_errors(self._board_folder):
+            for name, value in record.items():
+                if name not in _AXES:
+                    self._board.add_scalar(f"{kind}/{name}", value, record["step"])
+            self._board.flush()  # raises what its thread could not write
+
+
+def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:
+    """Leave to the next call of TensorBoard, which raises it, what its thread cannot write."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

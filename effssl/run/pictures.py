@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from effssl.run.files import atomic
+
+
+@contextlib.contextmanager
+def or_a_line(picture: Path, say: Callable[[str], object] = print) -> Iterator[None]:
+    """Say in a line why the block could not draw `picture`, whatever the reason, and go on.
+
+    Hours of computing must not end for a picture.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        say(f"{picture} was not drawn ({reason}); the rest goes on")
 
 
 def save_views(

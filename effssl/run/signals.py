@@ -13,6 +13,7 @@ from effssl.run import distributed
 from effssl.run.log import Clock
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+DIVERGED = 3
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
@@ -82,18 +83,18 @@ def exit_code(
     """Do a command's work in an `orderly` way, and show its errors as a command line does.
 
     Returns what the work returns (None counts as 0); 2 for bad input and for files that cannot be
-    written, said in one line by the first process; 130 for Ctrl-C, with the line `interrupted`.
-    SIGTERM leaves with 143, by SystemExit.
+    written, and 3 for FloatingPointError, a training that diverged, both said in one line by the
+    first process; 130 for Ctrl-C, with the line `interrupted`. SIGTERM leaves with 143, by
+    SystemExit.
     """
     try:
         with orderly():
             return work() or 0
-    except (InputError, OSError) as error:
-        if (
-            os.environ.get("RANK", "0") == "0"
-        ):  # set by torchrun; the group may not be there any more
+    except (InputError, OSError, FloatingPointError) as error:
+        # RANK is set by torchrun; the group may not be there any more.
+        if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
-        return 2
+        return DIVERGED if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED

@@ -42,7 +42,7 @@ def finish(job: Job, seconds: float, log: RunLog) -> None:
         device=job.runtime.device,
     )
     log.close()
-    print(f"\n{format_table(final)}\n", *(out / name for name in folder.HIGHLIGHTS), sep="\n")
+    print(f"\n{format_table(final)}\n", *folder.highlights(out), sep="\n")
 
 
 def backbone_spec(job: Job) -> BackboneSpec:

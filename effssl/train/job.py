@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from effssl import InputError
 from effssl.config import Config, Optim
 from effssl.data.splits import batch_ends, epoch_order, own_part
-from effssl.data.stored import Data, open_data
+from effssl.data.stored import Data, open_data, reopen_data
 from effssl.evaluation.encode import Streams, open_streams
 from effssl.losses.objective import build_objective
 from effssl.models import Encoder, build_encoder
@@ -86,7 +86,7 @@ def build_job(cfg: Config) -> Job:
     # The fastest convolutions: all steps are of one shape.
     torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
     encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
-    data = open_data(cfg.images)
+    data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
     num_images = len(data.pretrain_positions)
     _check_batch(cfg.optim.batch_size, num_images)
     ends = batch_ends(

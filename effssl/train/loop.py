@@ -40,7 +40,8 @@ def train(job: Job) -> int:
     In a process group each process trains on its part of every batch, and the first one does all
     the rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
     backbone.safetensors, result.json, views.png, curves.png. Raises InputError before anything is
-    written there, FloatingPointError on a loss that is not finite, RuntimeError if loading fails.
+    written there, and later if a file cannot be written; FloatingPointError on a loss that is not
+    finite, RuntimeError if loading fails.
     """
     cfg, out = job.cfg, job.out
     if cfg.run.resume and (out / "checkpoint.pt").exists():  # else it was stopped before it began
@@ -48,7 +49,7 @@ def train(job: Job) -> int:
     seed_dropout(job)
     if _is_finished(job):
         return 0
-    with folder.claimed(out):
+    with folder.claimed(out), checkpoint.told_of_in_errors(out):
         if distributed.is_first():
             write_text(out / "config.yaml", cli.dump(cfg))
         clock = Clock(job.seconds, job.runtime.wait)
@@ -110,7 +111,7 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
     if job.step == 0:
         _save(job, clock)
         with clock.paused():
-            _picture_of_views(job)
+            _picture_of_views(job, log)
     if job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step)):
         _probe(job, clock, log)
 
@@ -125,9 +126,7 @@ def _save(job: Job, clock: Clock) -> None:
     file = job.out / "checkpoint.pt"
     with clock.paused():
         if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
-            raise FloatingPointError(
-                f"weights are not finite after step {job.step}; last good checkpoint: {file}"
-            )
+            raise _diverged(job, f"weights are not finite after step {job.step}")
         state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
         position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
         checkpoint.save(file, state | position)
@@ -141,18 +140,23 @@ def _probe(job: Job, clock: Clock, log: RunLog) -> None:
     at_most, projector = job.cfg.probe.probe_images, job.encoder.projector
     with clock.paused():
         log.probe(_axes(job, clock) | validation_probe(features, job.data, at_most, projector))
-        pictures.save_curves(job.out / "curves.png", read_metrics(job.out), job.out.name)
+        with pictures.or_a_line(picture := job.out / "curves.png", log.say):
+            pictures.save_curves(picture, read_metrics(job.out), job.out.name)
 
 
-def _picture_of_views(job: Job) -> None:
+def _picture_of_views(job: Job, log: RunLog) -> None:
     """Write views.png: images and the views that the first epoch makes of them."""
     if not distributed.is_first():
         return
     shown = spread(job.data.pretrain_positions, min(8, job.stream.batch_size))
-    with closing(job.stream.epoch(shown, 0)) as batches, closing(job.stream.clean(shown)) as clean:
+    with (
+        pictures.or_a_line(picture := job.out / "views.png", log.say),
+        closing(job.stream.epoch(shown, 0)) as batches,
+        closing(job.stream.clean(shown)) as clean,
+    ):
         views, _ = next(batches)
         augment = job.cfg.augment
-        pictures.save_views(job.out / "views.png", next(clean), views, augment.mean, augment.std)
+        pictures.save_views(picture, next(clean), views, augment.mean, augment.std)
 
 
 def _record(job: Job, clock: Clock, terms: dict[str, Tensor]) -> dict[str, Any]:
@@ -190,10 +194,18 @@ def _is_finished(job: Job) -> bool:
 
 def _check_finite(job: Job, loss: Tensor) -> None:
     if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at step {job.step}; "
-            f"last good checkpoint: {job.out / 'checkpoint.pt'}"
-        )
+        raise _diverged(job, f"the loss is {loss.item()} at step {job.step}")
+
+
+def _diverged(job: Job, what: str) -> FloatingPointError:
+    """Return the error of a training that cannot go on, with the ways out."""
+    ways_out = ["a lower --lr", "a longer --warmup-epochs"]
+    if job.runtime.autocast_dtype is not None:
+        ways_out.append("--precision fp32")
+    return FloatingPointError(
+        f"{what}; start a new run with {' or '.join(ways_out)} (last good checkpoint: "
+        f"{job.out / 'checkpoint.pt'})"
+    )
 
 
 def _introduction(job: Job) -> str:

@@ -119,7 +119,7 @@ def test_the_command_that_is_noted_names_no_folder_of_this_machine():
     ]
     args = read_flags(claims.parser(""), [*given, "--", "--lr", "0.1"])
     assert args.command.split(" ", 1)[1] == "--data-dir DIR --seeds 2 --parallel 2 -- --lr 0.1"
-    assert (args.data_dir, args.seeds, args.further) == ("/a b", 2, ["--lr", "0.1"])
+    assert (args.data_dir, args.seeds, args.further) == (Path("/a b"), 2, ["--lr", "0.1"])
 
 
 @pytest.mark.parametrize("script", [views, subset, projector, wallclock])

@@ -10,7 +10,9 @@ from filelock import FileLock
 
 from effssl import InputError
 from effssl.data.sources import open_source
+from effssl.data.stored import reopen_data
 from effssl.data.torchvision_sets import LOCK
+from effssl.image_config import Images
 
 
 def test_torchvisions_own_cifar_files(tmp_path):
@@ -100,5 +102,23 @@ def test_a_download_that_fails_says_where_it_looked_and_the_ways_out(tmp_path, m
         InputError,
         match=r"no cifar10 images in .*no route to host.*cifar-10-batches-py.*--data-dir",
     ):
-        open_source("cifar10", tmp_path / "here", "train")
-    assert not (tmp_path / "here").exists()
+        open_source("cifar10", tmp_path / "~" / "sets" / "here", "train")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "sets").mkdir()  # was there before
+    with pytest.raises(InputError):
+        open_source("cifar10", tmp_path / "sets" / "here", "train")
+    assert [path.name for path in tmp_path.rglob("*")] == ["sets"]
+
+
+def test_the_images_of_a_run_are_looked_for_and_not_downloaded(tmp_path, monkeypatch):
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", lambda *a, **k: pytest.fail("downloads"))
+    for name in ("cifar10", "folder", "imagenet100"):
+        for folder in (tmp_path / "absent", *([tmp_path] if name == "cifar10" else [])):
+            with pytest.raises(InputError) as caught:
+                reopen_data(Images(data=name, data_dir=folder))
+            assert str(caught.value) == (
+                f"the run's images ({name}) are not in {folder}; --data-dir names where they are"
+            )
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl import cli
+from effssl.evaluation import classifiers
 from effssl.evaluation.finetune import (
     Recipe,
     accuracy,
@@ -22,6 +23,8 @@ from effssl.evaluation.finetune import (
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
 from effssl.models import create_backbone
+from effssl.run import signals
+from effssl.run.device import Runtime
 from effssl.train import loop as train
 from tests.conftest import QUICK
 from tests.evaluation.conftest import CPU
@@ -172,10 +175,30 @@ def test_what_diverges_is_not_chosen_and_nothing_but_that_is_an_error():
     wild, tame = Recipe(1e30, 1e30, 6), Recipe(0.1, 0.1, 6)
     chosen = best_classifier(tiny(), 2, noise(3), views, labels, [wild, tame], **SEEDED)
     assert chosen.recipe == tame and np.isnan(chosen.tried[0][1])
-    with pytest.raises(FloatingPointError, match="diverged with each of 1 settings"):
+    with pytest.raises(FloatingPointError, match=r"not finite at any .* \(1e\+30 and 1e\+30\)"):
         best_classifier(tiny(), 2, noise(3), views, labels, [wild], **SEEDED)
     with pytest.raises(ValueError, match="without a batch"):
         fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(0), tame, **SEEDED)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_divergence_names_the_flag_and_the_ways_out_and_has_an_exit_code(
+    digits, monkeypatch, capsys, dtype
+):
+    data, stream, _ = digits
+    streams = {"train": stream.with_views(stream.augment, seed=0, batch_size=64)}
+    streams["train"].runtime = Runtime(torch.device("cpu"), dtype)
+    monkeypatch.setattr(classifiers, "RATES", ((1e30, 1e30), (1e31, 1e31)))
+    how = {"name": "digits", "fraction": 1.0, "epochs": 1, "max_steps": 3, "seed": 0}
+
+    def work():
+        classifiers.fine_tuned(tiny(), data, streams, **how)
+
+    assert signals.exit_code(work) == signals.DIVERGED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --fine-tune 1: the loss is not finite at any learning rate")
+    assert ("--precision fp32" in line) == (dtype is not None)
+    assert line.endswith("leave it out")
 
 
 @pytest.mark.slow

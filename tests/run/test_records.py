@@ -31,7 +31,7 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
     checkpoint.save(path, {"step": 1, "weights": torch.arange(4.0)})
 
     def killed(state, file):
-        file.write_bytes(b"half a checkpoint")
+        file.write(b"half a checkpoint")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
@@ -103,6 +103,17 @@ def test_pictures_show_what_they_are_given(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
     assert {(255, 0, 0), (0, 255, 0)} <= colours
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_line_whatever_the_reason(tmp_path):
+    for error in (RuntimeError("no\nroom"), InputError("full"), MemoryError(), ValueError("x")):
+        lines = []
+        with pictures.or_a_line(tmp_path / "p.png", lines.append):
+            raise error
+        reason = str(error).replace("\n", " ") or "MemoryError"
+        assert lines == [f"{tmp_path / 'p.png'} was not drawn ({reason}); the rest goes on"]
+    with pytest.raises(KeyboardInterrupt), pictures.or_a_line(tmp_path / "p.png"):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("probes", [[], [{"linear": 0.5, "knn": 0.4}, {"linear": 0.6, "knn": 0.5}]])

@@ -66,6 +66,7 @@ def ending(error):
             2,
             "error: [Errno 13] Permission denied: 'x'\n",
         ),
+        (ending(FloatingPointError("the loss is nan")), 3, "error: the loss is nan\n"),
         (ending(KeyboardInterrupt()), 130, "stopped by hand\n"),
     ],
 )

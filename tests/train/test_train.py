@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from effssl import cli
 from effssl.models import load_backbone
+from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.job import build_job
@@ -276,6 +278,24 @@ def test_the_smallest_batch_trains(digits_dir, tmp_path):
     assert (tmp_path / "run" / "views.png").is_file()
 
 
+def test_pictures_that_cannot_be_drawn_do_not_end_a_run(digits_dir, tmp_path, capsys, monkeypatch):
+    """As no figure is saved, the last act of every picture fails."""
+
+    def no_room(figure, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_room)
+    run = tmp_path / "run"
+    flags = ["--max-seconds", 0.01, "--final-images", 0]
+    assert train.main(cli.parse(quick(digits_dir, run, *flags))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("views.png", "curves.png"):
+        why = f"{run / name} cannot be written: No space left on device"
+        assert f"{run / name} was not drawn ({why}); the rest goes on" in lines
+        assert str(run / name) not in lines
+    assert sorted(p.name for p in run.iterdir() if p.suffix in (".png", ".tmp")) == []
+
+
 def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
     job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", "--epochs", 2, "--log-every", 1)))
     assert (job.step, job.total_steps) == (0, 10)
@@ -305,28 +325,17 @@ def test_by_view_on_all_images_with_the_last_batch_kept_a_run_trains_on_each_of_
     assert 0 < probe["linear"] <= 1
 
 
-def test_a_non_finite_loss_raises_with_the_step_and_the_last_good_checkpoint(digits_dir, tmp_path):
+@pytest.mark.parametrize("seconds", ["0", "inf"])
+def test_a_loss_that_is_not_finite_ends_with_one_line_and_a_code_of_its_own(
+    digits_dir, tmp_path, capsys, seconds
+):
     run = tmp_path / "diverged"
-    cfg = cli.parse(
-        quick(
-            digits_dir,
-            run,
-            "--epochs",
-            20,
-            "--optimizer",
-            "sgd",
-            "--lr",
-            1e30,
-            "--warmup-epochs",
-            0,
-            "--save-every-s",
-            0,
-        )
-    )
-    with pytest.raises(
-        FloatingPointError, match=rf"step \d+; last good checkpoint: {run}/checkpoint.pt"
-    ):
-        train.main(cfg)
+    flags = ["--optimizer", "sgd", "--lr", 1e30, "--warmup-epochs", 0, "--save-every-s", seconds]
+    assert train.main(cli.parse(quick(digits_dir, run, "--epochs", 20, *flags))) == signals.DIVERGED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"^error: (the loss is \w+ at|weights are not finite after) step \d+; ", line)
+    assert "start a new run with a lower --lr or a longer --warmup-epochs" in line
+    assert f"(last good checkpoint: {run}/checkpoint.pt)" in line
     assert all(torch.isfinite(v).all() for v in weights(run).values())
 
 
