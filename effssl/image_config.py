@@ -31,7 +31,7 @@ class Storage:
 
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
-    lie beside."""
+    lie beside (also training, valid, validation, dev, testing; in any case)."""
     data_dir: Path = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty."""
     beton_dir: Path | None = None

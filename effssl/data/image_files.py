@@ -85,21 +85,42 @@ def image_paths(
 ) -> list[Path]:
     """List the images below `root`, sorted.
 
-    Links are followed; hidden files and folders and those of `without` are left out. With `only`,
-    just the images in root's folders of these names are listed.
+    Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
+    files too. With `only`, just the images in root's folders of these names are listed.
     """
     paths: list[Path] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and here / s not in without]
+        names[:] = [name for name in names if is_read(name) and here / name not in without]
         if only and here == root:
-            subfolders[:] = [s for s in subfolders if s in only]
+            names[:] = [name for name in names if name in only]
             continue
-        paths += [here / file for file in files if _is_image(file)]
+        paths += [here / file for file in files if is_image(file)]
     return sorted(paths)
 
 
-def _is_image(file_name: str) -> bool:
+def has_images(root: Path) -> bool:
+    """Say whether there is an image below `root`, at any depth."""
+    for _, names, files in os.walk(root, followlinks=True):
+        names[:] = filter(is_read, names)
+        if any(map(is_image, files)):
+            return True
+    return False
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in `folder` that are read, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if is_read(e.name) and e.is_dir())
+
+
+def is_read(folder_name: str) -> bool:
+    """Say whether images are looked for in a folder: in none that is hidden."""
+    return not folder_name.startswith(".")
+
+
+def is_image(file_name: str) -> bool:
+    """Say whether a file is taken for an image."""
     return Path(file_name).suffix.lower() in SUFFIXES and not file_name.startswith(".")
 
 
@@ -121,6 +142,21 @@ def class_labels(
     number = {name: i for i, name in enumerate(named)}
     labels = [number.get(class_of(path, root), -1) for path in paths]
     return np.array(labels, dtype=np.int64), named
+
+
+def describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Say which classes images have: "12 images in 2 classes (cat, dog), 1 without a label"."""
+    num_images, num_unlabelled = len(labels), int((labels < 0).sum())
+    if num_unlabelled == num_images:
+        return f"{num_images} images, no labels"
+    named = f"{num_images} images in {len(classes)} classes ({abridged(classes)})"
+    return f"{named}, {num_unlabelled} without a label" if num_unlabelled else named
+
+
+def abridged(names: Sequence[str], at_most: int = 5) -> str:
+    """List the first names, and count the others."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:

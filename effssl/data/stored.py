@@ -11,6 +11,7 @@ from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import Source, open_source
 from effssl.data.splits import train_and_validation
 from effssl.image_config import Images, Storage
+from effssl.run import distributed
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -32,7 +33,7 @@ class Data(NamedTuple):
 
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
-    """Find a split of the set, and store it if it is not stored yet.
+    """Find a split of the set, say what was found, and store it if it is not stored yet.
 
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
@@ -40,6 +41,9 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     source = open_source(storage.data, storage.data_dir, split)
     if source is None:
         return None
+    if distributed.is_first():
+        for note in source.notes:
+            print(note, flush=True)
     folder = storage.beton_dir or storage.data_dir / "beton"
     return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
 
