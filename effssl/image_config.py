@@ -12,6 +12,7 @@ from effssl.ranges import (
     SETTINGS,
     AtLeast1,
     AtLeast8,
+    GrayRange,
     JpegQuality,
     NotNegative,
     Part,
@@ -44,6 +45,9 @@ class Storage:
     """Threads that load, in each process; processes that write the .beton. It alters no result."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
+    gray_range: GrayRange | None = None
+    """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
+    bits; others are an error)."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

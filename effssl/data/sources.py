@@ -13,6 +13,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data import torchvision_sets
+from effssl.data.decode import DEFAULT, Decoding
 from effssl.data.image_files import (
     ImageFiles,
     abridged,
@@ -48,21 +49,24 @@ class Source(NamedTuple):
     notes: Sequence[str] = ()  # what was found, and what is not read, to be said to the user
 
 
-def open_source(name: str, data_dir: Path, split: str) -> Source | None:
+def open_source(
+    name: str, data_dir: Path, split: str, *, decoding: Decoding = DEFAULT
+) -> Source | None:
     """Find a set's images; those of torchvision's sets are downloaded if they are missing.
 
     name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test".
+    decoding: how image files are decoded.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """
     if name == "digits":
         return _digits(split)
     if name in torchvision_sets.SETS:
-        return _torchvision_set(name, data_dir, split)
+        return _torchvision_set(name, data_dir, split, decoding)
     if name == "imagenet100":
         listed = frozenset(IMAGENET100_CLASSES.read_text().split())
-        return _class_folders(name, data_dir, split, only=listed)
-    return _class_folders(name, data_dir, split)
+        return _class_folders(name, data_dir, split, decoding, only=listed)
+    return _class_folders(name, data_dir, split, decoding)
 
 
 def _digits(split: str) -> Source:
@@ -85,12 +89,12 @@ def _digits(split: str) -> Source:
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
-def _torchvision_set(name: str, data_dir: Path, split: str) -> Source | None:
+def _torchvision_set(name: str, data_dir: Path, split: str, decoding: Decoding) -> Source | None:
     """Take torchvision's files, or else class folders, or else what torchvision downloads."""
     _, folder, side = torchvision_sets.SETS[name]
     if not (data_dir / folder).is_dir():
         if has_train_folder(data_dir):
-            return _class_folders(name, data_dir, split, side=side)
+            return _class_folders(name, data_dir, split, decoding, side=side)
         torchvision_sets.download(name, data_dir)
     images, labels, classes = torchvision_sets.read_split(name, data_dir, split)
     files = sorted(path for path in (data_dir / folder).iterdir() if path.is_file())
@@ -101,6 +105,7 @@ def _class_folders(
     name: str,
     data_dir: Path,
     split: str,
+    decoding: Decoding,
     *,
     side: int | None = None,
     only: frozenset[str] = frozenset(),
@@ -146,7 +151,7 @@ def _class_folders(
     fingerprints = _fingerprints(paths, data_dir, labels)
     notes = [f"{split}: {root} has {describe_labels(labels, classes)}{alone}"]
     notes += folders.notes if split == "train" else []
-    return Source(ImageFiles(paths), labels, classes, *fingerprints, side, notes)
+    return Source(ImageFiles(paths, decoding), labels, classes, *fingerprints, side, notes)
 
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:

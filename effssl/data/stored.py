@@ -8,6 +8,7 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
+from effssl.data.decode import Decoding
 from effssl.data.sources import Source, open_source
 from effssl.data.splits import train_and_validation
 from effssl.image_config import Images, Storage
@@ -38,7 +39,8 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
     """
-    source = open_source(storage.data, storage.data_dir, split)
+    decoding = Decoding(storage.gray_range)
+    source = open_source(storage.data, storage.data_dir, split, decoding=decoding)
     if source is None:
         return None
     if distributed.is_first():
