@@ -122,8 +122,10 @@ def _options(name: str, hint: Any) -> dict[str, Any]:
         return {"action": "append", "metavar": REPEATED[name]}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(hint) is tuple:
-        one, *others = typing.get_args(hint)
+    # A tuple that may be None is given as a tuple is.
+    tuples = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is tuple]
+    if tuples:
+        one, *others = typing.get_args(tuples[0])
         return {"nargs": "*" if others == [...] else 1 + len(others), "metavar": _metavar(one)}
     return {"metavar": _metavar(hint)}
 

@@ -12,6 +12,7 @@ from effssl.ranges import (
     SETTINGS,
     AtLeast1,
     AtLeast8,
+    GrayRange,
     JpegQuality,
     LocalPath,
     NotNegative,
@@ -32,7 +33,7 @@ class Storage:
 
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
-    lie beside."""
+    lie beside (also training, valid, validation, dev, testing; in any case)."""
     data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty."""
     beton_dir: LocalPath | None = None
@@ -45,6 +46,9 @@ class Storage:
     """Threads that load, in each process; processes that write the .beton. It alters no result."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
+    gray_range: GrayRange | None = None
+    """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
+    bits; others are an error)."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -15,6 +15,7 @@ from effssl.ranges import (
     SETTINGS,
     AtLeast1,
     AtLeast8,
+    GrayRange,
     JpegQuality,
     LocalPath,
     Part,
@@ -75,6 +76,9 @@ class Evaluation:
     """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
     image_size: AtLeast8 | None = None
     """Side of a view in pixels (None: the run's)."""
+    gray_range: GrayRange | None = None
+    """Black and white of gray images of more than 8 bits (None: the run's; for another set 0 and
+    65535)."""
     fraction: Part | None = None
     """Part of the training images to fit probes on (None: the run's; 1 for another set)."""
     train_images: AtLeast1 = 100_000
@@ -168,6 +172,9 @@ class Embed:
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
     skip_corrupt: bool = False
     """Leave out images that do not decode, instead of stopping."""
+    gray_range: GrayRange | None = None
+    """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
+    bits; others are an error)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Embed:

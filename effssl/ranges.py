@@ -33,9 +33,18 @@ def local_path(path: str | Path) -> Path:
         raise ValueError("no home folder is known of that name") from None
 
 
+def _apart(pair: tuple[float, float]) -> tuple[float, float]:
+    """Return the pair. Raises ValueError if it is no range."""
+    if not pair[0] < pair[1]:
+        raise ValueError("must be two numbers, low < high")
+    return pair
+
+
 LocalPath = Annotated[Path, AfterValidator(local_path)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+GrayRange = Annotated[tuple[Finite, Finite], AfterValidator(_apart)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 NotNegative = Annotated[float, Field(ge=0)]  # infinity is allowed, NaN is not
 Part = Annotated[float, Field(gt=0, le=1)]

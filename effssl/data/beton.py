@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from effssl import InputError
+from effssl.data.decode import judge_gray
 from effssl.data.ffcv_writer import Complaint, listing, write
 from effssl.data.sources import Source
 from effssl.image_config import Storage
@@ -50,7 +51,8 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     Images that do not decode or cannot be stored are left out with `storage.skip_corrupt`, which
     does not change the file's name: which images these are follows from the source. Without it
     InputError names them, also if an earlier call has stored the others. Raises InputError too for
-    a file shorter than it was written, and for a folder that cannot be written.
+    16-bit gray that would be black, for a file shorter than it was written, and for a folder that
+    cannot be written.
     """
     made_from = _made_from(source, storage)
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
@@ -75,6 +77,8 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     left_out = [Complaint(*entry) for entry in note.get("skipped", [])]
     if left_out and not storage.skip_corrupt:
         raise InputError(_cannot_be_stored(left_out, len(source.images)))
+    if note.get("gray"):
+        print(f"{path.name}: {note['gray']}; --gray-range alters that", flush=True)
     return _stored(source, path, left_out, is_new)
 
 
@@ -106,6 +110,8 @@ def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
     }
     if source.side is None:
         made_from |= {"max_side": storage.max_side, "jpeg_quality": storage.jpeg_quality}
+    if storage.gray_range is not None:
+        made_from["gray_range"] = list(storage.gray_range)
     return made_from
 
 
@@ -141,9 +147,10 @@ def _write(
     os.close(handle)
     temporary = Path(name)
     try:
-        left_out = write(source, temporary, storage)
+        left_out, gray_highs = write(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
             raise InputError(_cannot_be_stored(left_out, num_images))
+        about_gray = judge_gray(gray_highs)
         _sync(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read it
         temporary.replace(path)
@@ -151,6 +158,7 @@ def _write(
             "bytes": path.stat().st_size,
             "stored": num_images - len(left_out),
             "skipped": left_out,
+            "gray": about_gray,
         }
         temporary.write_text(json.dumps(note, indent=1) + "\n")
         temporary.replace(path.with_suffix(".json"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ffcv.fields import IntField, RGBImageField
 
 from effssl import InputError
 from effssl.data.ffcv_workers import workers_watched
+from effssl.data.image_files import ImageFiles
 from effssl.data.sources import Source
 from effssl.image_config import Storage
 
@@ -30,11 +32,18 @@ class Complaint(NamedTuple):
     why: str  # names the image
 
 
-def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
+class Written(NamedTuple):
+    """What is known of images once they are written."""
+
+    left_out: list[Complaint]  # by position
+    gray_highs: list[int]  # see decode.Decoded
+
+
+def write(source: Source, file: Path, storage: Storage) -> Written:
     """Write the images of `source` into a .beton at `file`.
 
     They are stored raw if all are squares of one size, else as JPEGs with their longer side at most
-    storage.max_side pixels. Returns what is left out, by position.
+    storage.max_side pixels.
 
     Raises OSError if the disk is full, RuntimeError if a worker process dies; `file` is then no
     .beton.
@@ -45,23 +54,23 @@ def write(source: Source, file: Path, storage: Storage) -> list[Complaint]:
         )
     else:
         field = RGBImageField(write_mode="raw")
-    complaints = Path(f"{file}.tmp")
+    noted = Path(f"{file}.tmp")
     try:
         fields = {"image": field, "label": IntField()}
         writer = _Writer(str(file), fields, num_workers=storage.workers)
-        writer.complaints = complaints
+        writer.noted = noted
         try:
             with workers_watched():
-                writer.from_indexed_dataset(_Samples(source, storage.max_side, complaints))
+                writer.from_indexed_dataset(_Samples(source, storage.max_side, noted))
         except BaseException:
             # It may not have come that far.
             with contextlib.suppress(AttributeError, FileNotFoundError):
                 writer.metadata_sm.close()
                 writer.metadata_sm.unlink()
             raise
-        return _read_complaints(complaints)
+        return _read_notes(noted)
     finally:
-        complaints.unlink(missing_ok=True)
+        noted.unlink(missing_ok=True)
 
 
 def listing(reasons: list[str], num_images: int, what: str) -> str:
@@ -72,18 +81,23 @@ def listing(reasons: list[str], num_images: int, what: str) -> str:
     return f"{len(reasons)} of {num_images} images {what}{way_out}:" + "".join(named) + more
 
 
-def _read_complaints(file: Path) -> list[Complaint]:
+def _read_notes(file: Path) -> Written:
+    """Read what the worker processes have noted: [position, why] or [position, gray_high]."""
     lines = file.read_text().splitlines() if file.exists() else []
-    return sorted(Complaint(*json.loads(line)) for line in lines)
+    notes = sorted((json.loads(line) for line in lines), key=operator.itemgetter(0))
+    return Written(
+        left_out=[Complaint(*note) for note in notes if isinstance(note[1], str)],
+        gray_highs=[note[1] for note in notes if isinstance(note[1], int)],
+    )
 
 
 class _Writer(ffcv.writer.DatasetWriter):
     """FFCV's writer, which here can leave images out: their rows are taken away at the end."""
 
-    complaints: Path
+    noted: Path
 
     def finalize(self, allocations: list[tuple[int, int, int]]) -> None:
-        left_out = [complaint.position for complaint in _read_complaints(self.complaints)]
+        left_out = [complaint.position for complaint in _read_notes(self.noted).left_out]
         if left_out:
             booked = bytes(self.metadata_sm.buf)
             rows = np.frombuffer(booked, self.metadata_type, count=self.num_samples)
@@ -103,16 +117,16 @@ class _Samples:
     leave the writer waiting for ever.
     """
 
-    def __init__(self, source: Source, max_side: int, complaints: Path):
+    def __init__(self, source: Source, max_side: int, noted: Path):
         self.images, self.labels, self.side = source.images, source.labels, source.side
-        self.max_side, self.complaints = max_side, complaints
+        self.max_side, self.noted = max_side, noted
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
         try:
-            image = self.images[position]
+            image = self._image(position)
             height, width = image.shape[:2]
             name = self._name(position)
             if self.side is None and max(width, height) >= self.max_side * min(width, height):
@@ -120,11 +134,23 @@ class _Samples:
             if self.side is not None and (height, width) != (self.side, self.side):
                 raise InputError(f"{name} is {width}x{height}, not {self.side}x{self.side} pixels")
         except InputError as error:
-            with self.complaints.open("a") as file:
-                file.write(json.dumps([int(position), str(error)]) + "\n")
+            self._note(position, str(error))
             image = np.zeros((self.side or 8, self.side or 8, 3), np.uint8)
         return image, int(self.labels[position])
 
+    def _image(self, position: int) -> np.ndarray:
+        if not isinstance(self.images, ImageFiles):
+            return self.images[position]
+        image, gray_high = self.images.decoded(position)
+        if gray_high is not None:
+            self._note(position, gray_high)
+        return image
+
+    def _note(self, position: int, content: str | int) -> None:
+        with self.noted.open("a") as file:
+            file.write(json.dumps([int(position), content]) + "\n")
+
     def _name(self, position: int) -> str:
-        paths = getattr(self.images, "paths", None)
-        return str(paths[position]) if paths else f"image {position}"
+        if isinstance(self.images, ImageFiles):
+            return str(self.images.paths[position])
+        return f"image {position}"

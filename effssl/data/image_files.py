@@ -1,4 +1,4 @@
-"""Image files below a folder: found, decoded to upright RGB, labelled by their folders."""
+"""Image files below a folder: found, and labelled by their folders."""
 
 from __future__ import annotations
 
@@ -7,65 +7,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from effssl import InputError
+from effssl.data.decode import Decoded, Decoding, decode
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
-TURNS = {  # EXIF's orientation -> what makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageFiles:
     """Image files, decoded on access to upright RGB."""
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], decoding: Decoding):
+        self.paths, self.decoding = paths, decoding
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Decode an image to uint8 [height, width, 3].
+        """Decode an image to uint8 [height, width, 3]. Raises InputError as `decoded` does."""
+        return self.decoded(position).pixels
 
-        Raises InputError naming the file if it does not decode.
-        """
-        path = self.paths[position]
-        try:
-            with Image.open(path) as image:
-                return np.asarray(_upright_rgb(image))
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            raise InputError(f"{path} does not decode: {' '.join(str(error).split())}") from None
+    def decoded(self, position: int) -> Decoded:
+        """Decode an image. Raises InputError naming the file if it cannot be used."""
+        return decode(self.paths[position], self.decoding)
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image as EXIF says, scale 16 bits to 8, and lay transparency on white.
-
-    What lies under transparency is arbitrary.
-    """
-    image.load()  # PNG and TIFF know their orientation only now
-    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot
-    # express.
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    upright = image if turn is None else image.transpose(turn)
-    if upright.mode.startswith("I"):  # 16-bit gray: Pillow would clip to 255 instead of scaling
-        upright = Image.fromarray((np.asarray(upright) // 256).clip(0, 255).astype(np.uint8))
-    if upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-    return upright.convert("RGB")
-
-
-def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
+def images_below(folder: Path, decoding: Decoding) -> tuple[ImageFiles, np.ndarray, list[str]]:
     """Find all images below a folder, sorted by path.
 
     Returns (images, labels, classes), the last two as class_labels gives them. Raises InputError if
@@ -77,7 +47,7 @@ def images_below(folder: Path) -> tuple[ImageFiles, np.ndarray, list[str]]:
     if not paths:
         raise InputError(f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth)")
     classes = sorted({class_of(path, folder) for path in paths} - {""})
-    return ImageFiles(paths), *class_labels(paths, folder, classes)
+    return ImageFiles(paths, decoding), *class_labels(paths, folder, classes)
 
 
 def image_paths(
@@ -85,21 +55,42 @@ def image_paths(
 ) -> list[Path]:
     """List the images below `root`, sorted.
 
-    Links are followed; hidden files and folders and those of `without` are left out. With `only`,
-    just the images in root's folders of these names are listed.
+    Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
+    files too. With `only`, just the images in root's folders of these names are listed.
     """
     paths: list[Path] = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and here / s not in without]
+        names[:] = [name for name in names if is_read(name) and here / name not in without]
         if only and here == root:
-            subfolders[:] = [s for s in subfolders if s in only]
+            names[:] = [name for name in names if name in only]
             continue
-        paths += [here / file for file in files if _is_image(file)]
+        paths += [here / file for file in files if is_image(file)]
     return sorted(paths)
 
 
-def _is_image(file_name: str) -> bool:
+def has_images(root: Path) -> bool:
+    """Say whether there is an image below `root`, at any depth."""
+    for _, names, files in os.walk(root, followlinks=True):
+        names[:] = filter(is_read, names)
+        if any(map(is_image, files)):
+            return True
+    return False
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders in `folder` that are read, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if is_read(e.name) and e.is_dir())
+
+
+def is_read(folder_name: str) -> bool:
+    """Say whether images are looked for in a folder: in none that is hidden."""
+    return not folder_name.startswith(".")
+
+
+def is_image(file_name: str) -> bool:
+    """Say whether a file is taken for an image."""
     return Path(file_name).suffix.lower() in SUFFIXES and not file_name.startswith(".")
 
 
@@ -121,6 +112,21 @@ def class_labels(
     number = {name: i for i, name in enumerate(named)}
     labels = [number.get(class_of(path, root), -1) for path in paths]
     return np.array(labels, dtype=np.int64), named
+
+
+def describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Say which classes images have: "12 images in 2 classes (cat, dog), 1 without a label"."""
+    num_images, num_unlabelled = len(labels), int((labels < 0).sum())
+    if num_unlabelled == num_images:
+        return f"{num_images} images, no labels"
+    named = f"{num_images} images in {len(classes)} classes ({abridged(classes)})"
+    return f"{named}, {num_unlabelled} without a label" if num_unlabelled else named
+
+
+def abridged(names: Sequence[str], at_most: int = 5) -> str:
+    """List the first names, and count the others."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:

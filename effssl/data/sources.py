@@ -13,7 +13,17 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data import torchvision_sets
-from effssl.data.image_files import ImageFiles, class_labels, class_of, common_side, image_paths
+from effssl.data.decode import DEFAULT, Decoding
+from effssl.data.image_files import (
+    ImageFiles,
+    abridged,
+    class_labels,
+    class_of,
+    common_side,
+    describe_labels,
+    image_paths,
+)
+from effssl.data.split_folders import check_nested, find_split_folders, has_train_folder
 
 DIGITS_SIDE = 16
 IMAGENET100_CLASSES = Path(__file__).with_name("imagenet100_classes.txt")
@@ -36,23 +46,27 @@ class Source(NamedTuple):
     fingerprint: str  # changes when any image or label does, and when a file is touched or moved
     identity: str  # of names, sizes and labels: stays when the files are copied elsewhere
     side: int | None  # in pixels if all images are squares of one size, else None
+    notes: Sequence[str] = ()  # what was found, and what is not read, to be said to the user
 
 
-def open_source(name: str, data_dir: Path, split: str) -> Source | None:
+def open_source(
+    name: str, data_dir: Path, split: str, *, decoding: Decoding = DEFAULT
+) -> Source | None:
     """Find a set's images; those of torchvision's sets are downloaded if they are missing.
 
     name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test".
+    decoding: how image files are decoded.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """
     if name == "digits":
         return _digits(split)
     if name in torchvision_sets.SETS:
-        return _torchvision_set(name, data_dir, split)
+        return _torchvision_set(name, data_dir, split, decoding)
     if name == "imagenet100":
         listed = frozenset(IMAGENET100_CLASSES.read_text().split())
-        return _class_folders(name, data_dir, split, only=listed)
-    return _class_folders(name, data_dir, split)
+        return _class_folders(name, data_dir, split, decoding, only=listed)
+    return _class_folders(name, data_dir, split, decoding)
 
 
 def check_is_there(name: str, data_dir: Path) -> None:
@@ -60,7 +74,7 @@ def check_is_there(name: str, data_dir: Path) -> None:
     of it."""
     of_torchvision = torchvision_sets.SETS.get(name)
     if of_torchvision is not None:
-        is_there = any((data_dir / each).is_dir() for each in (of_torchvision.folder, "train"))
+        is_there = (data_dir / of_torchvision.folder).is_dir() or has_train_folder(data_dir)
     else:
         is_there = name == "digits" or data_dir.is_dir()
     if not is_there:
@@ -89,12 +103,12 @@ def _digits(split: str) -> Source:
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
-def _torchvision_set(name: str, data_dir: Path, split: str) -> Source | None:
+def _torchvision_set(name: str, data_dir: Path, split: str, decoding: Decoding) -> Source | None:
     """Take torchvision's files, or else class folders, or else what torchvision downloads."""
     _, folder, side = torchvision_sets.SETS[name]
     if not (data_dir / folder).is_dir():
-        if (data_dir / "train").is_dir():
-            return _class_folders(name, data_dir, split, side=side)
+        if has_train_folder(data_dir):
+            return _class_folders(name, data_dir, split, decoding, side=side)
         torchvision_sets.download(name, data_dir)
     images, labels, classes = torchvision_sets.read_split(name, data_dir, split)
     files = sorted(path for path in (data_dir / folder).iterdir() if path.is_file())
@@ -105,6 +119,7 @@ def _class_folders(
     name: str,
     data_dir: Path,
     split: str,
+    decoding: Decoding,
     *,
     side: int | None = None,
     only: frozenset[str] = frozenset(),
@@ -112,47 +127,45 @@ def _class_folders(
     """Find the images of class folders.
 
     They are train/CLASS/*, or else CLASS/* or loose (unlabelled) images in data_dir itself; test/
-    or val/ may lie beside.
+    or val/ may lie beside (split_folders has their spellings).
     side: what the set's images must measure. only: the classes to take, all of which must be there;
     all classes if it is empty.
     """
-    if not data_dir.is_dir():
-        raise InputError(f"--data-dir {data_dir}: no such folder")
-    beside = (data_dir / "test", data_dir / "val")
-    held_out = [folder for folder in beside if folder.is_dir()]
-    has_train = (data_dir / "train").is_dir()
-    root = train_root = data_dir / "train" if has_train else data_dir
-    paths = image_paths(train_root, without=() if has_train else held_out, only=only)
+    folders = find_split_folders(data_dir)
+    root = train_root = folders.train
+    has_train = train_root != data_dir
+    apart = [] if has_train or split == "test" else folders.apart
+    paths = image_paths(train_root, without=folders.apart, only=only)
+    check_nested(paths, train_root, is_train=has_train)
     classes = sorted({class_of(path, train_root) for path in paths} - {""})
     absent = sorted(only.difference(classes))
     if absent:
         raise InputError(
             f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: "
-            f"{_abridged(absent)}"
+            f"{abridged(absent)}"
         )
     if split == "test":
-        if not held_out:
+        if folders.held_out is None:
             return None
-        root = held_out[0]
+        root = folders.held_out
         paths = image_paths(root, only=only)
         unknown = sorted({class_of(path, root) for path in paths} - {"", *classes})
         if unknown and classes:
-            raise InputError(f"{root} has classes that {train_root} lacks: {_abridged(unknown)}")
+            raise InputError(f"{root} has classes that {train_root} lacks: {abridged(unknown)}")
     if not paths:
+        outside = f" outside of {abridged(list(map(str, apart)))}" if apart else ""
         raise InputError(
-            f"no images in {root} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or loose "
-            "files)"
+            f"no images in {root}{outside} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or "
+            "loose files)"
         )
+    alone = f" (one folder alone is no class: {classes[0]})" if len(classes) == 1 else ""
     labels, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)
     fingerprints = _fingerprints(paths, data_dir, labels)
-    return Source(ImageFiles(paths), labels, classes, *fingerprints, side)
-
-
-def _abridged(names: Sequence[str], at_most: int = 5) -> str:
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
+    notes = [f"{split}: {root} has {describe_labels(labels, classes)}{alone}"]
+    notes += folders.notes if split == "train" else []
+    return Source(ImageFiles(paths, decoding), labels, classes, *fingerprints, side, notes)
 
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:

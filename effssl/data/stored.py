@@ -8,9 +8,11 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton
+from effssl.data.decode import Decoding
 from effssl.data.sources import Source, check_is_there, open_source
 from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
+from effssl.run import distributed
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -33,14 +35,18 @@ class Data(NamedTuple):
 
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
-    """Find a split of the set, and store it if it is not stored yet.
+    """Find a split of the set, say what was found, and store it if it is not stored yet.
 
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
     """
-    source = open_source(storage.data, storage.data_dir, split)
+    decoding = Decoding(storage.gray_range)
+    source = open_source(storage.data, storage.data_dir, split, decoding=decoding)
     if source is None:
         return None
+    if distributed.is_first():
+        for note in source.notes:
+            print(note, flush=True)
     folder = storage.beton_dir or storage.data_dir / "beton"
     return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
 

@@ -20,6 +20,13 @@ from effssl.views.stream import ViewStream, central_square
 Batches = Generator[tuple[Tensor, np.ndarray], None, None]
 
 
+class Findings(NamedTuple):
+    """What reading images shows of them; it fills as batches are taken."""
+
+    undecoded: list[tuple[int, str]]  # (position, why)
+    gray_highs: list[int]  # see decode.Decoded
+
+
 class ImageBatches(NamedTuple):
     """Images in batches, and what is known of them; a position counts in `names`."""
 
@@ -27,7 +34,7 @@ class ImageBatches(NamedTuple):
     labels: np.ndarray  # int64 [images], -1 if there is none
     classes: list[str]
     batches: Batches
-    undecoded: list[tuple[int, str]]  # (position, why); it fills as batches are taken
+    findings: Findings
 
 
 class OtherSideError(Exception):
@@ -42,7 +49,7 @@ def read_files(
     batch_size: int,
     workers: int,
     device: torch.device,
-    undecoded: list[tuple[int, str]],
+    findings: Findings,
 ) -> Batches:
     """Read files ahead of the backbone, in their order.
 
@@ -58,7 +65,7 @@ def read_files(
         batch_size: images a batch; those that do not decode are missing in theirs.
         workers: threads.
         device: where the batches go.
-        undecoded: takes (position, why) of every image that does not decode.
+        findings: takes what is found.
 
     Raises:
         OtherSideError: if an image is not a square of `side`.
@@ -68,10 +75,12 @@ def read_files(
         squares, decoded = [], []
         for position in positions:
             try:
-                image = files[position]
+                image, gray_high = files.decoded(position)
             except InputError as error:
-                undecoded.append((position, str(error)))
+                findings.undecoded.append((position, str(error)))
                 continue
+            if gray_high is not None:
+                findings.gray_highs.append(gray_high)
             if side is not None and image.shape[:2] != (side, side):
                 raise OtherSideError
             squares.append(image if side is not None else central_square(image, canvas))

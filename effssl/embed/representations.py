@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from effssl import InputError
+from effssl.data.decode import judge_gray
 from effssl.data.ffcv_writer import listing
 from effssl.embed.images import ImageBatches
 from effssl.evaluation.encode import encode
@@ -28,6 +29,7 @@ class Embedded(NamedTuple):
     labels: np.ndarray  # int64 [images], -1 if there is none
     classes: list[str]
     skipped: list[str]  # why each image that was left out was
+    notes: list[str]  # what is to be said to the user: these reasons, and what else was found
     seconds: float  # from the first look at the images to the last representation
     loader_share: float  # part of these seconds that was spent waiting for images, in [0, 1]
 
@@ -57,7 +59,7 @@ def represent(
         skip_corrupt: leave out images that do not decode, unless none does.
 
     Raises:
-        InputError: for images that do not decode, naming them.
+        InputError: for images that do not decode, naming them, and for 16-bit gray that is black.
     """
     num_images = len(images.names)
     h = np.zeros((num_images, representation_dim(backbone)), np.float32)
@@ -71,17 +73,19 @@ def represent(
                 break
             pixels, positions = batch
             bar.update(len(positions))
-            will_fail = images.undecoded and not skip_corrupt
+            will_fail = images.findings.undecoded and not skip_corrupt
             if len(positions) == 0 or will_fail:  # then only look for more that do not decode
                 continue
             h[positions] = encode(backbone, [clean_view(pixels, augment)], runtime).cpu().numpy()
     seconds = time.monotonic() - began
-    undecoded = sorted(images.undecoded)
+    undecoded = sorted(images.findings.undecoded)
     reasons = [why for _, why in undecoded]
     if undecoded and (not skip_corrupt or len(undecoded) == num_images):
         raise InputError(listing(reasons, num_images, "do not decode"))
+    about_gray = judge_gray(images.findings.gray_highs)
     kept = np.setdiff1d(np.arange(num_images), [position for position, _ in undecoded])
     names = [images.names[position] for position in kept]
     labels = images.labels[kept]
     share = waited_s / seconds
-    return Embedded(names, h[kept], labels, images.classes, reasons, seconds, share)
+    notes = [f"left out: {why}" for why in reasons] + ([about_gray] if about_gray else [])
+    return Embedded(names, h[kept], labels, images.classes, reasons, notes, seconds, share)

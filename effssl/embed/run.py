@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from effssl import InputError
+from effssl.data.decode import Decoding
 from effssl.data.image_files import ImageFiles, common_side, images_below
 from effssl.data.sources import Source
 from effssl.data.stored import open_split
 from effssl.embed.files import check_target, save
-from effssl.embed.images import ImageBatches, OtherSideError, read_files, read_stored
+from effssl.embed.images import Findings, ImageBatches, OtherSideError, read_files, read_stored
 from effssl.embed.representations import Embedded, represent
 from effssl.image_config import Augment, Storage
 from effssl.job_config import Embed
@@ -39,6 +40,7 @@ def embed_folder(
     workers: int = 2,
     device: str = "auto",
     skip_corrupt: bool = False,
+    gray_range: tuple[float, float] | None = None,
 ) -> Embedded:
     """Encode all images below a folder: their clean views, as evaluation sees them.
 
@@ -55,6 +57,7 @@ def embed_folder(
         workers: threads that read images.
         device: auto, cpu, cuda or cuda:N.
         skip_corrupt: leave out images that do not decode, naming them.
+        gray_range: black and white of gray images of more than 8 bits, as --gray-range.
 
     Raises:
         InputError: for anything that the user has to mend, such as images that do not decode.
@@ -62,11 +65,11 @@ def embed_folder(
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
     began = time.monotonic()
     root = Path(folder)
-    files, labels, classes = images_below(root)
+    files, labels, classes = images_below(root, Decoding(gray_range))
     names = [str(path.relative_to(root)) for path in files.paths]
-    # Looking at every header first would keep the backbone waiting: if these mislead, begin again.
-    for side in (common_side(files.paths[:: max(1, len(names) // LOOKED_AT)]), None):
-        undecoded: list[tuple[int, str]] = []
+
+    def encoded(side: int | None) -> Embedded:
+        findings = Findings([], [])
         batches = read_files(
             files,
             side,
@@ -74,17 +77,17 @@ def embed_folder(
             batch_size=batch_size,
             workers=workers,
             device=runtime.device,
-            undecoded=undecoded,
+            findings=findings,
         )
-        images = ImageBatches(names, labels, classes, batches, undecoded)
-        try:
-            embedded = represent(
-                model, images, augment, runtime, began=began, skip_corrupt=skip_corrupt
-            )
-        except OtherSideError:
-            continue
-        return _saved(embedded, to)
-    raise AssertionError("images of varied size have no side to differ from")
+        images = ImageBatches(names, labels, classes, batches, findings)
+        return represent(model, images, augment, runtime, began=began, skip_corrupt=skip_corrupt)
+
+    # Looking at every header first would keep the backbone waiting: if these mislead, begin again.
+    try:
+        embedded = encoded(common_side(files.paths[:: max(1, len(names) // LOOKED_AT)]))
+    except OtherSideError:
+        embedded = encoded(None)
+    return _saved(embedded, to)
 
 
 def embed_set(
@@ -127,7 +130,8 @@ def embed_set(
         runtime=runtime,
     )
     names = _names(source, stored.positions, storage.data_dir, split)
-    images = ImageBatches(names, stored.labels, stored.classes, read_stored(stream), [])
+    none = Findings([], [])  # storing the images has told
+    images = ImageBatches(names, stored.labels, stored.classes, read_stored(stream), none)
     embedded = represent(model, images, augment, runtime, began=began, skip_corrupt=False)
     return _saved(embedded, to)
 
@@ -175,6 +179,7 @@ def _embed(settings: Embed) -> Embedded:
             workers=settings.workers,
             device=settings.device,
             skip_corrupt=settings.skip_corrupt,
+            gray_range=settings.gray_range,
         )
     assert settings.data is not None
     storage = Storage(
@@ -185,6 +190,7 @@ def _embed(settings: Embed) -> Embedded:
         jpeg_quality=settings.jpeg_quality,
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
+        gray_range=settings.gray_range,
     )
     return embed_set(
         settings.run,
@@ -197,8 +203,8 @@ def _embed(settings: Embed) -> Embedded:
 
 
 def _report(embedded: Embedded, to: Path) -> None:
-    for why in embedded.skipped:
-        print(f"left out: {why}", file=sys.stderr)
+    for note in embedded.notes:
+        print(note, file=sys.stderr)
     num_images, dim = embedded.representations.shape
     print(
         f"{to}: {num_images} images, {dim} numbers each; {embedded.seconds:.1f} s, "

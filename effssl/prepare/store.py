@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from effssl.data.beton import Beton, check_beton
+from effssl.data.image_files import describe_labels
 from effssl.data.stored import SPLITS, open_split
 from effssl.image_config import Storage
 from effssl.run import signals
@@ -31,10 +32,9 @@ def prepare(storage: Storage) -> None:
 
 
 def _summary(beton: Beton, num_checked: int, seconds: float) -> str:
-    classes = f"{len(beton.classes)} classes" if beton.classes else "no labels"
     num_bytes = beton.path.stat().st_size
     return (
-        f"{len(beton.labels)} images, {classes}, {num_bytes:,} bytes, {seconds:.1f} s, "
+        f"{describe_labels(beton.labels, beton.classes)}, {num_bytes:,} bytes, {seconds:.1f} s, "
         f"{num_checked} read back: {beton.path}"
     )
 

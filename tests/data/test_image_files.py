@@ -9,13 +9,14 @@ import pytest
 from PIL import ExifTags, Image
 
 from effssl import InputError
+from effssl.data.decode import Decoding
 from effssl.data.image_files import ImageFiles
 
 RED = (250, 20, 40)
 
 
 def decoded(path: Path) -> np.ndarray:
-    return ImageFiles([path])[0]
+    return ImageFiles([path], Decoding())[0]
 
 
 def transparent_palette() -> Image.Image:

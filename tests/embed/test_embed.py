@@ -71,6 +71,18 @@ def write_photographs(root: Path, count: int = 6) -> Path:
     return root
 
 
+def test_gray_of_more_than_8_bits_is_embedded_by_its_range_or_not_at_all(tmp_path, run):
+    for i in range(3):
+        Image.fromarray(np.full((16, 16), 1000 * i, np.uint16)).save(tmp_path / f"{i}.png")
+        (tmp_path / "eight").mkdir(exist_ok=True)
+        Image.new("L", (16, 16), round(255 * i / 4)).save(tmp_path / "eight" / f"{i}.png")
+    with pytest.raises(InputError, match=r"3 of 3 16-bit gray images .*--gray-range"):
+        embed_folder(run, tmp_path)
+    embedded = embed_folder(run, tmp_path, gray_range=(0, 4000))
+    deep, eight = embedded.representations[:3], embedded.representations[3:]
+    np.testing.assert_allclose(deep, eight, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(5, 1), (4, 2), (100, 3)])
 def test_small_squares_give_what_evaluation_gives(tmp_path, run, batch_size, workers):
     images = write_class_folders(tmp_path / "images", classes=3)
@@ -228,14 +240,14 @@ def test_damaged_images_are_all_named_or_left_out(tmp_path, run, capsys):
 def test_the_time_spent_waiting_is_measured(tmp_path, run, monkeypatch):
     images = write_class_folders(tmp_path / "images", per_class=16)
     backbone, spec = load_backbone(run)
-    read = ImageFiles.__getitem__
+    read = ImageFiles.decoded
 
     def slow(self, position):
         time.sleep(0.08)
         return read(self, position)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ImageFiles, "__getitem__", slow)
+        patched.setattr(ImageFiles, "decoded", slow)
         loading = embed_folder((backbone, spec), images, batch_size=4, workers=1)
     assert loading.loader_share > 0.8
     assert loading.images_per_s < 12.5

@@ -66,7 +66,8 @@ def test_every_split_is_stored_once_read_back_and_used_by_train(tmp_path, capsys
     first = capsys.readouterr().out
     stored = {p: p.stat().st_mtime_ns for p in (tmp_path / "beton").iterdir()}
     path = next(p for p in stored if p.name.startswith("folder-train-") and p.suffix == ".beton")
-    assert f"train: 12 images, 2 classes, {path.stat().st_size:,} bytes, " in first
+    classes = "2 classes (class-0, class-1)"
+    assert f"train: 12 images in {classes}, {path.stat().st_size:,} bytes, " in first
     assert f"12 read back: {path}" in first
     assert "test: 6 images" in first
     began = time.monotonic()
@@ -101,7 +102,7 @@ def test_damaged_images_are_left_out_and_labels_stay_with_their_images(tmp_path,
     assert main(storage_of(tmp_path, skip_corrupt=True)) == 0
     output = capsys.readouterr().out
     assert "leaves out 3 of 60 images" in output
-    assert "train: 57 images, 2 classes" in output
+    assert "train: 57 images in 2 classes" in output
     note = json.loads(next((tmp_path / "beton").glob("*.json")).read_text())
     assert (note["images"], note["stored"], [position for position, _ in note["skipped"]]) == (
         60,

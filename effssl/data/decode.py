@@ -1,0 +1,106 @@
+"""An image file -> upright RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from effssl import InputError
+
+TURNS = {  # EXIF's orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WHITE_OF_16_BITS = 65_535
+DIM = (WHITE_OF_16_BITS + 1) // 16  # what 12 bits in 16 stay below
+
+
+class Decoding(NamedTuple):
+    """How files become RGB."""
+
+    gray_range: tuple[float, float] | None = None  # black and white of gray of more than 8 bits
+
+
+DEFAULT = Decoding()
+
+
+class Decoded(NamedTuple):
+    """An image, and what its values say about the range that was assumed for them."""
+
+    pixels: np.ndarray  # uint8 [height, width, 3]
+    gray_high: int | None  # largest value of 16-bit gray that was taken as 0 to 65,535
+
+
+def decode(path: Path, decoding: Decoding) -> Decoded:
+    """Decode an image. Raises InputError naming the file and the reason if it cannot be used."""
+    try:
+        with Image.open(path) as image:
+            return _decoded(image, decoding)
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} does not decode: {reason}") from None
+
+
+def judge_gray(gray_highs: Sequence[int]) -> str | None:
+    """Judge by the largest value of each 16-bit gray image of a set whether 16 bits are used.
+
+    Returns a sentence if some images stay below a sixteenth of the range. Raises InputError if all
+    do: they would be black.
+    """
+    num_images, num_dim = len(gray_highs), sum(high < DIM for high in gray_highs)
+    if num_dim == 0:
+        return None
+    counted = f"{num_dim} of {num_images} 16-bit gray images"
+    if num_dim < num_images:
+        return f"{counted} use less than a sixteenth of the range 0 to 65535, and come out dark"
+    raise InputError(
+        f"{counted} use less than a sixteenth of the range 0 to 65535 (the largest value is "
+        f"{max(gray_highs)}) and would be black; --gray-range LOW HIGH says which values are black "
+        "and white: 0 4095 for 12 bits, 0 65535 if they are meant to be dark"
+    )
+
+
+def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
+    """Turn an image as EXIF says, scale gray to 8 bits, and lay transparency on white.
+
+    What lies under transparency is arbitrary.
+    """
+    image.load()  # PNG and TIFF know their orientation only now
+    has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    gray_high = None
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot
+    # express.
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode[0] in "IF":  # Pillow would clip to 255 instead of scaling
+        values = np.asarray(upright)
+        if decoding.gray_range is not None:
+            gray = _scaled(values, *decoding.gray_range)
+        elif has_16_bits:
+            gray = (values // 256).clip(0, 255).astype(np.uint8)
+            gray_high = int(values.max())
+        else:
+            raise ValueError(
+                f"its gray values, from {values.min():g} to {values.max():g}, do not say what is "
+                "black and what is white; --gray-range LOW HIGH does"
+            )
+        upright = Image.fromarray(gray)
+    if upright.has_transparency_data:
+        colours = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return Decoded(np.asarray(upright.convert("RGB")), gray_high)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low to 0 and high to 255, as uint8; what lies beyond is clipped, and NaN is black."""
+    parts = (values.astype(np.float64) - low) / (high - low)
+    return np.nan_to_num(255 * parts).clip(0, 255).round().astype(np.uint8)

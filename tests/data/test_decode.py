@@ -1,0 +1,95 @@
+"""Gray of more than 8 bits, and images that are large."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effssl import InputError, cli
+from effssl.data.decode import Decoding, decode, judge_gray
+from effssl.data.stored import open_split
+from effssl.image_config import Storage
+
+RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))
+
+
+def saved(path: Path, values: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "gray_range"),
+    [
+        ("unit.tif", RAMP.astype(np.float32), (0, 1)),
+        ("signed.tif", (RAMP * 2000 - 1000).astype(np.int32), (-1000, 1000)),
+        ("twelve.png", (RAMP * 4095).astype(np.uint16), (0, 4095)),
+        ("twelve.pgm", (RAMP * 4095).astype(np.uint16), (0, 4095)),
+        ("part.tif", (RAMP * 300 - 20).astype(np.float32), (0, 255)),
+    ],
+)
+def test_a_gray_range_is_mapped_to_black_and_white(tmp_path, name, values, gray_range):
+    pixels = decode(saved(tmp_path / name, values), Decoding(gray_range)).pixels
+    low, high = gray_range
+    expected = (255 * (values.astype(float) - low) / (high - low)).clip(0, 255)
+    assert np.abs(pixels[..., 0] - expected).max() <= 0.5001
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_gray_of_an_unknown_range_is_an_error_that_names_the_flag(tmp_path, kind):
+    file = saved(tmp_path / "x.tif", (RAMP * 40).astype(kind))
+    with pytest.raises(InputError, match=r"x\.tif .* from 0 to 40, .*--gray-range LOW HIGH"):
+        decode(file, Decoding())
+
+
+def test_numbers_that_are_none_come_out_black(tmp_path):
+    values = RAMP.astype(np.float32)
+    values[0] = np.nan
+    assert (decode(saved(tmp_path / "x.tif", values), Decoding((-1, 1))).pixels[0] == 0).all()
+
+
+def test_sets_that_use_a_part_of_16_bits_are_judged_as_a_whole():
+    assert judge_gray([]) is None
+    assert judge_gray([4096, 65_535]) is None
+    assert "1 of 2 16-bit gray images use less" in judge_gray([4095, 65_535])
+    with pytest.raises(InputError, match=r"2 of 2 .*largest value is 4095.*--gray-range LOW HIGH"):
+        judge_gray([4095, 12])
+
+
+@pytest.mark.parametrize("side", [16, 40], ids=["raw", "jpeg"])
+def test_a_set_that_would_be_black_is_not_stored(tmp_path, capsys, side):
+    shape = (side, side if side == 16 else side + 3)
+    dim = np.full(shape, 4000, np.uint16)
+    for folder in "ab":
+        saved(tmp_path / folder / "x.png", dim)
+    storage = Storage("folder", tmp_path, workers=1)
+    with pytest.raises(InputError, match="2 of 2 16-bit gray images"):
+        open_split(storage, "train")
+    assert not [f for f in (tmp_path / "beton").iterdir() if f.suffix != ".lock"]
+    _, ranged = open_split(Storage("folder", tmp_path, workers=1, gray_range=(0, 4095)), "train")
+    assert json.loads(ranged.path.with_suffix(".json").read_text())["gray_range"] == [0, 4095]
+    saved(tmp_path / "a" / "y.png", np.full(shape, 60_000, np.uint16))
+    capsys.readouterr()
+    for _ in range(2):  # also if it is stored already
+        open_split(storage, "train")
+        assert "2 of 3 16-bit gray images use less than a sixteenth" in capsys.readouterr().out
+
+
+def test_a_gray_range_is_two_numbers(tmp_path):
+    assert cli.parse_storage(["--gray-range", "0", "4095"]).gray_range == (0, 4095)
+    assert cli.parse_storage(["--gray-range", "-1000", "0.5"]).gray_range == (-1000, 0.5)
+    assert cli.parse_storage([]).gray_range is None
+    for given in ([], ["--gray-range", "0", "4095"]):  # as a run notes it
+        cfg = cli.parse(given)
+        file = tmp_path / "config.yaml"
+        file.write_text(cli.dump(cfg))
+        assert cli.load(file) == cfg
+    for flags in (["9", "3"], ["0"], ["0", "nan"], ["0", "x"]):
+        with pytest.raises(InputError, match="--gray-range"):
+            cli.parse_storage(["--gray-range", *flags])
