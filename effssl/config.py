@@ -83,8 +83,10 @@ class Optim:
     """Optimizer; lars and sgd use momentum 0.9."""
     lr: PositiveFinite = 1e-3
     """Peak learning rate."""
+    lr_bias: PositiveFinite | None = None
+    """Peak learning rate of what gets no weight decay: biases, normalisation (None: lr)."""
     weight_decay: NotNegative = 1e-4
-    """Weight decay; not on biases and normalisation."""
+    """Weight decay; not on biases, normalisation, class tokens and position embeddings."""
     warmup_epochs: NotNegative = 1.0
     """Epochs of linear warm-up."""
     final_lr: Probability = 0.0

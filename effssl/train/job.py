@@ -100,7 +100,9 @@ def build_job(cfg: Config) -> Job:
         encoder=encoder,
         forward=_forward(encoder, runtime),
         loss_of=build_objective(cfg.loss, cfg.model.proj_dim, last_layer),
-        optimizer=build_optimizer(encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay),
+        optimizer=build_optimizer(
+            encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, lr_bias=o.lr_bias
+        ),
         schedule=_schedule(o, steps_per_epoch, total_steps),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
