@@ -107,8 +107,11 @@ class Optim:
     """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725."""
     lr: PositiveFinite = 1e-3
     """Peak learning rate."""
+    lr_bias: PositiveFinite | None = None
+    """Peak learning rate of what gets no weight decay: biases, normalisation (None: lr)."""
     weight_decay: NotNegative = 1e-4
-    """Weight decay; not on biases and normalisation. adam: an L2 term, on all parameters."""
+    """Weight decay; not on biases, normalisation, class tokens and position embeddings. adam: an
+    L2 term, on all parameters."""
     warmup_epochs: NotNegative = 1.0
     """Epochs of linear warm-up."""
     final_lr: Probability = 0.0

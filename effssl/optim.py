@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from effssl.ranges import OptimizerName
 
+_LR_SCALE = "lr_scale"  # of a group, where it has a rate of its own: that rate by the others'
+
 
 def build_optimizer(
     model: nn.Module,
@@ -18,29 +21,48 @@ def build_optimizer(
     *,
     lr: float,
     weight_decay: float,
+    lr_bias: float | None = None,
 ) -> torch.optim.Optimizer:
     """Build AdamW, Adam, or LARS or SGD with momentum 0.9, on the model's trainable parameters.
 
-    Biases and normalisation (parameters of one dimension) get no weight decay, and with LARS no
+    Biases and normalisation (parameters of one dimension), and what timm's models name in
+    `no_weight_decay` (class tokens, position embeddings), get no weight decay, and with LARS no
     adaptation. Adam is that of arXiv 2312.10725: its weight decay is an L2 term in the gradient, of
     all parameters alike. All but LARS are fused on CUDA.
+
+    Args:
+        model: what is trained.
+        name: which optimizer.
+        lr: learning rate.
+        weight_decay: weight decay of all other parameters.
+        lr_bias: learning rate of the parameters without weight decay; None is `lr`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    spared = _without_decay(model)
+    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for n, p in parameters if n not in spared], "weight_decay": weight_decay},
+        {"params": [p for n, p in parameters if n in spared], "weight_decay": 0.0},
     ]
-    fused = parameters[0].device.type == "cuda"
+    if lr_bias is not None:
+        groups[1] |= {"lr": lr_bias, _LR_SCALE: lr_bias / lr}
+    fused = parameters[0][1].device.type == "cuda"
     match name:
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, fused=fused)
         case "adam":
-            return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+            groups[1]["weight_decay"] = weight_decay
+            return torch.optim.Adam(groups, lr=lr, fused=fused)
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "lars":
             groups[0]["always_adapt"] = True  # without weight decay too, where timm would not
             return Lars(groups, lr=lr, momentum=0.9)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group this learning rate, times its own factor if it was built with one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(_LR_SCALE, 1.0)
 
 
 def learning_rate(
@@ -62,3 +84,21 @@ def learning_rate(
         return peak * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _without_decay(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that get no weight decay.
+
+    timm's models name theirs, from themselves on, by shell patterns; parts of them may name more.
+    """
+    patterns = [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in model.named_modules()
+        if hasattr(part, "no_weight_decay")
+        for name in part.no_weight_decay()  # type: ignore[operator]
+    ]
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    }

@@ -31,6 +31,16 @@ def test_there_are_configs_for_every_set_and_the_baseline():
     assert names >= {"stl10", "imagenet100", "imagenet"}
 
 
+def test_configs_with_lars_have_the_rates_of_the_official_code():
+    """For 256 images: facebookresearch/barlowtwins, main.py."""
+    lars = [optim for p in CONFIGS if (optim := cli.load(p).optim).optimizer == "lars"]
+    assert lars
+    for optim in lars:
+        per_256 = 256 / optim.batch_size
+        assert optim.lr * per_256 == pytest.approx(0.2)
+        assert optim.lr_bias * per_256 == pytest.approx(0.0048)
+
+
 @pytest.mark.parametrize("module", [config, job_config])
 def test_every_field_has_a_docstring(module):
     source = Path(module.__file__).read_text().splitlines()

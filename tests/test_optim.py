@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from effssl.optim import build_optimizer, learning_rate
+from effssl.models import create_backbone
+from effssl.models.encoder import Encoder
+from effssl.optim import build_optimizer, learning_rate, set_learning_rate
 
 SCHEDULE = {"peak": 0.4, "final": 0.01, "warmup_steps": 10, "total_steps": 110}
 NAMES = ["adamw", "lars", "sgd"]
@@ -48,8 +50,7 @@ def test_adam_has_the_l2_term_of_the_authors_on_all_parameters():
     optimizer = build_optimizer(net, "adam", lr=0.1, weight_decay=decay)
     assert isinstance(optimizer, torch.optim.Adam)
     assert not isinstance(optimizer, torch.optim.AdamW)
-    ((group),) = optimizer.param_groups
-    assert len(group["params"]) == len(list(net.parameters()))
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {decay}
     # With a gradient of zero the L2 term is the gradient: Adam's first step is lr against its sign.
     before = [p.detach().clone() for p in net.parameters()]
     for p in net.parameters():
@@ -110,3 +111,47 @@ def test_lars_adapts_matrices_without_weight_decay_too():
     assert (weight.weight.detach() - before).norm().item() == pytest.approx(
         1e-3 * before.norm().item(), rel=1e-3
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "spared"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            "{depth: 1, embed_dim: 16, num_heads: 2, reg_tokens: 2}",
+            {"cls_token", "pos_embed", "reg_token"},
+        ),
+        ("levit_128s", "{depth: [1, 1, 1]}", {"attention_biases"}),
+        ("swin_tiny_patch4_window7_224", "{depths: [1]}", {"relative_position_bias_table"}),
+        ("resnet10t", "{}", set()),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_timm_spares_of_weight_decay_is_spared(name, kwargs, spared, alone):
+    """Also if the backbone is a part of what is trained, where names are longer."""
+    backbone = create_backbone(name, 224, kwargs=kwargs)
+    trained = backbone if alone else Encoder(backbone, 4, 4, 2)
+    decayed, not_decayed = build_optimizer(trained, "adamw", lr=1, weight_decay=1).param_groups
+    assert (decayed["weight_decay"], not_decayed["weight_decay"]) == (1, 0)
+    name_of = {id(p): n for n, p in trained.named_parameters()}
+    matrices = {name_of[id(p)] for p in not_decayed["params"] if p.ndim > 1}
+    assert {n.split(".")[-1] for n in matrices} == spared
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert len(decayed["params"]) + len(not_decayed["params"]) == len(name_of)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_biases_and_norms_have_a_rate_of_their_own_through_the_schedule(name):
+    """The official recipe of Barlow Twins: 0.2 for weights, 0.0048 for the rest."""
+    optimizer = build_optimizer(model(), name, lr=0.2, weight_decay=1e-6, lr_bias=0.0048)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.0048]
+    for part in (1.0, 0.5, 0.0):
+        set_learning_rate(optimizer, 0.2 * part)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.2 * part, 0.0048 * part])
+
+
+def test_without_a_rate_of_their_own_biases_follow_the_schedule_to_the_bit():
+    optimizer = build_optimizer(model(), "lars", lr=0.3, weight_decay=1e-6)
+    set_learning_rate(optimizer, 0.1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]

@@ -152,6 +152,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         weight_decay=optim.weight_decay,
         warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),
         final_lr=optim.final_lr,
+        lr_bias=optim.lr_bias,
     )
     untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
     chosen = _best(untrained, data, streams, views, [recipe], cfg.run.seed, "--supervised")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from effssl.evaluation.layers import evaluating
 from effssl.models.backbones import representation_dim
-from effssl.optim import build_optimizer, learning_rate
+from effssl.optim import build_optimizer, learning_rate, set_learning_rate
 from effssl.ranges import OptimizerName
 from effssl.run.device import Runtime
 
@@ -43,6 +43,9 @@ class Recipe(NamedTuple):
     weight_decay: float = 0.0
     warmup_steps: int = 0
     final_lr: float = 0.0  # as a part of the peak
+    lr_bias: float | None = (
+        None  # peak for what gets no weight decay; None: as the rest of its part
+    )
 
 
 class Cost(NamedTuple):
@@ -195,9 +198,10 @@ def _optimizers(
     rates = [(head, recipe.head_lr)]
     if recipe.backbone_lr != 0:
         rates.insert(0, (backbone, recipe.backbone_lr))
+    decay, lr_bias = recipe.weight_decay, recipe.lr_bias
     return [
-        (build_optimizer(part, recipe.optimizer, lr=lr, weight_decay=recipe.weight_decay), lr)
-        for part, lr in rates
+        (build_optimizer(p, recipe.optimizer, lr=lr, weight_decay=decay, lr_bias=lr_bias), lr)
+        for p, lr in rates
     ]
 
 
@@ -205,11 +209,11 @@ def _set_rates(
     optimizers: list[tuple[torch.optim.Optimizer, float]], recipe: Recipe, step: int
 ) -> None:
     for optimizer, peak in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step,
-                peak=peak,
-                final=recipe.final_lr,
-                warmup_steps=recipe.warmup_steps,
-                total_steps=recipe.steps,
-            )
+        rate = learning_rate(
+            step,
+            peak=peak,
+            final=recipe.final_lr,
+            warmup_steps=recipe.warmup_steps,
+            total_steps=recipe.steps,
+        )
+        set_learning_rate(optimizer, rate)

@@ -34,13 +34,19 @@ def restore(
     """Put back what `capture` took, strictly.
 
     On another kind of device its random numbers go on from its seed, and the optimizer stays fused,
-    or not, as it was built.
+    or not, as it was built. Raises InputError if the optimizer's groups are others.
     """
     model.load_state_dict(state["model"])
     saved = state["optimizer"]
     fused = [{"fused": own["fused"]} if "fused" in own else {} for own in optimizer.param_groups]
     groups = [group | own for group, own in zip(saved["param_groups"], fused, strict=True)]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
+    try:
+        optimizer.load_state_dict({**saved, "param_groups": groups})
+    except ValueError:  # its groups have other sizes
+        message = (
+            "the checkpoint is of another version, which gave weight decay to other parameters"
+        )
+        raise InputError(f"{message}; start a new run") from None
     torch.set_rng_state(state["random"]["cpu"])
     if device.type == "cuda" and "cuda" in state["random"]:
         torch.cuda.set_rng_state(state["random"]["cuda"], device)

@@ -118,7 +118,9 @@ def build_job(cfg: Config) -> Job:
             views=cfg.augment.views,
             part=cfg.images.fraction,
         ),
-        optimizer=build_optimizer(encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay),
+        optimizer=build_optimizer(
+            encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, lr_bias=o.lr_bias
+        ),
         schedule=_schedule(o, len(ends), total_steps),
         batch_ends=ends,
         total_steps=total_steps,

@@ -14,6 +14,7 @@ from effssl import cli
 from effssl.config import Config
 from effssl.evaluation.encode import backbone_features, spread
 from effssl.evaluation.final_table import format_table, validation_probe
+from effssl.optim import set_learning_rate
 from effssl.run import checkpoint, distributed, folder, pictures, signals
 from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
@@ -79,8 +80,7 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None
         epoch = job.step // job.steps_per_epoch
         with closing(job.stream.epoch(job.positions(epoch), epoch)) as batches:
             for views, _ in batches:  # [views, batch, 3, size, size]
-                for group in job.optimizer.param_groups:
-                    group["lr"] = job.schedule(job.step)
+                set_learning_rate(job.optimizer, job.schedule(job.step))
                 x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 with job.runtime.autocast():
                     _, z = job.forward(x)

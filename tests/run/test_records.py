@@ -26,6 +26,15 @@ def record(step: int, **more) -> dict:
     }
 
 
+def test_a_checkpoint_whose_optimizer_groups_parameters_otherwise_is_refused():
+    net = torch.nn.Linear(2, 2)
+    cpu = torch.device("cpu")
+    before = torch.optim.SGD([{"params": [net.weight, net.bias]}, {"params": []}], lr=1)
+    after = torch.optim.SGD([{"params": [net.weight]}, {"params": [net.bias]}], lr=1)
+    with pytest.raises(InputError, match="start a new run"):
+        checkpoint.restore(checkpoint.capture(net, before, cpu), net, after, cpu)
+
+
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"step": 1, "weights": torch.arange(4.0)})
