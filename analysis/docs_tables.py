@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md and docs/ from the committed results, so that none can drift.
+"""Rewrite the tables of the READMEs and docs/ from the committed results, so that none can drift.
 
 python analysis/docs_tables.py            # rewrites the files whose tables have changed
 python analysis/docs_tables.py --check    # writes nothing; exit code 1 if a file would change
@@ -24,7 +24,12 @@ if __name__ == "__main__":
 
 from analysis.harness import cli, runs
 from analysis.harness.tables import markdown
-from analysis.report_page.claims_table import claim_parts, claims, support
+from analysis.report_page.claims_table import (
+    claim_parts,
+    claims_table,
+    support,
+    verdicts_table,
+)
 from analysis.report_page.summaries import origin_of, tables_in
 from effssl import InputError
 from effssl.run.files import write_text
@@ -63,10 +68,9 @@ def out_of_date(root: Path) -> dict[Path, str]:
 
     Raises InputError for a block that means nothing, or has no end.
     """
-    documents = {
-        file: file.read_text()
-        for file in (root / "README.md", *sorted((root / "docs").glob("*.md")))
-    }
+    of_analysis = root / "analysis" / "README.md"
+    files = (root / "README.md", of_analysis, *sorted((root / "docs").glob("*.md")))
+    documents = {file: file.read_text() for file in files}
     renewed = {file: renew(text, root / "analysis" / "results") for file, text in documents.items()}
     return {file: text for file, text in renewed.items() if text != documents[file]}
 
@@ -128,7 +132,8 @@ def evaluation(results: Path, number: int) -> str:
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
-    "claims": claims,
+    "claims": claims_table,
+    "verdicts": verdicts_table,
     **{f"claim {i}": functools.partial(claim_parts, number=i) for i in (1, 2, 3, 4)},
     "support": support,
     "digits": digits,

@@ -13,8 +13,10 @@ loss on sampled batches. Three things are shown, each beside what is predicted:
    the first eigenfunctions, is Barlow Twins' pooled C; its mean squared error is computed
    exactly. At equal images it falls; at equal encoded views there is a best K, the larger the
    more eigenfunctions are estimated.
-3. The decorrelation weight w moves the effective rank of z, and does so through w d: the minima
-   of both losses are computed from the kernel. That is why the best weight falls as 1/d.
+3. The decorrelation weight w moves the effective rank of z: the minima of both losses are
+   computed from the kernel, without assuming that dimensions have equal variances. Barlow Twins'
+   depends on w d alone while w is small, VICReg's nearly so. Its learned rank is of standardised z,
+   as its loss does not see the scale of a dimension.
 """
 
 from __future__ import annotations
@@ -142,8 +144,8 @@ def estimate_rows(q: Tensor) -> Rows:
 
 
 def rank_rows(q: Tensor) -> Rows:
-    """Measure, for both losses, every d and w d, the effective rank of centred z over all views: of
-    the minimum and learned."""
+    """Measure, for both losses, every d and w d, the effective rank of centred z over all views
+    (Barlow Twins': standardised): of the minimum of the population's loss, and learned."""
     losses_of: dict[str, Callable[[Tensor, float], Tensor]] = {
         "Barlow Twins": lambda z, w: losses.barlow_twins(z, redundancy_weight=w).loss,
         "VICReg": lambda z, w: losses.vicreg(z, cov_weight=25 * w).loss,
@@ -156,7 +158,10 @@ def rank_rows(q: Tensor) -> Rows:
             ((_, table),) = train(lambda z: loss(z, product / dim), q, dim, **size)  # noqa: B023
             predicted = ring.predicted_rank(q, name, dim, product)
             row = {"loss": name, "d": dim, "w d": product, "predicted": predicted}
-            rows.append(row | {"learned": effective_rank(table - table.mean(0))})
+            z = table - table.mean(0)
+            # Barlow Twins' loss is the same for any scale of a dimension, so none is learned.
+            seen = z / z.std(0) if name == "Barlow Twins" else z
+            rows.append(row | {"learned": effective_rank(seen)})
     return rows
 
 
@@ -192,7 +197,8 @@ def summary(spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame) -
         f"\n\n{markdown(ends)}\n"
         "2. Squared error of the K-view estimate of the kernel over its square (mean of "
         f"{ESTIMATE_DRAWS} draws and standard error)\n\n{markdown(errors)}\n"
-        f"3. Effective rank of z, predicted / learned\n\n{markdown(wide)}"
+        "3. Effective rank of z (Barlow Twins: standardised), at the minimum / learned\n\n"
+        f"{markdown(wide)}"
     )
 
 
@@ -216,7 +222,7 @@ def _compute_and_report(out: Path) -> None:
     origin = runs.origin([machine(torch.device("cpu"))])
     text = f"{origin}; {time.monotonic() - began:.0f} s\n\n{summary(spans, estimates, ranks)}"
     write_text(out / "summary.md", text)
-    figure = picture(q, spans, estimates, ranks, SPAN_BATCH)
+    figure = picture(spans, estimates, ranks, SPAN_BATCH)
     write_picture(out / "theory.png", figure, dpi=130)
     print(f"{text}\n{out / 'theory.png'}")
 

@@ -17,7 +17,8 @@ from effssl.run.files import write_json
 from effssl.run.provenance import machine
 
 # Settings that make no other step.
-_IGNORED = {*RESUME_MAY_CHANGE, "epochs", "warmup_epochs"}
+_IGNORED = {*RESUME_MAY_CHANGE, "epochs", "warmup_epochs", "lr", "seed", "split_seed"}
+_IGNORED |= {"redundancy_weight", "cov_weight", "inv_weight", "var_weight"}
 
 
 def kept_or_measured(
@@ -45,4 +46,4 @@ def kept_or_measured(
 def _fits(kept: Mapping[str, Any], asked: dict[str, dict[str, Any]]) -> bool:
     of_recipe = kept["settings"]
     same = of_recipe.keys() == asked.keys()
-    return same and not any(changed(of_recipe[name], asked[name]) for name in asked)
+    return same and not any(set(changed(of_recipe[name], asked[name])) - _IGNORED for name in asked)

@@ -9,13 +9,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.harness import cli, records, runs, training
-from analysis.harness.methods import weight_of
+from analysis.harness.methods import NAMES, OF_CLAIMS, weight_of
 from analysis.harness.plots import write_picture
 from analysis.harness.presets import CLAIMS
 from analysis.harness.recipes import SHORT, Recipe, Scale, name_of
 from analysis.harness.tables import write_csv
 from effssl.run.files import check_writable, write_text
 
+PROBE = (
+    "Accuracies are of the validation split: kNN, and a linear probe with one penalty (1e-3) on "
+    "the representations of at most 10,000 training images, as while training. That is not "
+    "`effssl evaluate`'s, which fits on all of them and chooses the penalty; figures of the two "
+    "are not to be compared."
+)
 KEEP_MB = 100.0  # checkpoints of finished runs; those of wide projectors are larger
 MEASURES = (
     *("linear", "knn", "h/effective_rank", "z/effective_rank"),
@@ -33,7 +39,7 @@ def parser(doc: str | None) -> cli.Parser:
         "E is 1 epoch of 18,000 CIFAR-10 images with a half-width ResNet-18 for cpu, 4 of 45,000 "
         "with a ResNet-18 for gpu, 100 with a ResNet-50 for paper; -- --epochs sets E.\n",
     )
-    flags.add_argument("--method", choices=SHORT, default="barlow_twins", help="loss of all runs")
+    flags.add_argument("--method", choices=SHORT, default=OF_CLAIMS, help="loss of all runs")
     flags.add_argument(
         "--records",
         type=cli.path,
@@ -52,7 +58,7 @@ def trained(scale: Scale, wanted: training.Flags) -> list[records.Record]:
     InputError for folders and files that cannot be used, before anything is trained."""
     args = scale.args
     check_writable(args.out, f"--out {args.out}")
-    file = records_file(scale)
+    file = records.file_of(scale.args)
     if args.save_records:
         check_writable(file.parent, f"--records {file}")
     may_be_missing = args.records is None or args.save_records
@@ -72,7 +78,7 @@ def trained(scale: Scale, wanted: training.Flags) -> list[records.Record]:
 def save_records(scale: Scale, finished: list[records.Record]) -> None:
     """Put finished runs into the file of records, if --save-records asks for it."""
     if scale.args.save_records:
-        file = records_file(scale)
+        file = records.file_of(scale.args)
         names = [record["name"] for record in finished]
         of_folders = [_record_of_folder(scale, name) for name in names]
         records.save(file, [record for record in of_folders if record])
@@ -81,12 +87,8 @@ def save_records(scale: Scale, finished: list[records.Record]) -> None:
 
 def known_record(scale: Scale, name: str) -> records.Record | None:
     """Return a record by its name, if the file of records is there and has it."""
-    file = records_file(scale)
+    file = records.file_of(scale.args)
     return records.read(file).get(name) if file.is_file() else None
-
-
-def records_file(scale: Scale) -> Path:
-    return scale.args.records or records.FOLDER / f"claims-{scale.args.preset}.jsonl"
 
 
 def _record_of_folder(scale: Scale, name: str) -> records.Record | None:
@@ -110,8 +112,10 @@ def _row(scale: Scale, run: runs.Run) -> dict[str, Any]:
         "dim": settings["proj_dim"],
         "weight": weight_of(settings),
         "part": round(settings["fraction"] / scale.cfg.images.fraction, 6),
+        "lr": settings["lr"],
         "epochs": settings["epochs"],
         "seed": settings["seed"],
+        "split_seed": settings["split_seed"],
         **{name: round(run.probe[name], 5) for name in MEASURES if name in run.probe},
         "steps": result["steps"],
         "encoded_views": result["encoded_views"],
@@ -127,6 +131,21 @@ def rows_of(scale: Scale, table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     return table[table["name"].isin(names)].sort_values("seed")
 
 
+def splits_in_words(table: pd.DataFrame) -> str:
+    """Return what the intervals over seeds cover, from the columns `seed` and `split_seed`."""
+    if table["seed"].nunique() < 2:
+        return "One seed: no intervals."
+    if table["split_seed"].nunique() == 1:
+        return (
+            "All seeds share one validation split, so intervals and p are over training seeds "
+            "alone; what other validation images would change is not in them."
+        )
+    return (
+        "Each seed has its own validation split and part of the images, so intervals and p are "
+        "over seeds and images together."
+    )
+
+
 def write(
     scale: Scale,
     name: str,
@@ -139,7 +158,8 @@ def write(
     """Write runs.csv, summary.md with where it comes from, and NAME.png; print the summary."""
     out: Path = scale.args.out
     origin = runs.origin([record["result"] for record in finished], scale.args.command)
-    text = f"{text}\n{runs.finished_of(finished, wanted)} runs finished; {origin}\n"
+    about = f"{NAMES[scale.args.method]}. {PROBE} {splits_in_words(table)}"
+    text = f"{text}\n{about}\n\n{runs.finished_of(finished, wanted)} runs finished; {origin}\n"
     write_csv(out / "runs.csv", table)
     write_picture(out / f"{name}.png", figure)
     write_text(out / "summary.md", text)

@@ -19,6 +19,7 @@ NAMES = {
 }
 # Weight times width, w d, by the rule for each method that has one.
 RULES = {"vicreg": cov_weight(1, 1.0), "barlow_twins": redundancy_weight(1)}
+OF_CLAIMS = "barlow_twins"  # method of the claims' commands, unless --method says another
 INV_WEIGHT = 25.0  # of VICReg's invariance and variance, where a command chooses them
 
 
@@ -44,3 +45,9 @@ def rule_weight(method: str, dim: int) -> float:
     if method == "vicreg":
         return cov_weight(dim, INV_WEIGHT) / INV_WEIGHT
     return redundancy_weight(dim)
+
+
+def folder_of(command: str, method: str) -> str:
+    """Return the name of the folder with the results of a claim's command: of Barlow Twins, which
+    was measured first, that of the command."""
+    return command if method == "barlow_twins" else f"{command}-{method}"

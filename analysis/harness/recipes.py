@@ -2,8 +2,13 @@
 
 A run is named by what it is: bt_k4_d256_f0.5_e2_s0 is Barlow Twins (vr: VICReg) with K = 4 views, a
 projector 256 wide, half of the scale's images, 2 epochs, seed 0; _w0.0008 if its weight is not the
-rule's, _b512 if its batch is not the scale's. All commands of one scale keep their runs in one
-folder, so that each is trained once.
+rule's, _lr0.006 and _b512 if its learning rate and batch are not the scale's. All commands of one
+scale keep their runs in one folder, so that each is trained once.
+
+The seed of a run chooses its validation split and its part of the images too. So what other images
+would change is among what seeds differ by, and intervals over seeds have it in them; runs of one
+seed, which are compared, share both. A study that began with one split for all seeds goes on with
+it, since its runs could not be compared with others, and its tables say so.
 
 Every run has its own whole schedule: none is read midway. Warm-up takes the same part of each. The
 projector's hidden layer is as wide as z. Accuracies are of a linear probe on the validation split;
@@ -17,7 +22,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis.harness.methods import weight_flags
+from analysis.harness import records
+from analysis.harness.methods import folder_of, weight_flags
 from analysis.harness.presets import CLAIMS
 from analysis.harness.training import Flags
 from effssl import InputError, cli
@@ -26,7 +32,7 @@ from effssl.config import Config, flag_of
 SHORT = {"barlow_twins": "bt", "vicreg": "vr"}
 # What the commands choose themselves, from K, d and the length of a run.
 CHOSEN = (
-    *("views", "method", "seed", "warmup_epochs", "proj_hidden_dim"),
+    *("views", "method", "seed", "split_seed", "warmup_epochs", "proj_hidden_dim"),
     *("redundancy_weight", "inv_weight", "var_weight", "cov_weight"),
 )
 
@@ -40,6 +46,7 @@ class Recipe(NamedTuple):
     part: float = 1.0  # of the scale's images
     weight: float | None = None  # of decorrelation against invariance; None: the rule's
     batch: int | None = None  # None: the scale's
+    lr: float | None = None  # None: the scale's
     extra: tuple[str, ...] = ()  # further flags
     extra_name: str = ""
 
@@ -51,6 +58,7 @@ class Scale(NamedTuple):
     flags: tuple[str, ...]
     cfg: Config
     warmup: float  # part of a run
+    one_split: bool  # of validation, for all seeds
 
     @property
     def epochs(self) -> int:
@@ -71,10 +79,10 @@ def scale_of(args: argparse.Namespace, command: str) -> Scale:
     flags = (*preset.flags, "--method", args.method, "--data-dir", str(args.data_dir))
     flags += tuple(args.further)
     args.runs = args.runs or Path(f"runs/claims-{args.preset}")
-    suffix = "" if args.method == "barlow_twins" else f"-{args.method}"
-    args.out = args.out or args.runs / f"{command}{suffix}"
+    args.out = args.out or args.runs / folder_of(command, args.method)
     args.seeds = args.seeds or preset.seeds
-    return Scale(args, flags, cli.parse(list(flags)), preset.warmup)
+    one_split = records.share_a_split(records.file_of(args), args.runs, f"{SHORT[args.method]}_")
+    return Scale(args, flags, cli.parse(list(flags)), preset.warmup, one_split)
 
 
 def runs_of(scale: Scale, recipes: Iterable[Recipe]) -> Flags:
@@ -92,6 +100,8 @@ def name_of(scale: Scale, recipe: Recipe, seed: int) -> str:
     name = f"{SHORT[scale.args.method]}_k{recipe.views}_d{recipe.dim}"
     if recipe.weight is not None:
         name += f"_w{recipe.weight:.4g}"
+    if recipe.lr is not None:
+        name += f"_lr{recipe.lr:g}"
     name += f"_f{recipe.part:g}_e{recipe.epochs}"
     if recipe.batch is not None:
         name += f"_b{recipe.batch}"
@@ -106,7 +116,9 @@ def flags_of(scale: Scale, recipe: Recipe, seed: int) -> list[str]:
     flags += ["--proj-hidden-dim", str(dim), "--epochs", str(epochs)]
     flags += ["--warmup-epochs", repr(round(scale.warmup * epochs, 6))]
     flags += ["--fraction", repr(round(scale.cfg.images.fraction * recipe.part, 6))]
-    flags += ["--seed", str(seed)]
+    flags += ["--seed", str(seed), "--split-seed", str(0 if scale.one_split else seed)]
+    if recipe.lr is not None:
+        flags += ["--lr", repr(recipe.lr)]
     if recipe.batch is not None:
         flags += ["--batch-size", str(recipe.batch)]
     return flags + weight_flags(scale.args.method, recipe.weight) + list(recipe.extra)

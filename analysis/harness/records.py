@@ -10,6 +10,7 @@ measured that; and a line of kind "step_cost" for each measurement of steps by w
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,20 @@ from effssl.run.log import read_metrics
 Record = dict[str, Any]
 FOLDER = Path(__file__).parents[1] / "records"
 _ANYWHERE = {"data_dir": "data", "beton_dir": None}  # a record names no folder of its machine
+
+
+def file_of(args: argparse.Namespace) -> Path:
+    """Return the file of records that --records names, or that of the preset."""
+    return args.records or FOLDER / f"claims-{args.preset}.jsonl"
+
+
+def share_a_split(file: Path, runs: Path, begins: str) -> bool:
+    """Say whether runs whose names begin so, recorded or in the folder `runs`, share one validation
+    split over their seeds. Raises InputError for a damaged file of records."""
+    recorded = read(file).values() if file.is_file() else ()
+    configs = [record["config"] for record in recorded if record["name"].startswith(begins)]
+    configs += [yaml.safe_load(f.read_text()) for f in runs.glob(f"{begins}*_s[1-9]/config.yaml")]
+    return any(config["seed"] != 0 == config["split_seed"] for config in configs)
 
 
 def read(file: Path) -> dict[str, Record]:

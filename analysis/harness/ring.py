@@ -8,6 +8,7 @@ convolution: its eigenfunctions are 1 and the waves sqrt(2) cos(2 pi k x / V), s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -99,51 +100,78 @@ def barlow_spectrum(eigenvalues: np.ndarray, dim: int, weight: float) -> np.ndar
 
 
 def vicreg_spectrum(eigenvalues: np.ndarray, dim: int, weight: float) -> np.ndarray:
-    """Return the share p [dim] of each eigenfunction in the variance of z where VICReg is least;
+    """Return the variance g [dim] of each eigenfunction in z where VICReg is least;
     weight = cov_weight / inv_weight, and var_weight = inv_weight.
 
-    With equal variances v of the dimensions, loss / inv_weight = 2 v (1 - s) + max(0, 1 -
-    sqrt(v + 1e-4)) + 2 w v^2 (d sum_k p_k^2 - 1): of w d alone, but for the 1.
+    Let g be the eigenvalues of the covariance of z, falling, and v its diagonal. By von Neumann's
+    inequality the k-th belongs to the k-th eigenfunction; by Schur and Horn v can be whatever g
+    majorises. So
+
+        loss / inv_weight = (1 / d) sum_k 2 g_k (1 - lambda_k) + max(0, 1 - sqrt(v_k + 1e-4))
+                                          + 2 w (g_k^2 - v_k^2),
+
+    under linear constraints. Dimensions need not have equal variances: at large w some of them are
+    an eigenfunction each, with none of the covariance. As -v^2 is not convex there are several
+    minima; each start equalises v within blocks of the eigenfunctions, and the least end is taken.
     """
-    lam = eigenvalues[:dim]
+    lam, eps = eigenvalues[:dim], 1e-4
+    falls = np.eye(dim)[:-1] - np.eye(dim, k=1)[:-1]
+    sums, none = np.tril(np.ones((dim, dim)))[:-1], np.zeros((dim - 1, dim))
+    above_0 = np.vstack([np.hstack([falls, none]), np.hstack([none, falls])])
+    above_0 = np.vstack([above_0, np.hstack([sums, -sums])])
+    same_total = np.append(np.ones(dim), -np.ones(dim))
+    constraints = [
+        {"type": "ineq", "fun": lambda x: above_0 @ x, "jac": lambda x: above_0},
+        {"type": "eq", "fun": lambda x: same_total @ x, "jac": lambda x: same_total},
+    ]
+    # A dimension of more than unit deviation would do better with less.
+    bounds = [(0.0, float(dim))] * dim + [(0.0, 1 - eps)] * dim
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
-        p, v = x[:-1], x[-1]
-        s, spread, deviation = lam @ p, dim * p @ p - 1, np.sqrt(v + 1e-4)
-        loss = 2 * v * (1 - s) + max(0.0, 1 - deviation) + 2 * weight * v**2 * spread
-        by_v = 2 * (1 - s) - (deviation < 1) / (2 * deviation) + 4 * weight * v * spread
-        return loss, np.append(-2 * v * lam + 4 * weight * v**2 * dim * p, by_v)
+        g, v = x[:dim], x[dim:]
+        deviation = np.sqrt(v + eps)
+        loss = 2 * g @ (1 - lam) + (1 - deviation).sum() + 2 * weight * (g @ g - v @ v)
+        slope = np.append(2 * (1 - lam) + 4 * weight * g, -0.5 / deviation - 4 * weight * v)
+        return loss / dim, slope / dim
 
-    return _on_simplex(value, dim, further=[(1e-6, 1.0)])
+    options = {"maxiter": 500, "ftol": 1e-13}
+    how = {"jac": True, "bounds": bounds, "constraints": constraints, "options": options}
+    ends = [minimize(value, x, method="SLSQP", **how) for x in _starts(dim)]
+    return np.clip(min(ends, key=lambda end: end.fun).x[:dim], 0, None)
 
 
-def _on_simplex(
-    value: Callable, dim: int, further: list[tuple[float, float]] | None = None
-) -> np.ndarray:
-    further = further or []
-    start = np.append(np.full(dim, 1 / dim), [0.5] * len(further))
-    total = {
-        "type": "eq",
-        "fun": lambda x: x[:dim].sum() - 1,
-        "jac": lambda x: (np.arange(len(x)) < dim) * 1.0,
-    }
-    bounds = [(0.0, 1.0)] * dim + further
+def _starts(dim: int) -> list[np.ndarray]:
+    """Return starts (g, v): g falls slowly or fast, v is its mean in each of up to three blocks."""
+    starts = []
+    for num_cuts, slowness in itertools.product((0, 1, 2), (2.0, 6.0)):
+        for cuts in itertools.combinations(range(2, min(dim, 14), 2), num_cuts):
+            g = np.exp(-np.arange(dim) / slowness)
+            blocks = itertools.pairwise((0, *cuts, dim))
+            v = np.concatenate([np.full(b - a, min(0.99, g[a:b].mean())) for a, b in blocks])
+            starts.append(np.append(g * v.sum() / g.sum(), v))
+    return starts
+
+
+def _on_simplex(value: Callable, dim: int) -> np.ndarray:
+    total = {"type": "eq", "fun": lambda x: x.sum() - 1, "jac": lambda x: np.ones(dim)}
+    start, bounds = np.full(dim, 1 / dim), [(0.0, 1.0)] * dim
     options = {"maxiter": 2000, "ftol": 1e-14}
     least = minimize(
         value, start, jac=True, bounds=bounds, constraints=[total], method="SLSQP", options=options
     )
-    return np.clip(least.x[:dim], 0, None)
+    return np.clip(least.x, 0, None)
 
 
 def rank_of_shares(p: np.ndarray) -> float:
     """Return the effective rank of features whose variance has these shares."""
-    singular = np.sqrt(p[p > 0])
+    singular = np.sqrt(p[p > 0])  # of any total
     singular = singular / singular.sum()
     return float(np.exp(-(singular * np.log(singular)).sum()))
 
 
 def predicted_rank(q: Tensor, loss: str, dim: int, product: float) -> float:
-    """Return the effective rank of z where `loss` is least, at a weight of w d = `product`."""
+    """Return the effective rank of z where `loss` is least, at a weight of w d = `product`: for
+    Barlow Twins of standardised z, as its loss does not see the scale of a dimension."""
     eigenvalues = eigenfunctions(q, dim)[1].numpy()
     spectrum = vicreg_spectrum if loss == "VICReg" else barlow_spectrum
     return rank_of_shares(spectrum(eigenvalues, dim, product / dim))

@@ -5,61 +5,107 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
+from scipy.special import bdtrc
 
-from analysis.harness.stats import Estimate, estimate, seconds_to
-from analysis.harness.verdicts import answer
+from analysis.harness.stats import Estimate, estimate, p_value, seconds_to
+from analysis.harness.verdicts import LEVEL
+
+
+class Ratio(NamedTuple):
+    """How many times faster one seed has the accuracy. bound: "" if that is known; "at least" if
+    the shortest run has the accuracy already; "at most" if not even the longest run has it."""
+
+    times: float
+    bound: str
+
+    def is_surely(self, factor: float) -> int:
+        """Return 1 if it is more than `factor`, -1 if less, 0 if the bound leaves both open."""
+        if self.times > factor and self.bound != "at most":
+            return 1
+        return -1 if self.times < factor and self.bound != "at least" else 0
 
 
 class Speedup(NamedTuple):
-    """A ratio of seconds over seeds, and the bounds in it."""
+    """Ratios of seconds by seed, some of which may be bounds, and the mean seconds."""
 
-    log2_ratio: Estimate | None
-    seconds: Estimate | None  # in which the faster one has the accuracy
-    by: int = 0  # seeds whose ratio is a lower bound: the shortest run has the accuracy already
-    not_by: int = 0  # seeds whose ratio is an upper bound: not even the longest run has it
+    ratios: tuple[Ratio, ...] = ()
+    seconds: Estimate | None = None  # in which the faster one has the accuracy
 
     @property
-    def bound(self) -> str:
-        """What the mean is, beside an estimate: at least, at most, about (some seeds the one, some
-        the other), or nothing."""
-        if self.by and self.not_by:
-            return "about"
-        return "at least" if self.by else "at most" if self.not_by else ""
+    def n(self) -> int:
+        return len(self.ratios)
 
     @property
-    def ratio(self) -> tuple[float, float, float]:
-        """Mean, low and high end of the 95% interval; the ends of one seed are 2^-99 and 2^99."""
-        mean = self.log2_ratio
-        assert mean is not None
-        low, middle, high = np.exp2(np.clip([mean.low, mean.mean, mean.high], -99, 99))
-        return float(middle), float(low), float(high)
+    def bounds(self) -> set[str]:
+        return {ratio.bound for ratio in self.ratios} - {""}
 
     @property
-    def shown(self) -> str:
-        """How many times faster, with its bound; nothing if that is not known."""
-        if self.log2_ratio is None:
+    def log2_ratio(self) -> Estimate | None:
+        """The mean of logarithms; with infinite ends if one of them is a bound, as values that are
+        cut off vary less than those behind them, and Student's interval would be too short."""
+        mean = estimate([math.log2(ratio.times) for ratio in self.ratios])
+        return mean._replace(half=math.inf) if mean and self.bounds else mean
+
+    @property
+    def mean(self) -> str:
+        """How many times faster by the geometric mean, with its bound; nothing if it is not known:
+        with bounds on both sides the mean is anything."""
+        middle = self.log2_ratio
+        if middle is None or len(self.bounds) > 1:
             return ""
-        bound = {"at least": ">= ", "at most": "<= "}.get(self.bound, "")
-        return f"{bound}{self.ratio[0]:.2f}"
+        sign = {"at least": ">= ", "at most": "<= "}.get("".join(self.bounds), "")
+        return f"{sign}{2**middle.mean:.2f}"
 
     @property
     def interval(self) -> str:
-        """The 95% interval; nothing for one seed."""
-        if self.log2_ratio is None or self.log2_ratio.n < 2:
+        """The 95% interval; with bounds among the seeds the range of what is known of them, open
+        where it has no end; nothing for one seed."""
+        middle = self.log2_ratio
+        if middle is None or middle.n < 2:
             return ""
-        _, low, high = self.ratio
-        return f"{low:.2f} to {high:.2f}"
+        if not self.bounds:
+            return f"{2**middle.low:.2f} to {2**middle.high:.2f}"
+        times = [ratio.times for ratio in self.ratios]
+        ends = ["open below" if "at most" in self.bounds else f"{min(times):.2f} (lowest seed)"]
+        ends += ["open above" if "at least" in self.bounds else f"{max(times):.2f} (highest seed)"]
+        return " to ".join(ends)
+
+    @property
+    def note(self) -> str:
+        """Which seeds are bounds, and why, in words."""
+        counts = {bound: sum(r.bound == bound for r in self.ratios) for bound in self.bounds}
+        why = {
+            "at least": "the shortest run has the accuracy already: at least so much faster",
+            "at most": "the longest run does not have the accuracy: at most so much faster",
+        }
+        return "; ".join(
+            f"in {counts[bound]} of {self.n} seeds {said}"
+            for bound, said in why.items()
+            if bound in counts
+        )
+
+    def p(self, factor: float) -> float:
+        """Return the two-sided p that it is `factor` times faster: of Student's t on logarithms; if
+        a seed is a bound, of the sign test, where a bound that leaves it open counts against."""
+        mean = self.log2_ratio
+        if mean is None:
+            return 1.0
+        if not self.bounds:
+            return p_value(mean, math.log2(factor))
+        sides = [ratio.is_surely(factor) for ratio in self.ratios]
+        most = max(sides.count(1), sides.count(-1))
+        return float(min(1.0, 2 * bdtrc(most - 1, self.n, 0.5))) if most else 1.0
 
     def outcome(self, factor: float) -> str:
-        """Return yes, no, open or missing: whether it is more than `factor` times faster. A bound
-        on the wrong side decides nothing."""
+        """Return yes, no, open or missing: whether it is more than `factor` times faster."""
         if self.log2_ratio is None:
             return "missing"
-        outcome = answer(self.log2_ratio, math.log2(factor))
-        unsafe = (outcome == "yes" and self.not_by) or (outcome == "no" and self.by)
-        return "open" if unsafe else outcome
+        if self.p(factor) > LEVEL:
+            return "open"
+        signs = [ratio.is_surely(factor) for ratio in self.ratios]
+        above = sum(signs) > 0 if self.bounds else self.log2_ratio.mean > math.log2(factor)
+        return "yes" if above else "no"
 
 
 def speedup(
@@ -71,14 +117,13 @@ def speedup(
     Seeds count that have runs of all `lengths`. Seconds are interpolated between the runs, linearly
     in their logarithm. clock: the column of the seconds.
     """
-    logs, reached, bounds = [], [], []
+    ratios, reached = [], []
+    bound_of = {"at": "", "by": "at least", "not by": "at most"}
     for _, other in target.iterrows():
         runs = own[own["seed"] == other["seed"]]
         if 0 < len(runs) == lengths:
             points = list(zip(runs[clock], runs["linear"], strict=True))
-            seconds, bound = seconds_to(points, other["linear"])
-            logs.append(math.log2(other[clock] / seconds))
+            seconds, when = seconds_to(points, other["linear"])
+            ratios.append(Ratio(float(other[clock] / seconds), bound_of[when]))
             reached.append(seconds)
-            bounds.append(bound)
-    by, not_by = bounds.count("by"), bounds.count("not by")
-    return Speedup(estimate(logs), estimate(reached), by, not_by)
+    return Speedup(tuple(ratios), estimate(reached))

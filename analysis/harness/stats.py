@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 
 class Estimate(NamedTuple):
@@ -39,6 +39,29 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     std = float(x.std(ddof=1))
     quantile = float(stdtrit(len(x) - 1, 0.975))  # of Student's t
     return Estimate(float(x.mean()), std, quantile * std / math.sqrt(len(x)), len(x))
+
+
+def p_value(mean: Estimate, above: float) -> float:
+    """Return the p of Student's t, two-sided, that the mean is `above`; 1 for one seed."""
+    if mean.n < 2:
+        return 1.0
+    away, error = abs(mean.mean - above), mean.std / math.sqrt(mean.n)
+    return float(2 * stdtr(mean.n - 1, -away / error)) if error else float(away == 0)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return p [..., parts] corrected for the number of parts, by Holm (Scand. J. Stat. 6, 1979).
+
+    The smallest is multiplied by the number of parts, the next by one less, and so on; none is
+    less than one before it. If all that are at most 5% are believed, a false one is among them in
+    at most 5% of cases, whatever the parts have to do with each other.
+    """
+    order = np.argsort(p, axis=-1, kind="stable")
+    factors = np.arange(p.shape[-1], 0, -1)
+    steps = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    corrected = np.empty_like(steps)
+    np.put_along_axis(corrected, order, np.minimum(steps, 1.0), -1)
+    return corrected
 
 
 def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, bool]:

@@ -1,5 +1,6 @@
 """The rules for what supports the claims: theory, decorrelation rule, costs, single runs; each a
-function whose docstring is the rule in words, as in claim_rules.py."""
+function whose docstring is the rule in words, as in claim_rules.py.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +10,47 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.harness.at_rule import at_rule, with_rule
 from analysis.harness.methods import NAMES, RULES
+from analysis.harness.rules import Rule, table_rule
 from analysis.harness.tables import Missing, read_json
 from analysis.harness.verdicts import (
     Part,
-    Rule,
     differences,
     groups,
     only,
     over_seeds,
     plainly,
-    table_rule,
 )
+
+
+def orthogonality(rows: pd.DataFrame) -> list[Part]:
+    """At one width, a decorrelation weight far below the rule's costs orthogonality and accuracy:
+    of each method and width in orthogonality/runs.csv, at the rule's weight less at the smallest:
+    linear accuracy above 0; and the off-diagonal energy of z at the smallest less at the rule's
+    above 0."""
+    parts = []
+    for (method, dim), own in groups(with_rule(rows), "method", "dim"):
+        least = own["weight"].min()
+        right, wrong = at_rule(own), only(own, weight=least)
+        if right.empty or right["weight"].iloc[0] == least:
+            continue
+        what = f"{NAMES[method]}, d = {dim:.0f}: the rule's weight beside {least * dim:.2g} / d"
+        gain = differences(right, wrong, "linear", 100)
+        parts.append(over_seeds(f"{what}: more accurate", gain))
+        less = differences(wrong, right, "z/off_diagonal")
+        says = f"{what}: z more orthogonal (off-diagonal energy falls)"
+        parts.append(over_seeds(says, less, unit=""))
+    if not parts:
+        raise Missing("orthogonality/runs.csv has no width at two weights, one of them the rule's")
+    return parts
 
 
 def spans(rows: pd.DataFrame) -> list[Part]:
     """The losses find the eigenfunctions: in theory/spans.csv, the mean squared sine of the angles
     between the learned span and the top eigenfunctions is at most 0.01 after training with Barlow
     Twins and with VICReg; and with Barlow Twins its mean over training is smaller with K = 8 than
-    with K = 2."""
+    with K = 2 at equal steps, in which K = 8 sees four times as many views."""
     last, parts = rows["step"].max(), []
     ours = rows[rows["loss"].str.startswith(("Barlow", "VICReg"))]
     for (loss, k), own in groups(ours, "loss", "views"):
@@ -37,7 +60,7 @@ def spans(rows: pd.DataFrame) -> list[Part]:
     two, eight = (only(rows, loss="Barlow Twins, all pairs", views=k) for k in (2, 8))
     if not two.empty and not eight.empty:
         sooner = differences(two, eight, "span_error")
-        says = "Barlow Twins: sooner with K = 8 than with K = 2"
+        says = "Barlow Twins: sooner with K = 8 than with K = 2, at equal steps"
         parts.append(over_seeds(says, sooner, unit=""))
     return parts
 
@@ -147,6 +170,12 @@ def final_table(results: Path, folder: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+ORTHOGONALITY = table_rule(
+    orthogonality,
+    "orthogonality/runs.csv",
+    ("dim", "weight", "seed", "linear", "z/off_diagonal"),
+    ("method",),
+)
 SPANS = table_rule(spans, "theory/spans.csv", ("views", "seed", "step", "span_error"), ("loss",))
 ESTIMATES = table_rule(
     estimates,

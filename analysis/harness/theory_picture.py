@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from torch import Tensor
 
-from analysis.harness import ring
 from analysis.harness.plots import COLOURS
 
 
 def picture(
-    q: Tensor, spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame, batch: int
+    spans: pd.DataFrame, estimates: pd.DataFrame, ranks: pd.DataFrame, batch: int
 ) -> Figure:
-    """Draw the rows of the three tables on a ring with offsets q. batch: images of a step in
-    `spans`."""
+    """Draw the rows of the three tables. batch: images of a step in `spans`."""
     figure = Figure(figsize=(11, 9.5))
     ((left, right), below) = figure.subplots(2, 2)
     _draw_spans(left, spans, batch)
     _draw_estimates(right, estimates)
     for axis, (loss, own) in zip(below, ranks.groupby("loss", sort=False), strict=True):
-        _draw_ranks(axis, q, str(loss), own)
+        _draw_ranks(axis, str(loss), own)
     for axis in (left, right, *below):
         axis.grid(alpha=0.3)
         axis.xaxis.set_minor_locator(NullLocator())
@@ -59,12 +55,10 @@ def _draw_estimates(axis: Axes, estimates: pd.DataFrame) -> None:
     axis.set_title(title, fontsize=10)
 
 
-def _draw_ranks(axis: Axes, q: Tensor, loss: str, ranks: pd.DataFrame) -> None:
+def _draw_ranks(axis: Axes, loss: str, ranks: pd.DataFrame) -> None:
     products = sorted(ranks["w d"].unique())
-    fine = np.geomspace(products[0], products[-1], 60)
     for colour, (dim, own) in zip(COLOURS, ranks.groupby("d", sort=False), strict=False):
-        predicted = [ring.predicted_rank(q, loss, int(str(dim)), product) for product in fine]
-        axis.plot(fine, predicted, color=colour, label=f"d = {dim}")
+        axis.plot(own["w d"], own["predicted"], color=colour, label=f"d = {dim}")
         axis.plot(own["w d"], own["learned"], "o", color=colour)
     axis.set(xlabel="w d", ylabel="effective rank of z", xscale="log")
     axis.set_xticks(products, [f"{product:g}" for product in products])

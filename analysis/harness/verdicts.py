@@ -6,68 +6,64 @@ stand in claim_rules.py and support_rules.py.
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from analysis.harness.stats import Estimate, estimate, interval
-from analysis.harness.tables import Missing, markdown, read_csv
+from analysis.harness.rules import Rule, title
+from analysis.harness.stats import Estimate, estimate, holm, interval, p_value
+from analysis.harness.tables import Missing, markdown
 
 HOLDS, IN_PART, DOES_NOT = "holds", "holds in part", "does not hold"
-NOT_DECIDED, NOT_MEASURED = "not decided", "not measured yet"
+NOT_DECIDED, NOT_DECIDED_HERE = "not decided", "not decided here"
+NOT_MEASURED = "not measured yet"
+LEVEL = 0.05  # of a claim with all its parts
 OUTCOMES = {
     "yes": "yes",
     "no": "no",
     "open": "open",
+    "idle": NOT_DECIDED_HERE,
     "missing": "not measured",
 }  # as they are shown
 GENERAL_RULE = (
-    "A claim is judged in parts. A part that compares runs takes the differences between runs "
-    "of one seed: it is `yes` if the 95% interval of their mean (Student's, over seeds) lies "
-    "wholly above what the rule asks, `no` if it lies wholly below, else `open`; one seed has "
-    "no interval. A part whose results are not there is not measured. The claim holds if all "
-    "parts are `yes`; it holds in part if some are; it does not hold if none is and some are "
-    "`no`; else it is not decided, or not measured yet. Accuracies are linear probes on the "
-    "validation split, differences in points of percent."
+    "A claim is judged in parts, and is all of them. A part that compares runs takes the "
+    "differences between runs of one seed. Its p is that of Student's t over seeds, two-sided, "
+    "corrected by Holm for the number of the claim's parts, those included that are not measured: "
+    "with corrected p of at most 5% the part is `yes` if the mean lies above what the rule asks, "
+    "`no` if below; else it is `open`. So a claim without any truth in it gets one `yes` or `no` "
+    "or more by chance in at most 5% of cases. Intervals are of 95% for a part by itself, so that "
+    "a part may be `open` whose interval lies on one side; one seed has neither. A part whose "
+    "control passes it too is not decided here. A part that is no mean over seeds is `yes` or "
+    "`no` as it was seen. A claim does not hold if any part is `no`, whatever the others are; it "
+    "holds if all are `yes`, and in part if some are; else it is not decided, not decided here if "
+    "no part is open, or not measured yet. Accuracies are linear probes on the validation split, "
+    "differences in points of percent."
 )
 
 
 class Part(NamedTuple):
-    """One part of a claim, answered."""
+    """One part of a claim, answered. `p` is of the part by itself, `corrected` for all parts of the
+    claim; both are None if it is no mean over seeds."""
 
     says: str
-    outcome: str  # yes, no, open or missing
+    outcome: str  # yes, no, open, idle or missing
     seen: str
     mean: Estimate | None = None  # of what is compared, over seeds; None if that is no mean
     unit: str = "points"
     note: str = ""
     label: str = ""  # `says` in a few words, for a picture
+    p: float | None = None
+    corrected: float | None = None
 
 
 class Verdict(NamedTuple):
     verdict: str
     parts: list[Part]
-
-
-Judge = Callable[[pd.DataFrame], list[Part]]
-
-
-class Rule(NamedTuple):
-    """What a rule reads from the folder of all results, and how it judges that: the docstring of
-    `judge` is the rule in words."""
-
-    read: Callable[[Path], pd.DataFrame]
-    judge: Judge
-
-
-def table_rule(judge: Judge, name: str, numbers: Sequence[str], texts: Sequence[str] = ()) -> Rule:
-    """Return the rule that judges these columns of the CSV file `name`."""
-    return Rule(functools.partial(read_csv, name=name, numbers=numbers, texts=texts), judge)
 
 
 def decide(results: Path, rules: Iterable[Rule]) -> Verdict:
@@ -77,39 +73,63 @@ def decide(results: Path, rules: Iterable[Rule]) -> Verdict:
         try:
             rows = rule.read(results)
         except Missing as reason:
-            parts.append(Part(title(rule.judge), "missing", str(reason)))
+            parts.append(_missing(rule.judge, reason))
         else:
-            parts += judge(rule.judge, rows).parts
-    return Verdict(verdict_of(parts), parts)
+            parts += _parts(rule.judge, rows)
+    return _verdict(parts)
 
 
-def judge(rule: Judge, rows: pd.DataFrame) -> Verdict:
+def judge(rule: Callable[[pd.DataFrame], list[Part]], rows: pd.DataFrame) -> Verdict:
     """Return the verdict of one rule on the rows of its table."""
+    return _verdict(_parts(rule, rows))
+
+
+def _parts(rule: Callable[[pd.DataFrame], list[Part]], rows: pd.DataFrame) -> list[Part]:
     try:
-        parts = rule(rows)
+        return rule(rows)
     except Missing as reason:
-        parts = [Part(title(rule), "missing", str(reason))]
-    return Verdict(verdict_of(parts), parts)
+        return [_missing(rule, reason)]
+
+
+def _missing(rule: Callable, reason: Missing) -> Part:
+    return Part(title(rule), "missing", str(reason), p=1.0)
+
+
+def _verdict(parts: list[Part]) -> Verdict:
+    answered = corrected(parts)
+    return Verdict(verdict_of(answered), answered)
+
+
+def corrected(parts: list[Part]) -> list[Part]:
+    """Return the parts of one claim with p corrected by Holm; open are those that this leaves above
+    5%."""
+    tested = [part for part in parts if part.p is not None]
+    by_holm = iter(holm(np.array([part.p for part in tested])).tolist())
+    answered = []
+    for part in parts:
+        p = None if part.p is None else next(by_holm)
+        doubted = p is not None and p > LEVEL and part.outcome in ("yes", "no")
+        outcome = "open" if doubted else part.outcome
+        answered.append(part._replace(outcome=outcome, corrected=p))
+    return answered
 
 
 def verdict_of(parts: Iterable[Part]) -> str:
     """Return what the parts of a claim make of it, as GENERAL_RULE says."""
     outcomes = {part.outcome for part in parts}
-    if outcomes <= {"missing"}:
-        return NOT_MEASURED
+    if "no" in outcomes:
+        return DOES_NOT
     if "yes" in outcomes:
         return HOLDS if outcomes == {"yes"} else IN_PART
-    return DOES_NOT if "no" in outcomes else NOT_DECIDED
+    if "open" in outcomes:
+        return NOT_DECIDED
+    return NOT_DECIDED_HERE if "idle" in outcomes else NOT_MEASURED
 
 
-def words(rule: Judge) -> str:
-    """Return the rule in words, on one line."""
-    return " ".join((rule.__doc__ or "").split())
-
-
-def title(rule: Judge) -> str:
-    """Return the first words of a rule."""
-    return re.split(r"[.:] ", words(rule))[0]
+def counts(parts: Iterable[Part]) -> str:
+    """Return how many parts have each answer, in words."""
+    count = Counter(part.outcome for part in parts)
+    return ", ".join(f"{count[o]} {shown}" for o, shown in OUTCOMES.items() if count[o])
 
 
 def only(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
@@ -142,22 +162,26 @@ def differences(
 
 
 def answer(mean: Estimate, above: float) -> str:
-    """Return yes, no or open: the interval lies above `above`, below it, or about it."""
-    return "yes" if mean.low > above else "no" if mean.high < above else "open"
+    """Return yes or no, the mean lies above `above` or below it, at 5% for this part by itself;
+    else open."""
+    if p_value(mean, above) > LEVEL:
+        return "open"
+    return "yes" if mean.mean > above else "no"
 
 
 def over_seeds(
     says: str, values: Iterable[float], above: float = 0.0, unit: str = "points", note: str = "",
     label: str = "",
 ) -> Part:  # fmt: skip
-    """Return a part that asks for a mean above `above`, judged by its 95% interval over seeds."""
+    """Return a part that asks for a mean above `above`, judged over seeds."""
     mean = estimate(values)
     if mean is None:
-        return Part(says, "missing", "no seed has both", None, unit, note, label)
+        return Part(says, "missing", "no seed has both", None, unit, note, label, p=1.0)
     form = "+.2f" if unit == "points" else "+.3g"
     seen = f"{mean.mean:{form}} {unit}".strip()
     seen += f", {spread(mean, form)}"
-    return Part(says, answer(mean, above), seen, mean, unit, note, label)
+    p = p_value(mean, above)
+    return Part(says, answer(mean, above), seen, mean, unit, note, label, p)
 
 
 def spread(mean: Estimate, form: str) -> str:
@@ -167,15 +191,22 @@ def spread(mean: Estimate, form: str) -> str:
     return f"95% interval {mean.low:{form}} to {mean.high:{form}}, {mean.n} seeds"
 
 
+def shown_p(part: Part) -> str:
+    """Return the corrected p; nothing for a part that has none, or of which nothing is measured."""
+    if part.corrected is None or part.outcome in ("idle", "missing"):
+        return ""
+    return f"{part.corrected:.2g}" if part.corrected >= 0.001 else "< 0.001"
+
+
 def plainly(says: str, holds: bool, seen: str) -> Part:
     """Return a part without an interval, which is so or not."""
     return Part(says, "yes" if holds else "no", seen)
 
 
 def parts_table(parts: Iterable[Part]) -> str:
-    """Return parts that were judged over seeds as a Markdown table."""
+    """Return parts that were judged over seeds as a Markdown table, with p corrected for these."""
     rows = []
-    for part in parts:
+    for part in corrected(list(parts)):
         form, unit = ("{:+.1f}", "") if part.unit == "points" else ("{:+.2f}", f" {part.unit}")
         rows.append(
             {
@@ -185,6 +216,7 @@ def parts_table(parts: Iterable[Part]) -> str:
                 else form.format(part.mean.mean) + unit,
                 "95% interval": interval(part.mean, form),
                 "seeds": part.mean.n if part.mean else 0,
+                "p (Holm)": shown_p(part),
                 "answer": OUTCOMES[part.outcome],
                 "note": part.note,
             }

@@ -74,3 +74,9 @@ def _draw_steps(axis: Axes, steps: Mapping[str, Mapping[str, float]]) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
     below = (1.02, -0.2)
     axis.legend(loc="upper right", bbox_to_anchor=below, ncols=3, frameon=False, fontsize=8)
+
+
+def label(name: str, other: str, faster: Speedup) -> str:
+    """Return a comparison in a few words, for the picture."""
+    bounds = " or ".join(sorted(faster.bounds))
+    return f"{name}\nagainst {other.partition(':')[0]}{f' ({bounds})' if bounds else ''}"

@@ -5,60 +5,95 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.harness import claim_rules, verdicts
-from analysis.harness.methods import RULES
-from analysis.harness.speedups import Speedup, speedup
-from analysis.harness.tables import markdown
-from analysis.harness.verdicts import Verdict, only
-from analysis.report_page.sections import CLAIMS, SUPPORT, Section
+import pandas as pd
+
+from analysis.harness import claims, verdicts
+from analysis.harness.methods import NAMES
+from analysis.harness.tables import Missing, markdown, read_csv
+from analysis.harness.verdicts import Part, Verdict
+from analysis.report_page.sections import SUPPORT, Section, claims_of, measured_claims
 from analysis.report_page.summaries import origin_of
 
 
-def claims(results: Path) -> str:
-    """Return the table of the four claims: verdict, deciding figures, seeds, hardware."""
-    folders = {"projector": _width, "views": _views, "subset": _subset, "wallclock": _wallclock}
+def claims_table(results: Path) -> str:
+    """Return the table of the claims by method: verdict, deciding figures, seeds, hardware."""
+    figures = {"projector": _width, "views": _views, "subset": _subset, "wallclock": _wallclock}
     rows = []
-    for verdict, section, (folder, figures) in zip(
-        _judged(CLAIMS, results), CLAIMS, folders.items(), strict=True
-    ):
-        cell, num_seeds = figures(verdict, results)
+    for section in measured_claims(results):
+        verdict, folder = verdicts.decide(results, section.rules), section.folders[0]
+        figures_of, file = figures[folder.partition("-")[0]], results / folder / "summary.md"
         rows.append(
             {
                 "claim": section.title,
+                "method": NAMES[section.method],
                 "verdict": f"**{verdict.verdict}**",
-                "measured (95% interval)": cell,
-                "n": num_seeds,
-                "hardware": origin_of(results / folder / "summary.md").partition(";")[0],
+                "measured (95% interval)": figures_of(verdict, results, folder),
+                "n": _num_seeds(verdict, results, folder),
+                "hardware": origin_of(file).partition(";")[0] if file.is_file() else "",
             }
         )
     return markdown(rows)
 
 
 def claim_parts(results: Path, number: int) -> str:
-    """Return the verdict on the number-th claim and the table of its parts."""
-    (verdict,) = _judged(CLAIMS[number - 1 : number], results)
-    rows = [
-        {"part": part.says, "answer": verdicts.OUTCOMES[part.outcome], "measured": part.seen}
-        for part in verdict.parts
-    ]
-    return f"Verdict: **{verdict.verdict}**.\n\n{markdown(rows)}"
+    """Return the verdict on the number-th claim and the table of its parts, for each method that it
+    was measured with."""
+    title = claims_of("barlow_twins")[number - 1].title
+    texts = []
+    for section in measured_claims(results):
+        if section.title == title:
+            verdict = verdicts.decide(results, section.rules)
+            name, about = NAMES[section.method], about_claim(results, section)
+            table = markdown([_row(part) for part in verdict.parts])
+            texts.append(f"With {name}: **{verdict.verdict}**.\n\n{table}\n{about}")
+    return "\n\n".join(texts)
+
+
+def _row(part: Part) -> dict[str, str]:
+    return {
+        "part": part.says,
+        "answer": verdicts.OUTCOMES[part.outcome],
+        "p (Holm)": verdicts.shown_p(part),
+        "measured": "; ".join(text for text in (part.seen, part.note) if text),
+    }
+
+
+def about_claim(results: Path, section: Section) -> str:
+    """Return what the intervals of a claim cover; nothing if it is not measured."""
+    try:
+        table = read_csv(results, f"{section.folders[0]}/runs.csv", ("seed", "split_seed"))
+    except Missing:
+        return ""
+    return claims.splits_in_words(table)
 
 
 def support(results: Path) -> str:
     """Return the table of what supports the claims: verdicts, and how their parts are answered."""
     rows = []
     for section, verdict in zip(SUPPORT, _judged(SUPPORT, results), strict=True):
-        outcomes = [part.outcome for part in verdict.parts]
-        counts = [
-            f"{outcomes.count(outcome)} {shown}"
-            for outcome, shown in verdicts.OUTCOMES.items()
-            if outcome in outcomes
-        ]
         rows.append(
             {
                 "what": section.title,
                 "verdict": f"**{verdict.verdict}**",
-                "parts": ", ".join(counts),
+                "parts": verdicts.counts(verdict.parts),
+            }
+        )
+    return markdown(rows)
+
+
+def verdicts_table(results: Path) -> str:
+    """Return the verdicts on all claims and studies, with links to their tables."""
+    rows = []
+    for section in (*measured_claims(results), *SUPPORT):
+        verdict, folder = verdicts.decide(results, section.rules), section.folders[0]
+        is_summed_up = (results / folder / "summary.md").is_file()
+        link = f"[tables](results/{folder}/summary.md)" if is_summed_up else ""
+        rows.append(
+            {
+                "what": section.heading,
+                "verdict": f"**{verdict.verdict}**",
+                "parts": verdicts.counts(verdict.parts),
+                "": link,
             }
         )
     return markdown(rows)
@@ -68,76 +103,72 @@ def _judged(sections: Sequence[Section], results: Path) -> list[Verdict]:
     return [verdicts.decide(results, section.rules) for section in sections]
 
 
-def _width(verdict: Verdict, results: Path) -> tuple[str, int]:
-    """Return the figures of claim 1, and over how many seeds they are."""
-    rows, rule = only(claim_rules.WIDTH.read(results), method="barlow_twins"), RULES["barlow_twins"]
-    at_rule = rows[(rows["weight"] * rows["dim"] - rule).abs() < 0.02 * rule]
-    seconds = at_rule.groupby("dim")["seconds"].mean()
-    cell = (
-        f"d = 256 minus d = 8192, each at the rule's weight: "
-        f"{_difference(verdict, 'no more than')}, in "
-        f"{seconds[256]:.0f} s, not {seconds[8192]:.0f} s; d = 64 at the "
-        f"rule's weight minus at the weight of 8192: {_difference(verdict, 'better at the rule')}"
+def _width(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return the figures of claim 1."""
+    wide, narrow = (_difference(verdict, says) for says in ("no more than", "better at the rule"))
+    return (
+        f"d = 256 minus d = 8192, each at the rule's weight: {wide}; d = 64 at the rule's weight "
+        f"minus at the weight of 8192: {narrow}"
     )
-    return cell, _num_seeds(verdict)
 
 
-def _views(verdict: Verdict, results: Path) -> tuple[str, int]:
-    """Return the figures of claim 2, and over how many seeds they are."""
-    cell = (
+def _views(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return the figures of claim 2."""
+    return (
         f"K = 8 minus K = 2, after one epoch: {_difference(verdict, 'K = 8', 'equal epochs')}; "
-        f"after as many encoded views: {_difference(verdict, 'K = 8', 'equal encoded views')}"
+        f"after as many encoded views: {_difference(verdict, 'K = 8', 'equal encoded views')}; "
+        f"after as many seconds: {_difference(verdict, 'K = 8', 'equal seconds')}"
     )
-    return cell, _num_seeds(verdict)
 
 
-def _subset(verdict: Verdict, results: Path) -> tuple[str, int]:
-    """Return the figures of claim 3, and over how many seeds they are."""
-    two = only(claim_rules.SUBSET.read(results), views=2).groupby("part")["linear"].mean()
-    cell = (
+def _subset(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return the figures of claim 3."""
+    return (
         f"K = 4 on half the images minus K = 2 on all: {_difference(verdict, 'K = 4', 'on all')}; "
-        f"minus K = 2 on that half: {_difference(verdict, 'K = 4', 'better')}; "
-        f"K = 8 on a quarter minus K = 2 on all: {_difference(verdict, 'K = 8', 'on all')}; "
-        f"but K = 2 has {two[0.25]:.1%} on a quarter and {two[1.0]:.1%} on all"
+        f"K = 8 on a quarter minus K = 2 on all: {_difference(verdict, 'K = 8', 'on all')}"
     )
-    return cell, _num_seeds(verdict)
 
 
-def _wallclock(verdict: Verdict, results: Path) -> tuple[str, int]:
-    """Return the figures of claim 4, and over how many seeds they are."""
-    rows = claim_rules.WALLCLOCK.read(results)
-    rows = rows[rows["name"].str.contains(r"_e\d+_s\d+$")]  # others have further flags
-    four, two = (only(rows, views=views, dim=256) for views in (4, 2))
-    lengths = four["epochs"].nunique()
-    longest = only(two, epochs=two["epochs"].max())
-    to_wide = speedup(four, only(rows, views=2, dim=8192), lengths=lengths)
-    to_narrow = speedup(four, longest, lengths=lengths)
-    cell = (
-        f"K = 4, d = 256 has the accuracy of K = 2, d = 8192: {_ratio(to_wide)}; "
-        f"that of K = 2, d = 256: {_ratio(to_narrow)}"
+def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return the figures of claim 4: of the recommended recipe against the baseline, and against
+    K = 2 with the same projector."""
+    (part,) = verdict.parts
+    texts = ("times faster", "95% interval", "by step cost", "fewer views", "recipe")
+    try:
+        ratios = read_csv(results, f"{folder}/ratios.csv", ("cheaper view",), texts)
+    except Missing:
+        return part.seen
+    to_wide, to_narrow = ratios.iloc[0], ratios.iloc[-1]
+    is_measured = part.outcome != "missing"
+    return (
+        f"{'' if is_measured else 'to a tuned baseline not measured; '}"
+        f"{to_wide['recipe']}: {_times(to_wide)}; by step cost {to_wide['by step cost']}, which is "
+        f"{to_wide['fewer views']} times fewer views, each {to_wide['cheaper view']:.1f} times "
+        f"cheaper; to that of {to_narrow['recipe'].rpartition(' of ')[2]}: {_times(to_narrow)}"
     )
-    assert to_wide.log2_ratio is not None
-    return cell, to_wide.log2_ratio.n
+
+
+def _times(ratio: pd.Series) -> str:
+    return f"{ratio['times faster'] or '?'} times sooner ({ratio['95% interval'] or 'no interval'})"
+
+
+def _num_seeds(verdict: Verdict, results: Path, folder: str) -> int:
+    """Return over how many seeds the figures are."""
+    counts = [part.mean.n for part in verdict.parts if part.mean is not None]
+    try:
+        of_runs = read_csv(results, f"{folder}/runs.csv", ("seed",))["seed"].nunique()
+    except Missing:
+        return 0
+    return min(counts, default=of_runs)
 
 
 def _difference(verdict: Verdict, *words: str) -> str:
     """Return the difference in points in the part that has these words."""
-    (part,) = [part for part in verdict.parts if all(word in part.says for word in words)]
-    mean = part.mean
-    assert mean is not None
-    return f"{mean.mean:+.1f} ({mean.low:+.1f} to {mean.high:+.1f}){_unless_yes(part.outcome)}"
-
-
-def _num_seeds(verdict: Verdict) -> int:
-    return min(part.mean.n for part in verdict.parts if part.mean is not None)
-
-
-def _ratio(faster: Speedup) -> str:
-    mean, low, high = faster.ratio
-    sign = {"at least": ">= ", "at most": "<= ", "about": "about ", "": ""}[faster.bound]
-    outcome = _unless_yes(faster.outcome(claim_rules.FACTOR))
-    return f"{sign}{mean:.1f} times sooner ({low:.1f} to {high:.1f}){outcome}"
-
-
-def _unless_yes(outcome: str) -> str:
-    return "" if outcome == "yes" else f", {verdicts.OUTCOMES[outcome]}"
+    parts = [part for part in verdict.parts if all(word in part.says for word in words)]
+    if not parts or parts[0].mean is None:
+        return "not measured"
+    mean, outcome = parts[0].mean, parts[0].outcome
+    shown = f"{mean.mean:+.1f}"
+    if mean.n > 1:
+        shown += f" ({mean.low:+.1f} to {mean.high:+.1f})"
+    return shown if outcome == "yes" else f"{shown}, {verdicts.OUTCOMES[outcome]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +9,12 @@ import jinja2
 import torch
 
 from analysis.harness import verdicts
+from analysis.harness.rules import words
 from analysis.harness.verdicts import Verdict
+from analysis.report_page.claims_table import about_claim
 from analysis.report_page.folders import Folder, folder_of, noted_commands
 from analysis.report_page.markdown import rendered
-from analysis.report_page.sections import CLAIMS, SUPPORT, Section
+from analysis.report_page.sections import SUPPORT, Section, measured_claims
 from effssl.run.provenance import machine
 
 _HERE = Path(__file__).parent
@@ -30,13 +31,16 @@ class Shown(NamedTuple):
     counts: str  # of the answers to its parts
     rules: list[str]
     folders: list[Folder]
+    about: str  # what the intervals of a claim cover, and which probe it is
 
 
 def page(results: Path) -> str:
     """Return the HTML page of the folder `results`. Raises InputError for results that cannot be
     read."""
     commands = noted_commands(results)
-    sections = [_shown(section, results, commands) for section in (*CLAIMS, *SUPPORT)]
+    sections = [
+        _shown(section, results, commands) for section in (*measured_claims(results), *SUPPORT)
+    ]
     in_sections = {folder.name for section in sections for folder in section.folders}
     others = [each.name for each in sorted(results.iterdir()) if each.is_dir()]
     readme = results / "README.md"
@@ -49,6 +53,7 @@ def page(results: Path) -> str:
         outcomes=verdicts.OUTCOMES,
         outcome_colours=_OUTCOME_COLOURS,
         not_measured=verdicts.NOT_MEASURED,
+        shown_p=verdicts.shown_p,
         general_rule=verdicts.GENERAL_RULE,
         sections=sections,
         further=[folder_of(results, name, commands) for name in others if name not in in_sections],
@@ -59,13 +64,12 @@ def page(results: Path) -> str:
 
 def _shown(section: Section, results: Path, commands: dict[str, str]) -> Shown:
     judged = verdicts.decide(results, section.rules)
-    count = Counter(part.outcome for part in judged.parts)
-    counts = [f"{count[o]} {shown}" for o, shown in verdicts.OUTCOMES.items() if count[o]]
     return Shown(
-        section.title,
+        section.heading,
         section.claim,
         judged,
-        ", ".join(counts),
-        [verdicts.words(rule.judge) for rule in section.rules],
+        verdicts.counts(judged.parts),
+        [words(rule.judge) for rule in section.rules],
         [folder_of(results, name, commands) for name in section.folders],
+        about_claim(results, section) if section.method else "",
     )

@@ -3,10 +3,12 @@ and its pictures."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from analysis.harness import claim_rules, support_rules
-from analysis.harness.verdicts import Rule
+from analysis.harness.methods import NAMES, OF_CLAIMS, RULES, folder_of
+from analysis.harness.rules import Rule
 
 
 class Section(NamedTuple):
@@ -14,44 +16,71 @@ class Section(NamedTuple):
     claim: str  # in one sentence
     rules: tuple[Rule, ...]
     folders: tuple[str, ...]  # of the results that it shows
+    method: str = ""  # of a claim's runs
+
+    @property
+    def heading(self) -> str:
+        """The title, with the method's name: a claim is judged for each method by itself."""
+        return f"{self.title}, {NAMES[self.method]}" if self.method else self.title
 
 
-CLAIMS = (
-    Section(
+def claims_of(method: str) -> tuple[Section, ...]:
+    """Return the four claims as they are measured with a method."""
+    return tuple(
+        Section(title, claim, (rules[method],), (folder_of(command, method),), method)
+        for command, (title, claim, rules) in _CLAIMS.items()
+    )
+
+
+def measured_claims(results: Path) -> tuple[Section, ...]:
+    """Return each claim with every method that it was measured with; if there is none, with that of
+    the claims' commands."""
+    sections = []
+    for of_claim in zip(*(claims_of(method) for method in RULES), strict=True):
+        there = [s for s in of_claim if (results / s.folders[0]).is_dir()]
+        sections += there or [s for s in of_claim if s.method == OF_CLAIMS]
+    return tuple(sections)
+
+
+_CLAIMS = {
+    "projector": (
         "Orthogonality rather than width",
         "What matters is that the dimensions of the embedding are orthogonal, not that the "
         "projector is wide: with the decorrelation weight scaled up as the width goes down, d = "
         "256 does as well as d = 8192, and costs less.",
-        (claim_rules.WIDTH, claim_rules.ORTHOGONALITY),
-        ("projector", "orthogonality"),
+        claim_rules.WIDTH,
     ),
-    Section(
+    "views": (
         "More views give features sooner",
         "With more views of every image, features come earlier: after fewer epochs, and in the "
         "same training time.",
-        (claim_rules.VIEWS,),
-        ("views",),
+        claim_rules.VIEWS,
     ),
-    Section(
+    "subset": (
         "Fewer images suffice",
         "With more views of each, a quarter to a half of the images give features as good as "
         "two views of all of them.",
-        (claim_rules.SUBSET,),
-        ("subset",),
+        claim_rules.SUBSET,
     ),
-    Section(
+    "wallclock": (
         "Together: half the time",
         "A small projector and more views reach the accuracy of the baseline (two views, d = "
-        "8192) in at most half its seconds of training.",
-        (claim_rules.WALLCLOCK,),
-        ("wallclock",),
+        "8192, its rate and weight chosen too) in at most half its seconds of training.",
+        claim_rules.WALLCLOCK,
     ),
-)
+}
 SUPPORT = (
+    Section(
+        "What the weight does",
+        "At one width, a decorrelation weight far below the rule's costs orthogonality and "
+        "accuracy.",
+        (support_rules.ORTHOGONALITY,),
+        ("orthogonality",),
+    ),
     Section(
         "The theory, where it is exact",
         "On a small augmentation graph whose eigenfunctions are known, the losses find them, "
-        "sooner with more views, and the effective rank follows weight times width.",
+        "after fewer steps with more views, and the effective rank follows weight times width.",
         (support_rules.SPANS, support_rules.ESTIMATES, support_rules.RANKS),
         ("theory",),
     ),
@@ -91,11 +120,13 @@ SUPPORT = (
     ),
 )
 COMMANDS = {
-    "projector": "python analysis/projector.py --data-dir DIR",
+    folder_of(command, method): f"python analysis/{command}.py --data-dir DIR"
+    + (f" --method {method}" if method != OF_CLAIMS else "")
+    for command in _CLAIMS
+    for method in RULES
+}
+COMMANDS |= {
     "orthogonality": "python analysis/orthogonality.py",
-    "views": "python analysis/views.py --data-dir DIR",
-    "subset": "python analysis/subset.py --data-dir DIR",
-    "wallclock": "python analysis/wallclock.py --data-dir DIR",
     "theory": "python analysis/theory.py",
     "weight_rule": "python analysis/weight_rule.py --data-dir DIR",
     "losses_cost": "python -m analysis.benchmarks.losses",
@@ -138,5 +169,6 @@ ALT = {
     "cka.png": "Similarity of the layers to those of the untrained backbone, by linear CKA.",
 }
 ALT_IMAGES = "Sample images and the views made of them."
-DATA = dict.fromkeys(("projector", "views", "subset", "wallclock", "weight_rule"), "CIFAR-10")
+DATA = {folder_of(command, method): "CIFAR-10" for command in _CLAIMS for method in RULES}
+DATA |= {"weight_rule": "CIFAR-10"}
 DATA |= {"theory": "a synthetic augmentation graph", "losses_cost": "random embeddings"}

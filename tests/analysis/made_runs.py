@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 
-from analysis.harness import claims, recipes
+from analysis.harness import claims, recipes, trials
 from analysis.harness.cli import read_flags
 from analysis.harness.recipes import Scale
 from effssl import cli
@@ -26,19 +26,26 @@ def scale_of_wallclock(*flags: str) -> Scale:
     """Return the scale of wallclock.py called with these flags and a recipe of the user's own."""
     args = read_flags(claims.parser(""), [*NO_RECORDS, *flags])
     args.wide, args.recipe = 8192, [["fast", "--lr 0.01"]]
+    args.rates, args.weights = trials.RATES, trials.WEIGHTS
     return recipes.scale_of(args, "wallclock")
 
 
-def write_runs(scale: Scale, planned, figures_of) -> None:
+def write_runs(scale: Scale, planned, figures_of, seeds=None) -> None:
     """Write finished runs as effssl.train leaves them, less the weights. figures_of(recipe, seed):
-    accuracy in %, seconds."""
+    accuracy in %, seconds. seeds: those of the scale, unless they are given."""
     parsed = {
         recipe: cli.parse(recipes.flags_of(scale, recipe, 0)) for recipe in dict.fromkeys(planned)
     }
-    for (recipe, cfg), seed in itertools.product(parsed.items(), range(scale.args.seeds)):
+    every = range(scale.args.seeds) if seeds is None else seeds
+    for (recipe, cfg), seed in itertools.product(parsed.items(), every):
         folder = scale.args.runs / recipes.name_of(scale, recipe, seed)
         folder.mkdir(parents=True)
-        seeded = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, seed=seed))
+        split_seed = 0 if scale.one_split else seed
+        seeded = dataclasses.replace(
+            cfg,
+            run=dataclasses.replace(cfg.run, seed=seed),
+            images=dataclasses.replace(cfg.images, split_seed=split_seed),
+        )
         (folder / "config.yaml").write_text(cli.dump(seeded))
         accuracy, seconds = figures_of(recipe, seed)
         encoded = round(18_000 * recipe.part) * recipe.epochs * recipe.views

@@ -2,19 +2,18 @@ import csv
 import itertools
 import math
 
+import pandas as pd
 import pytest
 import scipy.stats
 from PIL import Image
 
 from analysis import projector, subset, views, wallclock
 from analysis.benchmarks import step
-from analysis.harness import training
+from analysis.harness import recipes, training, trials
 from analysis.harness.recipes import Recipe
-from analysis.harness.speedups import Speedup
-from analysis.harness.stats import Estimate
 from effssl import cli
 from effssl.models import Projector
-from tests.analysis.made_runs import NO_RECORDS, cells, scale_of, write_runs
+from tests.analysis.made_runs import NO_RECORDS, cells, scale_of, scale_of_wallclock, write_runs
 
 
 @pytest.mark.slow
@@ -39,15 +38,14 @@ def test_views_at_equal_epochs_views_and_seconds(tmp_path, capsys):
         ("seconds", 1.1, "yes"),
     ):
         row = cells(said, f"K = 8 better than K = 2 at equal {where}")
-        assert row[1:5] == [
-            f"{mean:+.1f}",
-            f"{mean - half:+.1f} to {mean + half:+.1f}",
-            "3",
-            answer,
-        ]
+        assert row[1:4] == [f"{mean:+.1f}", f"{mean - half:+.1f} to {mean + half:+.1f}", "3"]
+        assert row[5] == answer and (row[4] == "< 0.001" or float(row[4]) < 0.05)
     assert cells(said, "K = 4 better than K = 2 at equal seconds")[1] == "-1.5"
-    assert "3 outside K = 2's runs" in cells(said, "K = 4 better than K = 2 at equal seconds")[5]
-    assert "more views give features earlier: holds in part." in said
+    assert "3 outside K = 2's runs" in cells(said, "K = 4 better than K = 2 at equal seconds")[6]
+    # A `no` is not undone by a `yes`.
+    assert "more views give features earlier: does not hold." in said
+    assert "Barlow Twins. Accuracies are of the validation split" in said
+    assert "Each seed has its own validation split" in said
     assert (
         "18 of 18 runs finished; a CPU, 2 cores; torch 2; commit abc; 2026-01-01; `python analysis/"
         in said
@@ -80,14 +78,11 @@ def test_projector_compares_the_rule_with_a_fixed_weight(tmp_path):
         said, "Barlow Twins, the rule's weight, d = 256 against 8192: no more than 1 point worse"
     )
     low, high = scipy.stats.ttest_1samp([-0.3, -0.34], 0).confidence_interval(0.95)
-    assert row[1:5] == ["-0.3", f"{low:+.1f} to {high:+.1f}", "2", "yes"]
-    assert cells(said, "d = 64: the rule's weight better")[1:5] == [
-        "+5.0",
-        "+5.0 to +5.0",
-        "2",
-        "yes",
-    ]
-    assert "as well, and cheaper: holds.**" in said
+    assert row[1:4] == ["-0.3", f"{low:+.1f} to {high:+.1f}", "2"] and row[5] == "yes"
+    row = cells(said, "d = 64: the rule's weight better")
+    assert row[1:6] == ["+5.0", "+5.0 to +5.0", "2", "< 0.001", "yes"]
+    # The made-up energies of z are alike at all weights.
+    assert "as well, and cheaper: holds in part.**" in said
     assert "d = 8192 took 4.02 times the seconds of d = 256" in said
     assert "| one fixed weight | 64 | 0.0266 | 2 | 36.0" in said
     assert "| the rule's weight | 8192 | 3.4 | 2 | 42.5" in said
@@ -105,7 +100,7 @@ def test_projector_compares_the_rule_with_a_fixed_weight(tmp_path):
 @pytest.mark.slow
 def test_subset_compares_parts_on_the_same_labels(tmp_path):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "2")
-    of = {(8, 0.25): 46.0, (4, 0.5): 47.5, (2, 1.0): 47.0, (2, 0.25): 44.0, (2, 0.5): 46.0}
+    of = {(8, 0.25): 46.0, (4, 0.5): 47.5, (2, 1.0): 47.0, (2, 0.25): 44.0, (2, 0.5): 44.5}
     _, grid = subset.recipes(scale, [2, 4, 8], [0.25, 0.5, 1.0])
     write_runs(
         scale, grid, lambda r, s: (of.get((r.views, r.part), 40) + s * 0.002 * r.views, 100.0)
@@ -116,25 +111,34 @@ def test_subset_compares_parts_on_the_same_labels(tmp_path):
     assert cells(said, "K = 8 on 25%: no more than 1 point worse than K = 2 on all")[1] == "+0.0"
     assert cells(said, "K = 8 on 25%: better than K = 2 on 25%")[1] == "+2.0"
     assert cells(said, "K = 4 on 50%: no more")[1] == "+1.5"
-    assert cells(said, "K = 4 on 50%: better")[1] == "+1.5"
+    assert cells(said, "K = 4 on 50%: better")[1] == "+3.0"
     assert "fewer images suffice: holds.**" in said
     rows = {r["name"]: r for r in csv.DictReader((tmp_path / "subset" / "runs.csv").open())}
     row = rows["bt_k8_d256_f0.25_e4_s0"]
     assert (row["linear"], row["linear_own"]) == ("0.47", "0.46")
 
 
-@pytest.mark.slow
-def test_wallclock_ratios(tmp_path, monkeypatch):
-    cost = {
-        "loader": 1.0,
-        "augmentation": 2.0,
-        "encoder": 3.0,
-        "projector and loss": 4.0,
-        "optimizer": 5.0,
+COST = {
+    "loader": 1.0,
+    "augmentation": 2.0,
+    "encoder": 3.0,
+    "projector and loss": 4.0,
+    "optimizer": 5.0,
+}
+
+
+def made_wallclock(tmp_path, monkeypatch, best, seeds=2):
+    """Write the runs of a whole study, whose trials are best at the factors `best` of each side;
+    return the summary."""
+    monkeypatch.setattr(step, "measure", lambda settings, **how: dict.fromkeys(settings, COST))
+    scale = scale_of_wallclock("--runs", str(tmp_path), "--seeds", str(seeds))
+    sides = wallclock.sides(scale)
+    reached = {
+        trial.recipe: 30.0 + 5 * ((trial.rate, trial.weight) == best[side])
+        for side, own in sides.items()
+        for trial in own
     }
-    monkeypatch.setattr(step, "measure", lambda settings, **how: dict.fromkeys(settings, cost))
-    scale = scale_of("--runs", str(tmp_path), "--seeds", "2")
-    scale.args.wide, scale.args.recipe = 8192, [["fast", "--lr 0.01"]]
+    write_runs(scale, reached, lambda r, seed: (reached[r], 30.0), seeds=[trials.SEED])
     # The recipe has 48 % between 50 s (46 %) and 200 s (50 %): at 100 s. The baseline takes 4 times
     # that, and 4.2.
     seconds = {1: 50.0, 2: 200.0, 3: 300.0, 4: 400.0}
@@ -145,23 +149,44 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
             return (48.0, 400.0 + 20 * seed) if r.views == 2 else (40.0 + r.epochs, 500.0)
         return accuracy[r.epochs] if r.views == 4 else 49.0, seconds[r.epochs]
 
-    write_runs(scale, itertools.chain(*wallclock.recipes(scale).values()), figures_of)
-    flags = [*NO_RECORDS, "--runs", str(tmp_path), "--seeds", "2", "--recipe", "fast", "--lr 0.01"]
-    assert wallclock.main(flags) == 0
-    said = (tmp_path / "wallclock" / "summary.md").read_text()
+    table = pd.DataFrame(
+        {
+            "name": [recipes.name_of(scale, recipe, trials.SEED) for recipe in reached],
+            "linear": list(reached.values()),
+        }
+    )
+    chosen = {side: trials.choose(scale, table, own) for side, own in sides.items()}
+    write_runs(scale, itertools.chain(*wallclock.recipes(scale, chosen).values()), figures_of)
+    flags = ["--runs", str(tmp_path), "--seeds", str(seeds), "--recipe", "fast", "--lr 0.01"]
+    assert wallclock.main([*NO_RECORDS, *flags]) == 0
+    return (tmp_path / "wallclock" / "summary.md").read_text()
+
+
+AS_GIVEN = {wallclock.BASELINE: (1.0, 1.0), wallclock.RECOMMENDED: (1.0, 1.0)}
+
+
+@pytest.mark.slow
+def test_wallclock_ratios(tmp_path, monkeypatch):
+    said = made_wallclock(tmp_path, monkeypatch, AS_GIVEN)
     logs = [math.log(x) for x in (4, 4.2)]
     low, high = (
         math.exp(x) for x in scipy.stats.t.interval(0.95, 1, sum(logs) / 2, scipy.stats.sem(logs))
     )
     row = cells(said, "K = 4, d = 256, to the accuracy of baseline")
     assert row[1:6] == ["100", f"{16.8**0.5:.2f}", f"{low:.2f} to {high:.2f}", "2", "yes"]
-    assert f"training time: holds.** {16.8**0.5:.2f} times faster" in said
-    # Steps: 1125 for the baseline; between 281 and 562 for the recipe, half way in log seconds.
-    assert row[6] == f"{1125 / (281 * 562) ** 0.5:.2f}"
+    assert "training time: holds.** K = 4, d = 256: more than 2 times faster to the" in said
+    assert f"tuned baseline: {16.8**0.5:.2f} times, 95% interval {low:.2f} to {high:.2f}" in said
+    # Steps: 1125 for the baseline; between 281 and 562 for the recipe, half way in log seconds. A
+    # step costs the same and has twice the views, so a view is half as dear, and they need as many.
+    by_steps = 1125 / (281 * 562) ** 0.5
+    assert row[6] == f"{by_steps:.2f}"
+    assert row[8:10] == [f"{by_steps / 2:.2f}", "2.00"]
     row = cells(said, "K = 2, d = 256, to the accuracy of baseline")
-    assert row[2] == f">= {16.8**0.5 * 2:.2f}" and "the shortest run has it in 2 seeds" in row[-1]
+    assert row[2] == f">= {16.8**0.5 * 2:.2f}" and row[3] == "8.00 (lowest seed) to open above"
+    assert row[5] == "open" and "in 2 of 2 seeds the shortest run has the accuracy" in row[-1]
     row = cells(said, "K = 4, d = 8192, to")
-    assert row[2] == f"<= {(16.8**0.5) / 5:.2f}" and row[5] == "no" and "not in 2 seeds" in row[-1]
+    assert row[2] == f"<= {(16.8**0.5) / 5:.2f}" and row[3] == "open below to 0.84 (highest seed)"
+    assert row[5] == "open" and "in 2 of 2 seeds the longest run does not" in row[-1]
     assert (
         cells(said, "fast, to the accuracy of baseline")[2]
         == cells(said, "K = 4, d = 256, to the accuracy of b")[2]
@@ -171,13 +196,37 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
     assert cells(said, "K = 4, d = 256, to the accuracy of K")[2] == f"{400 / (50 * 4**0.75):.2f}"
     assert "| K = 4, d = 256 | 15.0 | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 59 |" in said
     assert Image.open(tmp_path / "wallclock" / "wallclock.png").size == (2000, 1400)
-    # A bound on the wrong side decides nothing.
-    sure = Speedup(Estimate(2, 0.1, 0.2, 3), None)
-    assert sure.outcome(2) == sure._replace(by=1).outcome(2) == "yes"
-    assert sure._replace(not_by=1).outcome(2) == "open"
-    slow = Speedup(Estimate(0, 0.1, 0.2, 3), None)
-    assert slow.outcome(2) == slow._replace(not_by=1).outcome(2) == "no"
-    assert slow._replace(by=1).outcome(2) == "open"
+    # Both sides have as many trials, and their best are bold.
+    assert said.count("of 12 trials the best has 35.0%, with rate 0.003") == 2
+    assert cells(said, "the baseline | 0.003")[4] == "**35.0**"
+
+
+@pytest.mark.slow
+def test_what_the_trials_choose_is_trained(tmp_path, monkeypatch):
+    best = {wallclock.BASELINE: (3.0, 0.3), wallclock.RECOMMENDED: (1.0, 3.0)}
+    said = made_wallclock(tmp_path, monkeypatch, best, seeds=1)
+    assert "rate 0.009 and weight w d = 1.02 (the rate at an end of the grid: widen it)." in said
+    assert "rate 0.003 and weight w d = 10.2 (the weight at an end of the grid: widen it)." in said
+    rows = {r["name"]: r for r in csv.DictReader((tmp_path / "wallclock" / "runs.csv").open())}
+    tuned = rows["bt_k2_d8192_w0.0001245_lr0.009_f1_e4_s0"]
+    assert tuned["recipe"] == "baseline, tuned: K = 2, d = 8192" and tuned["lr"] == "0.009"
+    assert rows["bt_k2_d256_w0.03984_f1_e4_s0"]["recipe"] == "K = 2, d = 256"
+    assert rows["bt_k4_d8192_w0.0001245_lr0.009_f1_e1_s0"]["recipe"] == "K = 4, d = 8192"
+
+
+def test_nothing_else_is_trained_before_the_trials_are_finished(tmp_path, monkeypatch):
+    calls = []
+
+    def complete(wanted, folder, *, seconds, **how):
+        calls.append((set(wanted), seconds))
+        return []
+
+    monkeypatch.setattr(training, "complete", complete)
+    assert wallclock.main([*NO_RECORDS, "--runs", str(tmp_path), "--seconds", "600"]) == 0
+    (trial_names, first), (names, second) = calls
+    assert first == 600 and second == 0
+    assert len(trial_names) == 24 and all(name.endswith("_s1000") for name in trial_names)
+    assert "bt_k2_d8192_w0.0008_f1_e4_s0" in names
 
 
 def test_a_report_of_what_is_finished_says_how_many(tmp_path, monkeypatch):
@@ -192,6 +241,6 @@ def test_a_report_of_what_is_finished_says_how_many(tmp_path, monkeypatch):
     said = (tmp_path / "views" / "summary.md").read_text()
     assert "6 of 24 runs finished" in said
     epochs = cells(said, "K = 8 better than K = 2 at equal epochs")
-    assert epochs[1:5] == ["+6.0", "+6.0 to +6.0", "3", "yes"]
+    assert epochs[1:6] == ["+6.0", "+6.0 to +6.0", "3", "< 0.001", "yes"]
     encoded = cells(said, "K = 8 better than K = 2 at equal encoded views")
-    assert encoded[1:5] == ["", "", "0", "not measured"]
+    assert encoded[1:6] == ["", "", "0", "", "not measured"]

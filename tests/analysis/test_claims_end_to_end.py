@@ -121,10 +121,11 @@ def test_projector_end_to_end(trained, digits_dir):
 
 
 def test_wallclock_end_to_end(trained, digits_dir):
-    assert wallclock.main(on(trained, digits_dir, "--wide", "24")) == 0
+    flags = ["--wide", "24", "--rates", "1", "--weights", "1"]
+    assert wallclock.main(on(trained, digits_dir, *flags)) == 0
     steps = {r["recipe"]: r for r in csv.DictReader((trained / "wallclock" / "steps.csv").open())}
     assert list(steps) == [
-        "baseline: K = 2, d = 24",
+        "K = 2, d = 24",
         "K = 4, d = 16",
         "K = 2, d = 16",
         "K = 4, d = 24",
@@ -133,10 +134,17 @@ def test_wallclock_end_to_end(trained, digits_dir):
     rows = {r["name"]: r for r in csv.DictReader((trained / "wallclock" / "runs.csv").open())}
     assert len(rows) == 9
     row = rows["bt_k4_d16_f1_e2_s0"]
+    (tuned,) = [r for r in rows.values() if r["recipe"] == "baseline, tuned: K = 2, d = 24"]
+    assert tuned["name"] == "bt_k2_d24_f1_e4_s0"
+    tried = list(csv.DictReader((trained / "wallclock" / "trials.csv").open()))
+    assert {(r["views"], r["seed"], r["split_seed"]) for r in tried} == {
+        ("2", "1000", "1000"),
+        ("4", "1000", "1000"),
+    }
     ms = sum(float(steps["K = 4, d = 16"][part]) for part in step.PARTS)
     assert float(row["seconds_by_steps"]) == pytest.approx(int(row["steps"]) * ms / 1000, abs=0.01)
     kept = (trained / "step_cost_barlow_twins.json").read_text()
-    assert wallclock.main(on(trained, digits_dir, "--wide", "24")) == 0  # nothing is measured again
+    assert wallclock.main(on(trained, digits_dir, *flags)) == 0  # nothing is measured again
     assert (trained / "step_cost_barlow_twins.json").read_text() == kept
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from analysis import projector, subset, views, wallclock
-from analysis.harness import claims, presets, recipes
+from analysis.harness import claims, presets, recipes, records
 from analysis.harness.cli import read_flags
 from analysis.harness.methods import weight_of
 from analysis.harness.recipes import Recipe, Scale
@@ -48,7 +48,8 @@ def test_each_script_trains_what_its_claim_needs(cpu):
     assert [loss.redundancy_weight for loss in by_rule] == ["auto"] * 4
     assert [loss.redundancy_weight for loss in fixed[:-1]] == [3.4 / 8192] * 3
     assert sweep[projector.RULE][-1] == sweep[projector.FIXED][-1]
-    assert wallclock.recipes(scale_of_wallclock())["baseline: K = 2, d = 8192"][0].weight == 0.0008
+    untuned = wallclock.recipes(scale_of_wallclock(), {})["baseline, untuned: K = 2, d = 8192"]
+    assert untuned[0].weight == 0.0008
 
 
 @pytest.mark.parametrize("preset", presets.CLAIMS)
@@ -62,7 +63,7 @@ def test_every_run_of_every_scale_has_valid_flags_and_names_that_tell_them_apart
     every += itertools.chain(
         *projector.recipes(scale, list(presets.PROJECTOR[preset].widths)).values()
     )
-    every += itertools.chain(*wallclock.recipes(scale).values())
+    every += itertools.chain(*wallclock.recipes(scale, {}).values())
     unique = list(dict.fromkeys(every))
     assert len(unique) < len(every) - 5  # shared
     wanted = recipes.runs_of(scale, unique)
@@ -96,11 +97,32 @@ def test_names_say_what_a_run_is(cpu):
         != cpu.args.out
     )
     assert recipes.name_of(cpu, Recipe(2, 256, 4), 0) == "bt_k2_d256_f1_e4_s0"
-    recipe = Recipe(4, 8192, 100, 0.5, 0.0008, 512, ("--lr", "1"), "fast")
+    recipe = Recipe(4, 8192, 100, 0.5, 0.0008, 512, 0.003, ("--lr", "1"), "fast")
     assert (
         recipes.name_of(scale_of("--method", "vicreg"), recipe, 2)
-        == "vr_k4_d8192_w0.0008_f0.5_e100_b512_fast_s2"
+        == "vr_k4_d8192_w0.0008_lr0.003_f0.5_e100_b512_fast_s2"
     )
+
+
+def test_the_split_goes_with_the_seed_unless_the_study_began_with_one(tmp_path):
+    def split_seeds(*flags):
+        scale = scale_of("--seeds", "2", *flags)
+        wanted = recipes.runs_of(scale, [Recipe(2, 256, 4)]).values()
+        return [cli.parse(each).images.split_seed for each in wanted]
+
+    runs = ["--runs", str(tmp_path)]
+    assert split_seeds(*runs) == [0, 1]
+    committed = str(records.FOLDER / "claims-cpu.jsonl")  # of one split, with Barlow Twins alone
+    assert split_seeds(*runs, "--records", committed) == [0, 0]
+    assert split_seeds(*runs, "--records", committed, "--method", "vicreg") == [0, 1]
+    begun = tmp_path / "bt_k2_d256_f1_e1_s1" / "config.yaml"
+    begun.parent.mkdir()
+    begun.write_text("seed: 1\nsplit_seed: 1\n")
+    assert split_seeds(*runs) == [0, 1]
+    begun.write_text("seed: 1\nsplit_seed: 0\n")
+    assert split_seeds(*runs) == [0, 0]
+    with pytest.raises(InputError, match="--split-seed: the script chooses it"):
+        scale_of(*runs, "--", "--split-seed", "3")
 
 
 def test_the_command_that_is_noted_names_no_folder_of_this_machine():

@@ -10,9 +10,10 @@ from PIL import Image
 from analysis import report
 from analysis.report import RESULTS
 from analysis.report_page.page import page
-from analysis.report_page.sections import CLAIMS, COMMANDS, SUPPORT
+from analysis.report_page.sections import COMMANDS, SUPPORT, measured_claims
 
 pytestmark = pytest.mark.slow
+CLAIMS = measured_claims(RESULTS)
 
 
 class Seen(HTMLParser):
@@ -68,6 +69,17 @@ def test_the_page_of_the_committed_results_is_whole(committed):
     assert "<script" not in committed
 
 
+def test_claims_are_shown_with_each_method_that_they_were_measured_with(tmp_path):
+    for name in ("views", "views-vicreg"):
+        shutil.copytree(RESULTS / "views", tmp_path / name)
+    text = " ".join(Seen(page(tmp_path)).text)
+    assert "2. More views give features sooner, Barlow Twins" in text
+    assert "3. More views give features sooner, VICReg" in text
+    assert "analysis/views.py --data-dir DIR --method vicreg" in text
+    assert "Further" not in text
+    assert "All seeds share one validation split" in text
+
+
 def test_an_evaluated_run_shows_the_table_of_all_protocols(tmp_path):
     shutil.copytree(RESULTS / "digits", tmp_path / "digits")
     assert "All protocols" not in page(tmp_path)
@@ -81,8 +93,8 @@ def test_an_evaluated_run_shows_the_table_of_all_protocols(tmp_path):
 def test_results_that_are_not_there_are_said_not_to_be(tmp_path):
     text = " ".join(Seen(page(tmp_path)).text)
     assert "holds in part" not in text.partition("How it is judged")[0]
-    for command in COMMANDS.values():
-        assert command in text
+    for folder, command in COMMANDS.items():
+        assert command in text or folder.endswith("-vicreg")
     sections = len(CLAIMS) + len(SUPPORT)
     assert text.count("not measured yet") >= 2 * sections
 
@@ -218,7 +230,9 @@ def test_the_page_is_fine_in_a_browser(committed, chromium, tmp_path, width, sch
     assert problems == []
     assert shown.locator("h1").all_inner_texts() == ["effssl: the claims, measured"]
     headings = shown.locator("h2").all_inner_texts()
-    assert [h.partition(". ")[2] for h in headings[:4]] == [section.title for section in CLAIMS]
+    assert [h.partition(". ")[2] for h in headings[: len(CLAIMS)]] == [
+        section.heading for section in CLAIMS
+    ]
     assert shown.locator("img").count() == len(list(RESULTS.glob("*/*.png")))
     boxes = "[...document.querySelectorAll('.scroll')]"
     wider = shown.evaluate(f"{boxes}.filter(b => b.scrollWidth > b.clientWidth).length")

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
@@ -22,6 +23,63 @@ def test_intervals_are_students():
     assert one.mean == 7 and math.isnan(one.std) and one.half == math.inf
     assert stats.mean_std([7]) == "7.0"
     assert stats.mean_std([1, 2, 3]) == "2.0 +- 1.0"
+
+
+def test_p_is_students():
+    values = [3.1, 4.7, 2.2, 9.0, 5.5]
+    found = stats.p_value(stats.estimate(values), 2.0)
+    assert found == pytest.approx(scipy.stats.ttest_1samp(values, 2.0).pvalue)
+    assert stats.p_value(stats.estimate([7]), 0) == 1  # one seed says nothing of the next
+    assert stats.p_value(stats.estimate([7, 7]), 0) == 0
+    assert stats.p_value(stats.estimate([7, 7]), 7) == 1
+
+
+def test_holm_steps_down():
+    corrected = stats.holm(np.array([0.04, 0.01, 0.03, 0.005]))
+    # Holm's own arithmetic: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 0.04 no less than that.
+    assert corrected == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert stats.holm(np.array([0.5, 0.9])) == pytest.approx([1, 1])
+    assert len(stats.holm(np.array([]))) == 0
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 4, 6])
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_null_parts_rarely_make_a_verdict(num_parts, shared):
+    """Of claims without any truth at most 5% get a `yes` or a `no`, whether parts share runs or
+    not; by each part's own p it is far more."""
+    rng, num_claims, num_seeds = np.random.default_rng(0), 20_000, 3
+    own = rng.standard_normal((num_claims, num_parts, num_seeds))
+    common = rng.standard_normal((num_claims, 1, num_seeds))
+    found = scipy.stats.ttest_1samp(shared * common + (1 - shared) * own, 0, axis=-1).pvalue
+    wrong = (stats.holm(found) <= verdicts.LEVEL).any(axis=-1).mean()
+    assert wrong <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / num_claims)
+    if num_parts > 3 and not shared:
+        assert (found <= verdicts.LEVEL).any(axis=-1).mean() > 0.15
+
+
+def test_verdicts_on_null_parts_are_those_of_holm():
+    """The verdict itself, on fewer made-up claims of four parts each over three seeds."""
+    rng, decided, num_claims = np.random.default_rng(1), 0, 1000
+    for values in rng.standard_normal((num_claims, 4, 3)):
+        parts = [verdicts.over_seeds("", of_part) for of_part in values]
+        judged = verdicts.judge(lambda rows, parts=parts: parts, pd.DataFrame())
+        decided += judged.verdict != verdicts.NOT_DECIDED
+    assert decided / num_claims <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / num_claims)
+
+
+def test_holm_leaves_parts_open_and_counts_those_not_measured():
+    def answers(*parts):
+        return [part.outcome for part in verdicts.corrected(list(parts))]
+
+    sure, near = ([x, x + 0.1, x - 0.1] for x in (2.0, 0.35))  # p = 0.0008 and 0.026
+    yes, close = (verdicts.over_seeds("", values) for values in (sure, near))
+    missing = verdicts.over_seeds("", [])
+    assert answers(yes, close) == ["yes", "yes"]  # the second by itself, at 5%
+    assert answers(close) == ["yes"]
+    assert answers(close, missing) == ["open", "missing"]
+    assert answers(close, close, yes) == ["open", "open", "yes"]
+    # What is no mean over seeds is as it was seen, and counts for nothing.
+    assert answers(close, verdicts.plainly("", False, "")) == ["yes", "no"]
 
 
 def test_differences_are_paired_by_seed():
@@ -68,7 +126,9 @@ def test_seconds_to_an_accuracy_invert_that():
     ],
 )
 def test_an_answer_needs_the_whole_interval_on_one_side(mean, half, margin, answer):
-    assert verdicts.answer(Estimate(mean, 1, half, 3), -margin) == answer
+    std = half * 3**0.5 / 4.302652729911275  # of three seeds, by the table's t
+    n = 3 if math.isfinite(half) else 1
+    assert verdicts.answer(Estimate(mean, std, half, n), -margin) == answer
 
 
 def test_ticks_are_plain_numbers():

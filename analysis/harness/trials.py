@@ -1,0 +1,114 @@
+"""Trials: the learning rate and weight of both sides of claim 4, chosen on validation alike.
+
+The baseline and the recommended recipe get as many trials each: all pairs of a rate and a weight,
+in multiples of the scale's rate and of the rule's weight at their width, of the shortest length of
+the study, with a seed of their own. The best linear probe on the validation split is taken; of
+equals, the pair nearest to the scale's and the rule's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.harness.methods import rule_weight
+from analysis.harness.recipes import Recipe, Scale, flags_of, name_of
+from analysis.harness.training import Flags
+
+SEED = 1000  # none that is reported
+RATES = (1 / 3, 1.0, 3.0)  # of the scale's rate
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)  # of the rule's weight; VICReg's best is below it at d = 4096
+
+
+class Trial(NamedTuple):
+    """One pair of factors on the scale's rate and the rule's weight, and its run."""
+
+    rate: float
+    weight: float
+    recipe: Recipe
+
+
+class Chosen(NamedTuple):
+    """The best trial of one side."""
+
+    trial: Trial
+    linear: float  # on the validation split, in [0, 1]
+    ends: tuple[str, ...]  # `rate`, `weight`: which lie at an end of the grid
+
+
+def grid(scale: Scale, start: Recipe) -> list[Trial]:
+    """Return the trials of a side, from its recipe at the scale's rate and the rule's weight."""
+    return [
+        Trial(rate, weight, with_factors(scale, start, rate, weight))
+        for rate in sorted(scale.args.rates)
+        for weight in sorted(scale.args.weights)
+    ]
+
+
+def with_factors(scale: Scale, recipe: Recipe, rate: float, weight: float) -> Recipe:
+    """Return the recipe with these factors; a factor of 1 leaves the run that others have too."""
+    at_rule = rule_weight(scale.args.method, recipe.dim)
+    return recipe._replace(
+        lr=None if rate == 1 else float(f"{rate * scale.cfg.optim.lr:.3g}"),
+        weight=None if weight == 1 else weight * at_rule,
+    )
+
+
+def runs_of_trials(scale: Scale, trials: list[Trial]) -> Flags:
+    """Return name -> flags of effssl.train."""
+    return {
+        name_of(scale, trial.recipe, SEED): flags_of(scale, trial.recipe, SEED) for trial in trials
+    }
+
+
+def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | None:
+    """Return the best trial of a side; None until all of them are finished. table: a row a run."""
+    linear = table.set_index("name")["linear"] if len(table) else pd.Series(dtype=float)
+    names = [name_of(scale, trial.recipe, SEED) for trial in trials]
+    if not set(names) <= set(linear.index):
+        return None
+    reached = [float(linear[name]) for name in names]
+    away = [abs(math.log(t.rate)) + abs(math.log(t.weight)) for t in trials]
+    best = max(range(len(trials)), key=lambda i: (reached[i], -away[i]))
+    trial = trials[best]
+    ends = []
+    for what in ("rate", "weight"):
+        values = sorted({getattr(each, what) for each in trials})
+        if len(values) > 1 and getattr(trial, what) in (values[0], values[-1]):
+            ends.append(what)
+    return Chosen(trial, reached[best], tuple(ends))
+
+
+def lines(scale: Scale, table: pd.DataFrame, sides: dict[str, list[Trial]]) -> list[dict[str, Any]]:
+    """Return the grid as a table, a line for each side and rate, a column for each weight:
+    accuracy in %, the best of a side in bold, nothing for a trial that is not finished."""
+    linear = dict(zip(table["name"], table["linear"], strict=True)) if len(table) else {}
+    shown = []
+    for side, trials in sides.items():
+        chosen = choose(scale, table, trials)
+        for rate in sorted({trial.rate for trial in trials}):
+            line = {"side": side, "rate": f"{rate * scale.cfg.optim.lr:.3g}"}
+            for trial in (each for each in trials if each.rate == rate):
+                reached = linear.get(name_of(scale, trial.recipe, SEED))
+                text = "" if reached is None else f"{100 * reached:.1f}"
+                best = chosen is not None and trial == chosen.trial
+                line[f"{trial.weight:g} of the rule's weight"] = f"**{text}**" if best else text
+            shown.append(line)
+    return shown
+
+
+def in_words(scale: Scale, side: str, chosen: Chosen | None, trials: list[Trial]) -> str:
+    """Say what was chosen for a side, and whether that lies at an end of the grid."""
+    if chosen is None:
+        return f"{side}: its {len(trials)} trials are not finished, so nothing is chosen yet."
+    dim = chosen.trial.recipe.dim
+    product = chosen.trial.weight * rule_weight(scale.args.method, dim) * dim
+    said = (
+        f"{side}: of {len(trials)} trials the best has {100 * chosen.linear:.1f}%, with rate "
+        f"{chosen.trial.rate * scale.cfg.optim.lr:.3g} and weight w d = {product:.3g}"
+    )
+    if chosen.ends:
+        said += f" (the {' and the '.join(chosen.ends)} at an end of the grid: widen it)"
+    return f"{said}."

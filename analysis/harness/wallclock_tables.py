@@ -1,0 +1,145 @@
+"""The tables of wallclock.py: times faster and of what they are made, lengths, steps, trials."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.benchmarks import step
+from analysis.harness import claim_rules, claims, trials, verdicts
+from analysis.harness.recipes import Recipe, Scale
+from analysis.harness.speedups import Speedup, speedup
+from analysis.harness.stats import mean_std
+from analysis.harness.tables import markdown
+from analysis.harness.trials import Chosen, Trial
+
+Planned = dict[str, list[Recipe]]
+Steps = dict[str, dict[str, float]]  # step_name -> milliseconds of its parts, encoded views
+
+
+class Compared(NamedTuple):
+    """A recipe against another's accuracy: times faster by the clock and by step cost, which is
+    `fewer_views` times `cheaper_view`."""
+
+    name: str
+    other: str
+    seconds: Speedup
+    by_steps: Speedup
+    fewer_views: Speedup
+    cheaper_view: float
+
+
+def step_name(recipe: Recipe) -> str:
+    """Return a name for what makes a step cost what it does."""
+    name = f"K = {recipe.views}, d = {recipe.dim}"
+    return f"{name}, {recipe.extra_name}" if recipe.extra_name else name
+
+
+def ms(cost: dict[str, float]) -> float:
+    """Return the milliseconds of a whole step."""
+    return sum(cost[part] for part in step.PARTS)
+
+
+def comparisons(
+    scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps
+) -> list[Compared]:
+    """Compare every recipe with the baseline, then the recommended one with K = 2 at its width."""
+    baseline, recommended, narrow, *_ = planned
+    pairs = [(name, baseline) for name in planned if name != baseline] + [(recommended, narrow)]
+    compared = []
+    for name, other in pairs:
+        own = pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
+        target = claims.rows_of(scale, table, planned[other][-1])
+        by_clock, by_steps, by_views = (
+            speedup(own, target, lengths=len(planned[name]), clock=clock)
+            for clock in ("seconds", "seconds_by_steps", "encoded_views")
+        )
+        ours, theirs = (_ms_a_view(steps[step_name(planned[of][0])]) for of in (name, other))
+        compared.append(Compared(name, other, by_clock, by_steps, by_views, theirs / ours))
+    return compared
+
+
+def _ms_a_view(cost: dict[str, float]) -> float:
+    return ms(cost) / cost["encoded_views"]
+
+
+def summary(
+    scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps, compared: list[Compared]
+) -> str:
+    (part,) = (judged := verdicts.judge(claim_rules.wallclock, table)).parts
+    best = table.sort_values("linear", ascending=False, kind="stable").iloc[0]
+    return (
+        "**Claim 4, the baseline's accuracy in at most half its training time: "
+        f"{judged.verdict}.** {part.says}: {part.seen}. Best linear accuracy of one run: "
+        f"{100 * best['linear']:.1f}% ({best['name']}, {best['encoded_views']:,} encoded views)."
+        "\n\n"
+        f"{markdown([compared_line(each) for each in compared])}\n"
+        "By step cost the ratio is the product of two: how many times fewer views are encoded, and "
+        "how many times cheaper a view is, projector, loss and optimizer included. Mean and "
+        "standard deviation over seeds:\n\n"
+        f"{markdown(_length_lines(scale, table, planned))}\n"
+        f"Milliseconds of the parts of a training step:\n\n{markdown(_step_lines(steps))}"
+    )
+
+
+def trials_in_words(
+    scale: Scale,
+    table: pd.DataFrame,
+    sides: dict[str, list[Trial]],
+    chosen: dict[str, Chosen | None],
+) -> str:
+    """Return the grid of the trials and what was chosen, in Markdown."""
+    words = [trials.in_words(scale, side, chosen[side], own) for side, own in sides.items()]
+    return (
+        "\nTrials: linear accuracy (%) on validation by learning rate and weight, "
+        f"{scale.epochs} epoch{'s' * (scale.epochs > 1)}, seed {trials.SEED}; the best of each "
+        f"side in bold:\n\n{markdown(trials.lines(scale, table, sides))}\n{' '.join(words)}\n"
+    )
+
+
+def compared_line(compared: Compared) -> dict[str, Any]:
+    faster = compared.seconds
+    return {
+        "recipe": f"{compared.name}, to the accuracy of {compared.other}",
+        "seconds": "" if faster.seconds is None else f"{faster.seconds.mean:.0f}",
+        "times faster": faster.mean,
+        "95% interval": faster.interval,
+        "seeds": faster.n,
+        f"more than {claim_rules.FACTOR:g}": verdicts.OUTCOMES[faster.outcome(claim_rules.FACTOR)],
+        "by step cost": compared.by_steps.mean,
+        "its interval": compared.by_steps.interval,
+        "fewer views": compared.fewer_views.mean,
+        "cheaper view": f"{compared.cheaper_view:.2f}",
+        "note": faster.note,
+    }
+
+
+def _length_lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict[str, Any]]:
+    lines = []
+    for name, recipe in [(name, r) for name, lengths in planned.items() for r in lengths]:
+        own = claims.rows_of(scale, table, recipe)
+        if not own.empty:
+            lines.append(
+                {
+                    "recipe": name,
+                    "epochs": recipe.epochs,
+                    "seeds": len(own),
+                    "linear (%)": mean_std(100 * own["linear"]),
+                    "kNN (%)": mean_std(100 * own["knn"]),
+                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                    "seconds": mean_std(own["seconds"], "{:.0f}"),
+                    "by step cost": mean_std(own["seconds_by_steps"], "{:.0f}"),
+                    "views/s": mean_std(own["views_per_s"], "{:.0f}"),
+                }
+            )
+    return lines
+
+
+def _step_lines(steps: Steps) -> list[dict[str, Any]]:
+    return [
+        {"recipe": name}
+        | step.shown({part: cost[part] for part in step.PARTS})
+        | {"ms for 1,000 encoded views": f"{1000 * ms(cost) / cost['encoded_views']:.0f}"}
+        for name, cost in steps.items()
+    ]
