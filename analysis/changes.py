@@ -10,9 +10,8 @@ at every width. authors: what the code of arXiv 2312.10725 does another way, one
 and all of it. by_view: BatchNorm's statistics of each view by itself, as in the official code.
 
 Each change is compared with the recipe without it (the rule's decorrelation weight, K = 4 unless
-said otherwise), paired by seed. The answer is yes or no if the whole 95% interval of the difference
-in points lies above or below 0, else open; with as many comparisons as in these tables one in
-twenty answers by chance."""
+said otherwise), paired by seed: is it better? The answer is by Student's t at 5%, corrected by Holm
+for the number of the study's comparisons, else open."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ The jobs import torch, which takes seconds; `--help` and a typo should not.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 from effssl import InputError, cli
@@ -22,9 +23,12 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns the exit code: the job's, or 2 for flags that cannot be used, with one line on stderr.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         settings = _settings(sys.argv[1:] if argv is None else argv)
-    except (InputError, OSError) as error:
+    except (InputError, OSError, UnicodeError) as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     match settings:

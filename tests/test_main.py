@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +190,11 @@ def test_the_package_of_a_job_is_light_and_embed_offers_its_functions():
     assert (embed_folder, embed_set) == (module.embed_folder, module.embed_set)
     with pytest.raises(AttributeError, match="embed_folders"):
         effssl.embed.embed_folders  # noqa: B018
+
+
+def test_names_that_no_terminal_can_show_are_shown_by_their_codes(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(shown, "utf-8", errors="strict"))
+    assert main(["prepare", "--data", "folder", "--data-dir", "nowhere/\udce9"]) == 2
+    sys.stderr.flush()
+    assert shown.getvalue() == b"error: --data-dir nowhere/\\udce9: no such folder\n"

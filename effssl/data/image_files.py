@@ -105,13 +105,18 @@ def class_labels(
 ) -> tuple[np.ndarray, list[str]]:
     """Number the class of each image.
 
-    Returns (labels int64 [paths], -1 for loose images; classes). One class says nothing to a probe:
-    with fewer than two no image has a label, and no class is returned.
+    Returns (labels int64 [paths], -1 for loose images; classes by printable names). One class says
+    nothing to a probe: with fewer than two no image has a label, and no class is returned.
     """
     named = list(classes) if len(classes) > 1 else []
     number = {name: i for i, name in enumerate(named)}
     labels = [number.get(class_of(path, root), -1) for path in paths]
-    return np.array(labels, dtype=np.int64), named
+    return np.array(labels, dtype=np.int64), [printable(name) for name in named]
+
+
+def printable(name: str) -> str:
+    """Return a file's name as text that UTF-8 can hold; other bytes are shown as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tupl
     touched = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
     copied = "\n".join(f"{path} {stat.st_size}" for path, stat in stats)
     as_bytes = labels.tobytes()
-    return _hash(touched.encode() + as_bytes), _hash(copied.encode() + as_bytes)
+    return _hash(os.fsencode(touched) + as_bytes), _hash(os.fsencode(copied) + as_bytes)
 
 
 def _stat(path: Path) -> os.stat_result:

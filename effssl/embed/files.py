@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from effssl import InputError
+from effssl.data.image_files import printable
 from effssl.embed.representations import Embedded
 from effssl.run.files import atomic, check_writable
 
@@ -31,8 +32,8 @@ def save(embedded: Embedded, to: Path) -> None:
     """Write a .npz or .parquet file, whole or not at all.
 
     A .npz holds names, representations, labels and classes, as Embedded does; a .parquet has a row
-    for each image: name, label and class (null if there is none), representation. Raises InputError
-    if the file cannot be written.
+    for each image: name (printable: it cannot hold other than UTF-8), label and class (null if
+    there is none), representation. Raises InputError if the file cannot be written.
     """
     write = _write_npz if to.suffix == ".npz" else _write_parquet
     with atomic(to) as temporary:
@@ -57,7 +58,7 @@ def _write_parquet(embedded: Embedded, file: Path) -> None:
     h, labels, classes = embedded.representations, embedded.labels, embedded.classes
     class_names = [classes[label] if label >= 0 else None for label in labels]
     columns = {
-        "name": pyarrow.array(embedded.names),
+        "name": pyarrow.array([printable(name) for name in embedded.names], pyarrow.string()),
         "label": pyarrow.array(labels, mask=labels < 0),
         "class": pyarrow.array(class_names, pyarrow.string()),
         "representation": pyarrow.FixedSizeListArray.from_arrays(

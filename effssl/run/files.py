@@ -49,9 +49,12 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises InputError if it cannot be written."""
+    """Write a text file, whole or not at all. Raises InputError if it cannot be written.
+
+    What is not UTF-8, as a file's name may be, is shown by its code.
+    """
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, errors="backslashreplace")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -82,18 +82,19 @@ def exit_code(
 ) -> int:
     """Do a command's work in an `orderly` way, and show its errors as a command line does.
 
-    Returns what the work returns (None counts as 0); 2 for bad input and for files that cannot be
-    written, and 3 for FloatingPointError, a training that diverged, both said in one line by the
-    first process; 130 for Ctrl-C, with the line `interrupted`. SIGTERM leaves with 143, by
-    SystemExit.
+    Returns what the work returns (None counts as 0); 2 for bad input, for files that cannot be
+    written and for names that are not UTF-8 where a library wants it, and 3 for FloatingPointError,
+    a training that diverged, each said in one line by the first process; 130 for Ctrl-C, with the
+    line `interrupted`. SIGTERM leaves with 143, by SystemExit.
     """
     try:
         with orderly():
             return work() or 0
-    except (InputError, OSError, FloatingPointError) as error:
+    except (InputError, OSError, UnicodeError, FloatingPointError) as error:
         # RANK is set by torchrun; the group may not be there any more.
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            what = "a name that is not UTF-8: " if isinstance(error, UnicodeError) else ""
+            print(f"error: {what}{error}", file=sys.stderr)
         return DIVERGED if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -74,3 +75,14 @@ def test_identity_stays_when_files_are_touched_and_changes_when_they_change(tmp_
     assert (touched.identity, touched.fingerprint != before.fingerprint) == (before.identity, True)
     file.write_bytes(file.read_bytes() + b" ")
     assert open_source("folder", tmp_path, "train").identity != before.identity
+
+
+def test_names_that_are_not_utf_8_are_names_like_others(tmp_path):
+    root = write_class_folders(tmp_path / "train")
+    (root / "class-0" / "0.png").rename(root / "class-0" / "caf\udce9.png")
+    (root / "class-1").rename(root / "\udce9")
+    source = open_source("folder", tmp_path, "train")
+    assert source.classes == ["class-0", "\\xe9"]
+    assert "\\xe9)" in source.notes[0]
+    assert np.bincount(source.labels).tolist() == [6, 6]
+    assert source.images[5].shape == (12, 12, 3)

@@ -15,6 +15,7 @@ from effssl import InputError
 from effssl.data.image_files import ImageFiles
 from effssl.data.stored import open_split
 from effssl.embed import files
+from effssl.embed.representations import Embedded
 from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import backbone_features
 from effssl.image_config import Augment, Storage
@@ -69,6 +70,17 @@ def write_photographs(root: Path, count: int = 6) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((127 + 120 * np.stack(waves, -1)).astype(np.uint8)).save(path)
     return root
+
+
+def test_names_that_are_not_utf_8_are_kept_as_each_file_can(tmp_path):
+    name = "caf\udce9.jpg"
+    h = np.zeros((1, 2), np.float32)
+    embedded = Embedded([name], h, np.array([-1]), [], [], [], 1.0, 0.0)
+    files.save(embedded, tmp_path / "h.npz")
+    assert np.load(tmp_path / "h.npz")["names"].tolist() == [name]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files.save(embedded, tmp_path / "h.parquet")
+    assert parquet.read_table(tmp_path / "h.parquet")["name"].to_pylist() == [r"caf\xe9.jpg"]
 
 
 def test_gray_of_more_than_8_bits_is_embedded_by_its_range_or_not_at_all(tmp_path, run):
