@@ -26,6 +26,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
 
+import pandas as pd
 import torch
 
 from analysis.harness import cli, runs, training
@@ -109,6 +110,10 @@ def wanted(args: argparse.Namespace, further: list[str]) -> training.Flags:
         for dim in args.widths or preset.widths:
             flags = [*preset.flags, "--final-images", "0", *further, "--data-dir", data_dir]
             flags += ["--method", args.method, "--proj-dim", str(dim), "--seed", str(seed)]
+            flags += [
+                "--split-seed",
+                str(seed),
+            ]  # so that other images are among what seeds differ by
             inv_weight = parse([*flags, weight_flag, "auto"]).loss.inv_weight
             vicreg = args.method == "vicreg"
             rule = cov_weight(dim, inv_weight) if vicreg else redundancy_weight(dim)
@@ -122,6 +127,7 @@ def wanted(args: argparse.Namespace, further: list[str]) -> training.Flags:
 def report(folders: list[Path], data_dir: Path | None, out: Path, command: str) -> None:
     """Measure the runs, write runs.csv, summary.md and orthogonality.png, and print the table."""
     # Slow, and not needed for --help.
+    from analysis.harness.claims import splits_in_words
     from analysis.harness.orthogonality_measures import measure_runs
     from analysis.harness.orthogonality_picture import picture
     from effssl.evaluation import protocols
@@ -134,7 +140,8 @@ def report(folders: list[Path], data_dir: Path | None, out: Path, command: str) 
         f"{runs.origin([*results, machine(torch.device('cpu'))])}; `{command}`\n\n"
         f"Of clean views of {' or '.join(splits)}; LiDAR of {protocols.VIEWS} random views of at "
         f"most {protocols.VIEW_IMAGES:,} of them; the test split is not read. Mean and standard "
-        "deviation over n seeds. `w` is the decorrelation weight against the invariance.\n\n"
+        "deviation over n seeds. `w` is the decorrelation weight against the invariance. "
+        f"{splits_in_words(pd.DataFrame(rows))}\n\n"
     )
     text += "\n".join(map(markdown, summary(rows)))
     write_csv(out / "runs.csv", rows)

@@ -135,8 +135,7 @@ def _claim(scale: Scale) -> None:
     began, of_sides = time.monotonic(), sides(scale)
     every_trial = [trial for side in of_sides.values() for trial in side]
     wanted_trials = trials.runs_of_trials(scale, every_trial)
-    print("trials: ", end="")
-    tried = claims.trained(scale, wanted_trials)
+    tried = claims.trained(scale, wanted_trials, "trials")
     tried_table = claims.table_of(scale, tried)
     chosen = {side: trials.choose(scale, tried_table, own) for side, own in of_sides.items()}
     planned = recipes(scale, chosen)

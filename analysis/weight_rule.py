@@ -60,6 +60,7 @@ def _train_and_report(args: argparse.Namespace) -> None:
         f"{method}_d{dim}_wd{product:g}_s{seed}": [
             *(*common, "--method", method, "--proj-dim", str(dim)),
             *(*weight_flags(method, product / dim), "--seed", str(seed)),
+            *("--split-seed", str(seed)),
         ]
         for seed in range(args.seeds or preset.seeds)
         for dim in args.widths or preset.widths

@@ -53,7 +53,7 @@ def parser(doc: str | None) -> cli.Parser:
     return flags
 
 
-def trained(scale: Scale, wanted: training.Flags) -> list[records.Record]:
+def trained(scale: Scale, wanted: training.Flags, called: str = "runs") -> list[records.Record]:
     """Train what is missing, say how many runs are finished, and return those, as records. Raises
     InputError for folders and files that cannot be used, before anything is trained."""
     args = scale.args
@@ -71,7 +71,7 @@ def trained(scale: Scale, wanted: training.Flags) -> list[records.Record]:
         seconds=args.seconds,
         keep_mb=KEEP_MB,
     )
-    print(f"{runs.finished_of(names, wanted)} runs are finished")
+    print(f"{runs.finished_of(names, wanted)} {called} are finished")
     return [_record_of_folder(scale, name) or known[name] for name in names]
 
 

@@ -126,6 +126,7 @@ def _about(cfg: Config) -> dict[str, Any]:
         "fraction": cfg.images.fraction,
         "epochs": cfg.optim.epochs,
         "seed": cfg.run.seed,
+        "split_seed": cfg.images.split_seed,
     }
 
 
