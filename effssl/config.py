@@ -93,7 +93,8 @@ class Optim:
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all devices, before views."""
     epochs: AtLeast1 = 100
-    """Passes over the training images."""
+    """Passes over the training images; the schedule ends with them. With --resume more than the run
+    had: the rest follows the cosine of the longer schedule."""
     max_seconds: Positive | None = None
     """Stop after this much training time (probes excluded); the schedule still follows `epochs`."""
 
