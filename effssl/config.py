@@ -124,7 +124,8 @@ class Run:
     resume: LocalPath | None = None
     """Run folder to go on with; its own config is used."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
+    """auto, cpu, cuda or cuda:N; auto is cuda if there is one. Under torchrun BatchNorm is of the
+    whole batch on GPUs; on CPUs each process normalises by its own images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; the loss is in float32. auto: bf16 on CUDA, fp32 on CPU."""
     compile: Literal["auto", "true", "false"] = "auto"

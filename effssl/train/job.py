@@ -11,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from effssl import InputError, cli
@@ -134,6 +135,12 @@ def extension(job: Job) -> dict[str, float] | None:
         "lr_before": before(job.step),
         "lr": job.schedule(job.step),
     }
+
+
+def normalised_apart(job: Job) -> bool:
+    """Say whether each of several processes normalises by its own images: see _forward."""
+    norms = [m for m in job.encoder.modules() if isinstance(m, _BatchNorm)]
+    return distributed.world_size() > 1 and not all(isinstance(m, nn.SyncBatchNorm) for m in norms)
 
 
 def seed_dropout(job: Job) -> None:

@@ -19,7 +19,7 @@ from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.run.signals import StopSwitch
 from effssl.train.finish import finish
-from effssl.train.job import Job, build_job, extension, resume, seed_dropout
+from effssl.train.job import Job, build_job, extension, normalised_apart, resume, seed_dropout
 
 _INTERRUPTED = "interrupted; --resume goes on if training had begun"
 
@@ -217,9 +217,12 @@ def _introduction(job: Job) -> str:
     cfg, data = job.cfg, job.data
     num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
     num_test = len(data.test.labels) if data.test else 0
+    apart = normalised_apart(job)
+    processes = distributed.world_size()
+    norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (
         f"{job.out}: {cfg.loss.method}, {cfg.augment.views} views, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
         f"{cfg.images.data}: {len(data.train_positions)} training, {len(data.val_positions)} "
-        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}"
+        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{norms * apart}"
     )

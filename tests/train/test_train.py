@@ -514,3 +514,17 @@ def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
     ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
     assert ends[0] == ends[1]
     assert (whole / "views.png").is_file()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_processes_on_cpus_say_that_each_normalises_its_own_images(
+    digits_dir, tmp_path, monkeypatch, processes, norm
+):
+    small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
+    flags = ["--backbone", "vit_tiny_patch16_224", "--image-size", 16, "--proj-norm", norm]
+    flags += ["--backbone-kwargs", small_vit]
+    job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", *flags)))
+    monkeypatch.setattr(train.distributed, "world_size", lambda: processes)
+    note = f"BatchNorm: by the images of each of {processes} processes, not of the whole batch"
+    assert (note in train._introduction(job)) == (processes == 2 and norm == "batch")
