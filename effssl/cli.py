@@ -29,7 +29,7 @@ def _optional(kind: type) -> list[str]:
 
 
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves
-# the weights.
+# the weights, but that it may also be given more epochs.
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
     *("log_every", "save_every_s", "probe_every", "probe_images"),
@@ -124,7 +124,8 @@ def _resumed(run: Path, given: Given) -> Config:
     saved = _read_yaml(saved_file)
     asked = _config(saved | given)
     was, now = flat(_config(saved)), flat(asked)
-    changed = [k for k in FIELDS if was[k] != now[k] and k not in RESUME_MAY_CHANGE]
+    may_change = RESUME_MAY_CHANGE | ({"epochs"} if now["epochs"] > was["epochs"] else set())
+    changed = [k for k in FIELDS if was[k] != now[k] and k not in may_change]
     if changed:
         difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
         raise InputError(

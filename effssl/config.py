@@ -121,7 +121,8 @@ class Optim:
     drop_last: bool = True
     """Leave out what an epoch's images leave over for a last, smaller batch; else train on it."""
     epochs: AtLeast1 = 100
-    """Passes over the training images."""
+    """Passes over the training images; the schedule ends with them. With --resume more than the run
+    had: the rest follows the cosine of the longer schedule."""
     max_seconds: Positive | None = None
     """Stop after this much training time (probes excluded); the schedule still follows `epochs`."""
 
@@ -151,7 +152,8 @@ class Run:
     resume: LocalPath | None = None
     """Run folder to go on with; its own config is used."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
+    """auto, cpu, cuda or cuda:N; auto is cuda if there is one. Under torchrun BatchNorm is of the
+    whole batch on GPUs; on CPUs each process normalises by its own images."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; the loss is in float32. auto: bf16 on CUDA, fp32 on CPU."""
     compile: Literal["auto", "true", "false"] = "auto"

@@ -213,8 +213,10 @@ def test_resume_takes_the_runs_own_settings_and_shows_a_difference(tmp_path):
     cfg = cli.parse(["--resume", str(tmp_path), "--workers", "1", "--max-seconds", "5"])
     assert (cfg.augment.views, cfg.optim.epochs, cfg.images.workers) == (6, 7, 1)
     assert (cfg.run.out, cfg.run.resume) == (tmp_path, tmp_path)
-    with pytest.raises(InputError, match=r"--epochs 7 -> 8.*"):
-        cli.parse(["--resume", str(tmp_path), "--epochs", "8"])
+    assert cli.parse(["--resume", str(tmp_path), "--epochs", "8"]).optim.epochs == 8
+    for flags, change in ((["--epochs", "6"], "--epochs 7 -> 6"), (["--lr", "1"], "--lr 0.003 ->")):
+        with pytest.raises(InputError, match=change):
+            cli.parse(["--resume", str(tmp_path), *flags])
     with pytest.raises(InputError, match="leave --out away"):
         cli.parse(["--resume", str(tmp_path), "--out", "elsewhere"])
     assert cli.parse(["--resume", str(tmp_path), "--out", str(tmp_path)]).run.out == tmp_path

@@ -115,6 +115,18 @@ class RunLog:
         measures = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in _AXES)
         self.say(f"probe at epoch {record['epoch']:.4g}, {record['seconds']:.0f} s: {measures}")
 
+    def extension(self, record: dict[str, Any]) -> None:
+        """Keep that a run goes on with more epochs: _AXES, and `epochs` and `lr` with what they
+        were before."""
+        if self._is_silent:
+            return
+        self._keep("extension", record)
+        self.say(
+            f"--epochs {record['epochs_before']} -> {record['epochs']}: the schedule now ends at "
+            f"step {self._total_steps}; from here, step {record['step']}, the learning rate is "
+            f"that of the longer cosine: {record['lr']:.3g} in place of {record['lr_before']:.3g}"
+        )
+
     def has_probe(self, step: int) -> bool:
         """Say whether a probe's record of `step` is there already."""
         records = read_metrics(self._file.parent)

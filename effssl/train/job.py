@@ -11,9 +11,10 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from effssl import InputError
+from effssl import InputError, cli
 from effssl.config import Config, Optim
 from effssl.data.splits import batch_ends, epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
@@ -136,6 +137,30 @@ def resume(job: Job) -> None:
         )
     checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
     job.step, job.seconds = state["step"], state["seconds"]
+
+
+def extension(job: Job) -> dict[str, float] | None:
+    """Return what changes for a run that goes on with more epochs than its folder notes, else None.
+
+    The rest follows the cosine of the longer schedule, so the learning rate rises where it goes on:
+    `lr_before` is what the shorter schedule has at that step, `lr` what the longer one has.
+    """
+    epochs, optim = cli.load(job.out / "config.yaml").optim.epochs, job.cfg.optim
+    if epochs == optim.epochs:
+        return None
+    before = _schedule(optim, job.steps_per_epoch, epochs * job.steps_per_epoch)
+    return {
+        "epochs_before": epochs,
+        "epochs": optim.epochs,
+        "lr_before": before(job.step),
+        "lr": job.schedule(job.step),
+    }
+
+
+def normalised_apart(job: Job) -> bool:
+    """Say whether each of several processes normalises by its own images: see _forward."""
+    norms = [m for m in job.encoder.modules() if isinstance(m, _BatchNorm)]
+    return distributed.world_size() > 1 and not all(isinstance(m, nn.SyncBatchNorm) for m in norms)
 
 
 def seed_dropout(job: Job) -> None:

@@ -20,7 +20,7 @@ from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.run.signals import StopSwitch
 from effssl.train.finish import finish
-from effssl.train.job import Job, build_job, resume, seed_dropout
+from effssl.train.job import Job, build_job, extension, normalised_apart, resume, seed_dropout
 
 _INTERRUPTED = "interrupted; --resume goes on if training had begun"
 
@@ -50,12 +50,15 @@ def train(job: Job) -> int:
     seed_dropout(job)
     if _is_finished(job):
         return 0
+    longer = extension(job) if cfg.run.resume else None
     with folder.claimed(out), checkpoint.told_of_in_errors(out):
         if distributed.is_first():
             write_text(out / "config.yaml", cli.dump(cfg))
         clock = Clock(job.seconds, job.runtime.wait)
         log = RunLog(out, start=_axes(job, clock), total_steps=job.total_steps)
         log.say(_introduction(job))
+        if longer:
+            log.extension(_axes(job, clock) | longer)
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
             _look_before_training(job, clock, log)
             _train_epochs(job, clock, log, stop)
@@ -188,7 +191,9 @@ def _is_finished(job: Job) -> bool:
     if not (file.is_file() and (job.step == job.total_steps or is_late)):
         return False
     if distributed.is_first():
-        print(f"{job.out} is finished\n{format_table(json.loads(file.read_text())['final'])}")
+        why = f": --max-seconds {max_seconds:g} are used up" if is_late else ""
+        final = json.loads(file.read_text())["final"]
+        print(f"{job.out} is finished{why}\n{format_table(final)}")
     return True
 
 
@@ -212,9 +217,12 @@ def _introduction(job: Job) -> str:
     cfg, data = job.cfg, job.data
     num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
     num_test = len(data.test.labels) if data.test else 0
+    apart = normalised_apart(job)
+    processes = distributed.world_size()
+    norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (
         f"{job.out}: {cfg.loss.method}, {cfg.augment.views} views, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
         f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
-        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}"
+        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{norms * apart}"
     )

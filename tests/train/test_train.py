@@ -244,6 +244,34 @@ def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir,
     assert json.loads((run / "result.json").read_text())["steps"] > steps
 
 
+def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
+    digits_dir, tmp_path, capsys
+):
+    run, longer = tmp_path / "run", tmp_path / "longer"
+    flags = ["--final-images", 0, "--warmup-epochs", 0]
+    assert train.main(cli.parse(quick(digits_dir, run, "--epochs", 1, *flags))) == 0
+    capsys.readouterr()
+    assert train.main(cli.parse(["--resume", str(run), "--epochs", "2"])) == 0
+    assert (
+        "--epochs 1 -> 2: the schedule now ends at step 10; from here, step 5, the learning rate "
+        "is that of the longer cosine: 0.0015 in place of 0\n"
+    ) in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["steps"] == 10
+    assert cli.load(run / "config.yaml").optim.epochs == 2
+    assert train.main(cli.parse(["--resume", str(run)])) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert train.main(cli.parse(quick(digits_dir, longer, "--epochs", 2, *flags))) == 0
+    rates, of_longer = (
+        {r["step"]: r["lr"] for r in read_metrics(each) if r["kind"] == "train"}
+        for each in (run, longer)
+    )
+    assert rates.keys() == of_longer.keys()
+    assert all((rates[step] == of_longer[step]) == (step == 1 or step > 5) for step in rates)
+    (note,) = [r for r in read_metrics(run) if r["kind"] == "extension"]
+    assert (note["step"], note["epochs_before"], note["epochs"]) == (5, 1, 2)
+    assert (note["lr_before"], note["lr"]) == (0, pytest.approx(0.0015))
+
+
 def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
     for name, flags in {
         "vicreg": ["--method", "vicreg", "--optimizer", "sgd", "--lr", 0.05],
@@ -503,3 +531,17 @@ def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
     ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
     assert ends[0] == ends[1]
     assert (whole / "views.png").is_file()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_processes_on_cpus_say_that_each_normalises_its_own_images(
+    digits_dir, tmp_path, monkeypatch, processes, norm
+):
+    small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
+    flags = ["--backbone", "vit_tiny_patch16_224", "--image-size", 16, "--proj-norm", norm]
+    flags += ["--backbone-kwargs", small_vit]
+    job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", *flags)))
+    monkeypatch.setattr(train.distributed, "world_size", lambda: processes)
+    note = f"BatchNorm: by the images of each of {processes} processes, not of the whole batch"
+    assert (note in train._introduction(job)) == (processes == 2 and norm == "batch")
