@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,9 +15,32 @@ from PIL import Image
 from effssl import InputError
 from effssl.data.decode import Decoded, Decoding, decode
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)
+# What Pillow opens too: documents, drawings, videos, icons, textures, and data that it only names.
+NO_PHOTOGRAPHS = {
+    *("EPS", "PDF", "PSD", "WMF", "MPEG", "FLI", "ICO", "CUR", "ICNS", "GBR", "XBM", "XPM"),
+    *("BLP", "FTEX", "IPTC", "BUFR", "GRIB", "HDF5"),
+}
+# What storage boxes, systems and archivers put beside people's files, in small letters.
+NOT_OURS = {
+    *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot"),
+    *("~snapshot", "__macosx", "lost+found", "$recycle.bin", "recycler", "found.000"),
+    "system volume information",
+}
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of files that are taken for images: what Pillow reads as photographs."""
+    by_suffix = Image.registered_extensions()  # this loads Pillow's plugins
+    taken = {*Image.OPEN, "MPO"} - NO_PHOTOGRAPHS  # MPO: JPEGs that cameras join
+    return frozenset(suffix for suffix, kind in by_suffix.items() if kind in taken)
+
+
+class FoundFiles(NamedTuple):
+    """Files below a folder."""
+
+    images: list[Path]  # sorted
+    others: Counter[str]  # suffix -> files that are not taken for images
 
 
 class ImageFiles:
@@ -35,38 +61,65 @@ class ImageFiles:
         return decode(self.paths[position], self.decoding)
 
 
-def images_below(folder: Path, decoding: Decoding) -> tuple[ImageFiles, np.ndarray, list[str]]:
+def images_below(
+    folder: Path, decoding: Decoding
+) -> tuple[ImageFiles, np.ndarray, list[str], list[str]]:
     """Find all images below a folder, sorted by path.
 
-    Returns (images, labels, classes), the last two as class_labels gives them. Raises InputError if
-    there are no images.
+    Returns (images, labels, classes, notes): labels and classes as class_labels gives them, and
+    sentences about what was found. Raises InputError if there are no images.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = image_paths(folder)
+    paths, others = find_images(folder)
     if not paths:
-        raise InputError(f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth)")
+        raise InputError(no_images(folder, others))
     classes = sorted({class_of(path, folder) for path in paths} - {""})
-    return ImageFiles(paths, decoding), *class_labels(paths, folder, classes)
+    labels, classes = class_labels(paths, folder, classes)
+    notes = [f"{folder} has {describe_labels(labels, classes)}", *about_others(folder, others)]
+    return ImageFiles(paths, decoding), labels, classes, notes
 
 
-def image_paths(
+def no_images(folder: str | Path, others: Counter[str]) -> str:
+    """Return the message about a folder without images."""
+    there = f"; there are files of other kinds: {counted(others)}" if others else ""
+    return f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth{there})"
+
+
+def about_others(folder: Path, others: Counter[str]) -> list[str]:
+    """Return the sentence that counts the files that are not taken for images, if there are any."""
+    return [f"not read in {folder}, as not taken for images: {counted(others)}"] if others else []
+
+
+def counted(others: Counter[str]) -> str:
+    """Count files by suffix: "12 .heic, 1 without a suffix"."""
+    return abridged([f"{n} {suffix or 'without a suffix'}" for suffix, n in others.most_common()])
+
+
+def find_images(
     root: Path, *, without: Sequence[Path] = (), only: frozenset[str] = frozenset()
-) -> list[Path]:
-    """List the images below `root`, sorted.
+) -> FoundFiles:
+    """Look for images below `root`, at any depth.
 
     Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
-    files too. With `only`, just the images in root's folders of these names are listed.
+    files too. With `only`, just root's folders of these names are looked into.
     """
-    paths: list[Path] = []
+    images: list[Path] = []
+    others: Counter[str] = Counter()
     for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
         names[:] = [name for name in names if is_read(name) and here / name not in without]
         if only and here == root:
             names[:] = [name for name in names if name in only]
             continue
-        paths += [here / file for file in files if is_image(file)]
-    return sorted(paths)
+        images += [here / file for file in files if is_image(file)]
+        if not any(file.endswith(".beton") for file in files):  # with our own notes beside
+            others.update(
+                Path(file).suffix.lower()
+                for file in files
+                if not file.startswith(".") and not is_image(file)
+            )
+    return FoundFiles(sorted(images), others)
 
 
 def has_images(root: Path) -> bool:
@@ -85,13 +138,13 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def is_read(folder_name: str) -> bool:
-    """Say whether images are looked for in a folder: in none that is hidden."""
-    return not folder_name.startswith(".")
+    """Say whether images are looked for in a folder: in none that is hidden or NOT_OURS."""
+    return not folder_name.startswith(".") and folder_name.lower() not in NOT_OURS
 
 
 def is_image(file_name: str) -> bool:
     """Say whether a file is taken for an image."""
-    return Path(file_name).suffix.lower() in SUFFIXES and not file_name.startswith(".")
+    return Path(file_name).suffix.lower() in suffixes() and not file_name.startswith(".")
 
 
 def class_of(path: Path, root: Path) -> str:

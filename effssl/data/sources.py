@@ -16,12 +16,14 @@ from effssl.data import torchvision_sets
 from effssl.data.decode import DEFAULT, Decoding
 from effssl.data.image_files import (
     ImageFiles,
+    about_others,
     abridged,
     class_labels,
     class_of,
     common_side,
     describe_labels,
-    image_paths,
+    find_images,
+    no_images,
 )
 from effssl.data.split_folders import check_nested, find_split_folders, has_train_folder
 
@@ -135,7 +137,7 @@ def _class_folders(
     root = train_root = folders.train
     has_train = train_root != data_dir
     apart = [] if has_train or split == "test" else folders.apart
-    paths = image_paths(train_root, without=folders.apart, only=only)
+    paths, others = find_images(train_root, without=folders.apart, only=only)
     check_nested(paths, train_root, is_train=has_train)
     classes = sorted({class_of(path, train_root) for path in paths} - {""})
     absent = sorted(only.difference(classes))
@@ -148,23 +150,20 @@ def _class_folders(
         if folders.held_out is None:
             return None
         root = folders.held_out
-        paths = image_paths(root, only=only)
+        paths, others = find_images(root, only=only)
         unknown = sorted({class_of(path, root) for path in paths} - {"", *classes})
         if unknown and classes:
             raise InputError(f"{root} has classes that {train_root} lacks: {abridged(unknown)}")
     if not paths:
         outside = f" outside of {abridged(list(map(str, apart)))}" if apart else ""
-        raise InputError(
-            f"no images in {root}{outside} (looked for {name} as CLASS/*.jpg, .png, .webp, ... or "
-            "loose files)"
-        )
+        raise InputError(no_images(f"{root}{outside}", others))
     alone = f" (one folder alone is no class: {classes[0]})" if len(classes) == 1 else ""
     labels, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)
     fingerprints = _fingerprints(paths, data_dir, labels)
     notes = [f"{split}: {root} has {describe_labels(labels, classes)}{alone}"]
-    notes += folders.notes if split == "train" else []
+    notes += about_others(root, others) + (folders.notes if split == "train" else [])
     return Source(ImageFiles(paths, decoding), labels, classes, *fingerprints, side, notes)
 
 

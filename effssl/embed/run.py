@@ -65,7 +65,7 @@ def embed_folder(
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
     began = time.monotonic()
     root = Path(folder)
-    files, labels, classes = images_below(root, Decoding(gray_range))
+    files, labels, classes, notes = images_below(root, Decoding(gray_range))
     names = [str(path.relative_to(root)) for path in files.paths]
 
     def encoded(side: int | None) -> Embedded:
@@ -87,7 +87,7 @@ def embed_folder(
         embedded = encoded(common_side(files.paths[:: max(1, len(names) // LOOKED_AT)]))
     except OtherSideError:
         embedded = encoded(None)
-    return _saved(embedded, to)
+    return _saved(embedded._replace(notes=notes + embedded.notes), to)
 
 
 def embed_set(

@@ -86,7 +86,7 @@ def _check_labels(data: Data, images: Images) -> None:
     if protocols.reported_split(data) == "validation":
         return
     of_train = set(data.train.labels.tolist()) - {-1}
-    of_test = set(data.stored("test").labels.tolist())
+    of_test = set(data.stored("test").labels.tolist()) - {-1}
     for lacking, absent in (("test", of_train - of_test), ("train", of_test - of_train)):
         if absent:
             classes = _named(sorted(absent), data.train.classes)

@@ -65,6 +65,7 @@ def write_report(
         "classes": classes,
         "confusion": judged.confusion if len(classes) <= CONFUSION_CLASSES else None,
         "images": sizes,
+        "unlabelled": protocols.about_unlabelled(data),
         "settings": to_jsonable_python(asdict(settings) | {"images": images}),
         "notes": judged.notes,
         **machine(runtime.device),
@@ -89,7 +90,9 @@ def print_report(
 ) -> None:
     """Print a run's tables, the notes, and where its files are."""
     accuracies, measures = map(tables.as_text, _tables(judged.numbers(), settings))
+    unlabelled = protocols.about_unlabelled(probed.data)
     split = f"the {protocols.reported_split(probed.data)} split of {probed.images.data}"
+    split += f" ({unlabelled})" if unlabelled else ""
     print(
         f"\n{run.folder}: accuracy on {split} in %, with 95% intervals",
         accuracies,

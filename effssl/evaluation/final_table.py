@@ -12,6 +12,7 @@ from effssl.evaluation.encode import Features, spread
 from effssl.evaluation.probes import best_linear_probe, knn_accuracy
 from effssl.evaluation.protocols import (
     Columns,
+    about_unlabelled,
     encode_splits,
     labelled_positions,
     measured_part,
@@ -47,8 +48,9 @@ def final_rows(
     with at most `max_images` training images.
 
     The penalty of each probe is chosen on the validation split; the test split is encoded once a
-    row, after that. A set without a test split reports the validation split, and says so; one
-    without labels reports no rows.
+    row, after that, without images that have no label, which are counted. A set without a test
+    split that has labels reports the validation split, and says so; one without labels reports no
+    rows.
     """
     if len(labelled_positions(data)) == 0 or not rows:
         return {"split": None, "rows": {}}
@@ -60,7 +62,9 @@ def final_rows(
         columns |= protocols.knn(encoded)
         measures = protocols.measures(measured_part(encoded.reported()[0]), None)
         table[row] = columns | {"effective_rank": measures["h/effective_rank"]}
-    return {"split": reported_split(data), "few_labels": few_labels, "rows": table}
+    final = {"split": reported_split(data), "few_labels": few_labels, "rows": table}
+    unlabelled = about_unlabelled(data)
+    return final | {"unlabelled": unlabelled} if unlabelled else final
 
 
 def format_table(final: dict[str, Any]) -> str:
@@ -69,8 +73,9 @@ def format_table(final: dict[str, Any]) -> str:
         reason = "no labels to hold out, or --final-images 0"
         return f"no final probes ({reason}): metrics.jsonl has those on the way"
     few = f"linear, {final['few_labels']} labels a class"
+    unlabelled = f" ({final['unlabelled']})" if "unlabelled" in final else ""
     lines = [
-        f"accuracy on the {final['split']} split (%)",
+        f"accuracy on the {final['split']} split (%){unlabelled}",
         f"{'':<12} {'linear, all labels':>20} {few:>29} {'kNN':>8}",
     ]
     for row, shares in final["rows"].items():

@@ -81,17 +81,25 @@ def labelled_positions(data: Data) -> np.ndarray:
 
 
 def reported_split(data: Data) -> str:
-    """Return "test", or "validation" if the set has no test split with labels."""
-    test = data.test
-    has_labels = test is not None and len(test.labels) > 0 and bool((test.labels >= 0).all())
-    return "test" if has_labels else "validation"
+    """Return "test", or "validation" if the set has no test split with a label."""
+    return "test" if data.test is not None and (data.test.labels >= 0).any() else "validation"
 
 
 def reported_images(data: Data) -> tuple[Split, np.ndarray]:
-    """Return the stored split that is reported from, and the positions of the images there."""
+    """Return the stored split that is reported from, and the positions of its labelled images."""
     if reported_split(data) == "test":
-        return "test", np.arange(len(data.stored("test").labels))
+        return "test", np.flatnonzero(data.stored("test").labels >= 0)
     return "train", data.val_positions
+
+
+def about_unlabelled(data: Data) -> str:
+    """Return what to say about images of the test split without a label; "" if all have one."""
+    if data.test is None or (data.test.labels >= 0).all():
+        return ""
+    num_images, num_unlabelled = len(data.test.labels), int((data.test.labels < 0).sum())
+    if num_unlabelled == num_images:
+        return f"not test: none of its {num_images} images has a label"
+    return f"without {num_unlabelled} of its {num_images} images, which have no label"
 
 
 def choose_linear(encoded: Encoded) -> tuple[LinearProbe, float]:

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from effssl import InputError
 from effssl.data.decode import Decoding
-from effssl.data.image_files import ImageFiles
+from effssl.data.image_files import ImageFiles, about_others, find_images, images_below, suffixes
 
 RED = (250, 20, 40)
 
@@ -163,3 +163,50 @@ def test_a_truncated_image_is_named(tmp_path, suffix):
         (tmp_path / f"x.{suffix}").write_bytes(whole[: int(part * len(whole))])
         with pytest.raises(InputError, match=rf"x\.{suffix} does not decode: "):
             decoded(tmp_path / f"x.{suffix}")
+
+
+@pytest.mark.parametrize(
+    "name", ["x.avif", "x.JP2", "x.j2k", "x.jpe", "x.pnm", "x.pbm", "x.tga", "x.apng", "x.mpo"]
+)
+def test_what_pillow_reads_as_photographs_is_taken(tmp_path, name):
+    save_as = {"format": "JPEG"} if name == "x.mpo" else {}
+    image = Image.new("1" if name == "x.pbm" else "RGB", (12, 8))
+    image.save(tmp_path / name, **save_as)
+    assert find_images(tmp_path).images == [tmp_path / name]
+    assert decoded(tmp_path / name).shape == (8, 12, 3)
+
+
+def test_what_is_not_taken_is_counted_by_suffix(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    for name in ["a.HEIC", "b.heic", "c.mp4", "e.pdf", "d", "f.psd", "g.ico", ".hidden.heic"]:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "beton").mkdir()
+    for name in ["x.beton", "x.json", "x.lock"]:
+        (tmp_path / "beton" / name).write_bytes(b"")
+    images, others = find_images(tmp_path)
+    assert images == [tmp_path / "x.png"]
+    assert others == {".heic": 2, ".mp4": 1, "": 1, ".pdf": 1, ".psd": 1, ".ico": 1}
+    (note,) = about_others(tmp_path, others)
+    assert ": 2 .heic, 1 ." in note
+    assert note.endswith(" and 1 more")
+    (tmp_path / "x.png").unlink()
+    with pytest.raises(InputError, match=r"no images in .* of other kinds: 2 \.heic, 1 "):
+        images_below(tmp_path, Decoding())
+
+
+def test_no_suffix_that_was_taken_is_lost():
+    before = ".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm"
+    assert suffixes() >= set(before.split())
+    assert not suffixes() & {".pdf", ".eps", ".psd", ".mpg", ".h5", ".ico"}
+
+
+@pytest.mark.parametrize(
+    "folder", ["@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "__MACOSX", "@Recycle"]
+)
+def test_folders_of_storage_boxes_are_no_classes(tmp_path, folder):
+    for parent in ("a", "b", folder, f"a/{folder}/0.png", f"b/deep/{folder}"):
+        (tmp_path / parent).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / parent / "x.png")
+    files, labels, classes, notes = images_below(tmp_path, Decoding())
+    assert (len(files), labels.tolist(), classes) == (2, [0, 1], ["a", "b"])
+    assert notes == [f"{tmp_path} has 2 images in 2 classes (a, b)"]

@@ -86,6 +86,20 @@ def test_without_a_test_split_validation_is_reported_and_named():
     assert "validation split" in format_table(final)
 
 
+def test_unlabelled_test_images_are_left_out_and_counted():
+    data = make_data()
+    one = stored("test", 60, unlabelled=1)
+    calls: list = []
+    rows = {"trained": separable(0.1, calls)}
+    final = final_rows(rows, data._replace(test=one), max_images=1000, few_labels=5, seed=0)
+    assert (final["split"], calls[-1]) == ("test", ("test", 60))
+    assert "test split (%) (without 1 of its 61 images, which have no label)" in format_table(final)
+    none = stored("test", 0, unlabelled=7)
+    final = final_rows(rows, data._replace(test=none), max_images=1000, few_labels=5, seed=0)
+    assert final["split"] == "validation"
+    assert "validation split (%) (not test: none of its 7 images has" in format_table(final)
+
+
 def test_unlabelled_images_are_trained_on_and_not_probed():
     data = make_data(unlabelled=50)
     data = data._replace(
