@@ -63,14 +63,15 @@ def create_backbone(
         raise InputError(f"{message}: {_type_and_text(error)}") from None
     if shape != (1, representation_dim(model)):
         raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
-    message = f"{name} would not see {border} px at the edge of images of {image_size} px"
     if is_refused(border, image_size, published_size(name)):
+        message = f"{name} would not see {border} px at the edge of images of {image_size} px"
         sizes = sizes_that_work(name, image_size, stem, kwargs)
         patch = patch_that_divides(image_size, near=16) if _has_patches(name) else None
         hint = f'; so would --backbone-kwargs "{{patch_size: {patch}}}"' if patch else ""
         raise InputError(f"--backbone {message}{sizes}{hint}")
     if border:
-        warnings.warn(message.replace("would not", "does not"), stacklevel=2)
+        unseen = f"at least {border} px at the edge of images of {image_size} px"
+        warnings.warn(f"{name} leaves {unseen} unseen", stacklevel=2)
     return model.train()
 
 
