@@ -34,7 +34,7 @@ class Model:
     """timm backbone and projector."""
 
     backbone: str = "resnet18"
-    """Any timm model name."""
+    """Any timm model name; docs/backbones.md has the sizes of images that each family takes."""
     backbone_kwargs: str = "{}"
     """Further arguments of timm.create_model, a YAML mapping: "{channels: [32, 64, 128, 256]}"."""
     stem: Literal["auto", "timm", "small", "small-s2"] = "auto"

@@ -17,6 +17,7 @@ from effssl import InputError
 from effssl.export.compare import difference, noise
 from effssl.models import BackboneSpec, representation_dim
 from effssl.models.backbones import first_convolution, shrink_stem, timm_arguments
+from effssl.models.weight_files import weights_of
 
 CONFIG = "config.json"
 # timm loads a folder's weights by itself with pretrained=True. If a ResNet's stem has to be
@@ -51,9 +52,8 @@ def weights_name(backbone: nn.Module) -> str:
 
 def save_weights(module: nn.Module, file: Path) -> None:
     """Write a module's weights as safetensors; the folder is made if it is missing."""
-    weights = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(save(weights, metadata={"format": "pt"}))
+    file.write_bytes(save(weights_of(module), metadata={"format": "pt"}))
 
 
 def timm_config(backbone: nn.Module, spec: BackboneSpec, extra: dict[str, Any]) -> dict[str, Any]:

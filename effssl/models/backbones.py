@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any, Literal
 
 import timm
@@ -12,9 +13,21 @@ from timm.models import ResNet
 from torch import nn
 
 from effssl import InputError
+from effssl.models.image_sizes import (
+    is_refused,
+    nearest_sizes,
+    patch_that_divides,
+    published_size,
+    takes_argument,
+    try_size,
+)
 
 Stem = Literal["auto", "timm", "small", "small-s2"]
-_VITS = ("vision_transformer", "deit", "eva")  # timm's modules
+# timm's modules of models that cut the image into one grid of patches, of any size
+_ONE_GRID = (
+    *("beit", "cait", "convit", "deit", "eva", "mlp_mixer"),
+    *("vision_transformer", "vision_transformer_relpos"),
+)
 
 
 def create_backbone(
@@ -33,28 +46,32 @@ def create_backbone(
         kwargs: further arguments of timm.create_model, as a YAML mapping.
 
     Raises:
-        InputError: for an unknown name, unusable arguments, or a stem that the model has no place
-            for.
+        InputError: for an unknown name, unusable arguments, a stem that the model has no place for,
+            or images that it does not take, or not to their edges; sizes that work are named. One
+            row that is not seen is a warning.
     """
     check_is_timm(name, f"--backbone {name}")
-    chosen = _chosen_stem(stem, image_size)
-    arguments_of_stem = _fitting(name, image_size, chosen)
-    arguments = arguments_of_stem | _mapping(kwargs)
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-        if chosen != "timm" and isinstance(model, ResNet):
-            shrink_stem(model, stride=1 if chosen == "small" else 2)
-        elif stem in ("small", "small-s2") and "patch_size" not in arguments_of_stem:
-            raise InputError(f"--stem {stem}: {name} has no place for it; use timm or auto")
-        with torch.no_grad():
-            shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+        model = _built(name, image_size, stem, kwargs)
+        shape, border = try_size(model.eval(), image_size)
     except InputError:
         raise
     except Exception as error:  # timm models raise many types for arguments that do not fit
-        message = f"--backbone {name} cannot be built for images of {image_size} px"
+        is_size = takes_size(name, published_size(name), stem, kwargs)  # that is wrong
+        hint = sizes_that_work(name, image_size, stem, kwargs) if is_size else ""
+        message = f"--backbone {name} cannot be built for images of {image_size} px{hint}"
         raise InputError(f"{message}: {_type_and_text(error)}") from None
     if shape != (1, representation_dim(model)):
         raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
+    if is_refused(border, image_size, published_size(name)):
+        message = f"{name} would not see {border} px at the edge of images of {image_size} px"
+        sizes = sizes_that_work(name, image_size, stem, kwargs)
+        patch = patch_that_divides(image_size, near=16) if _has_patches(name) else None
+        hint = f'; so would --backbone-kwargs "{{patch_size: {patch}}}"' if patch else ""
+        raise InputError(f"--backbone {message}{sizes}{hint}")
+    if border:
+        unseen = f"at least {border} px at the edge of images of {image_size} px"
+        warnings.warn(f"{name} leaves {unseen} unseen", stacklevel=2)
     return model.train()
 
 
@@ -72,6 +89,27 @@ def timm_arguments(name: str, image_size: int, *, stem: Stem, kwargs: str) -> di
     A ResNet's small stem is no argument. Raises InputError if `kwargs` is no YAML mapping.
     """
     return _fitting(name, image_size, _chosen_stem(stem, image_size)) | _mapping(kwargs)
+
+
+def takes_size(name: str, side: int, stem: Stem, kwargs: str) -> bool:
+    """Say whether a model can be built for this side, and sees all of such images.
+
+    It is known by shapes alone, without memory or time for weights. The other arguments are those
+    of create_backbone.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return try_size(_built(name, side, stem, kwargs).eval(), side)[1] == 0
+    except Exception:  # timm models raise many types
+        return False
+
+
+def sizes_that_work(name: str, image_size: int, stem: Stem, kwargs: str) -> str:
+    """Return the end of a message: the sizes nearest to one that a model does not take."""
+    sizes = nearest_sizes(
+        lambda side: takes_size(name, side, stem, kwargs), image_size, published_size(name)
+    )
+    return _as_hint(sizes)
 
 
 def representation_dim(backbone: nn.Module) -> int:
@@ -102,17 +140,56 @@ def first_convolution(model: ResNet) -> nn.Conv2d:
 
 
 def check_takes(backbone: nn.Module, image_size: int, name: str) -> None:
-    """Raise InputError, which begins with `name`, if the backbone takes no images of this size."""
-    device = next(backbone.parameters()).device
+    """Raise InputError, which begins with `name`, if the backbone takes no images of this size.
+
+    Also if it would not see their edges. Sizes near it that work are named.
+    """
     was_training = backbone.training
+    backbone.eval()
     try:
-        with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    except Exception as error:  # timm models raise many types
-        message = f"{name} does not take images of {image_size} px: {_type_and_text(error)}"
-        raise InputError(message) from None
+        if reason := why_not(backbone, image_size):
+            published = _published_side(backbone)
+            sizes = nearest_sizes(lambda side: not why_not(backbone, side), image_size, published)
+            message = f"{name} does not take images of {image_size} px{_as_hint(sizes)}"
+            raise InputError(f"{message}: {reason}")
     finally:
         backbone.train(was_training)
+
+
+def why_not(backbone: nn.Module, side: int) -> str:
+    """Say why a backbone in eval mode does not take images of this side; empty if it does."""
+    try:
+        _, border = try_size(backbone, side)
+    except Exception as error:  # timm models raise many types
+        return _type_and_text(error)
+    refused = is_refused(border, side, _published_side(backbone))
+    return f"{border} px at the edge would not be seen" if refused else ""
+
+
+def _published_side(backbone: nn.Module) -> int:
+    return int(timm.data.resolve_model_data_config(backbone)["input_size"][-1])
+
+
+def _built(name: str, image_size: int, stem: Stem, kwargs: str) -> nn.Module:
+    """Build the model, on the device of the context."""
+    chosen = _chosen_stem(stem, image_size)
+    arguments = timm_arguments(name, image_size, stem=stem, kwargs=kwargs)
+    model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    if chosen != "timm" and isinstance(model, ResNet):
+        shrink_stem(model, stride=1 if chosen == "small" else 2)
+    elif stem in ("small", "small-s2") and "patch_size" not in _fitting(name, image_size, chosen):
+        raise InputError(f"--stem {stem}: {name} has no place for it; use timm or auto")
+    return model
+
+
+def _as_hint(sizes: list[int]) -> str:
+    works = "works" if len(sizes) == 1 else "work"
+    return f" ({' and '.join(map(str, sizes))} px {works})" if sizes else ""
+
+
+def _family(name: str) -> str:
+    """Return the module of timm that the model is in."""
+    return timm.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
 def _chosen_stem(stem: Stem, image_size: int) -> Stem:
@@ -120,16 +197,25 @@ def _chosen_stem(stem: Stem, image_size: int) -> Stem:
 
 
 def _fitting(name: str, image_size: int, stem: Stem) -> dict[str, Any]:
-    """Return the arguments that fit a model which cuts the image into patches.
+    """Return the arguments that fit a model to the size of image.
 
-    A ViT is built for the size of image, and a small stem sees about 8x8 patches or more. A
-    ConvNeXt's starts at full resolution; its first stage halves it again where the patch is 2.
+    A model that is built for one size gets it. Where a small stem means smaller patches, they
+    divide the image, into about 8x8. A ConvNeXt's starts at full resolution; its first stage halves
+    it again where the patch is 2.
     """
-    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-    if family in _VITS:
-        patch = {"patch_size": max(2, min(16, image_size // 8))} if stem == "small" else {}
-        return patch | {"img_size": image_size}
-    return {"patch_size": 1} if stem == "small" and family == "convnext" else {}
+    takes_size = takes_argument(name, "img_size", published_size(name))
+    arguments: dict[str, Any] = {"img_size": image_size} if takes_size else {}
+    if stem == "small" and _has_patches(name):
+        patch = patch_that_divides(image_size, near=min(16, image_size / 8))
+        arguments["patch_size"] = patch or 16
+    if stem == "small" and _family(name) == "convnext":
+        arguments["patch_size"] = 1
+    return arguments
+
+
+def _has_patches(name: str) -> bool:
+    """Say whether a model cuts the image into one grid of patches, whose side is an argument."""
+    return _family(name) in _ONE_GRID and takes_argument(name, "patch_size", 16)
 
 
 def _mapping(text: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,18 @@ from typing import Any
 import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from effssl import InputError
-from effssl.models.backbones import Stem, check_is_timm, create_backbone, timm_arguments
+from effssl.models.backbones import (
+    Stem,
+    check_is_timm,
+    create_backbone,
+    sizes_that_work,
+    timm_arguments,
+    why_not,
+)
+from effssl.models.image_sizes import published_size
 from effssl.run.files import atomic
 
 _KEY = "effssl"  # of the file's metadata, where the spec lies as JSON
@@ -51,10 +60,25 @@ def save_backbone(
     Raises:
         InputError: if the file cannot be written.
     """
-    weights = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
+    weights = weights_of(backbone)
     metadata = {_KEY: json.dumps(asdict(spec) | (extra or {}))}
     with atomic(path) as temporary:
         temporary.write_bytes(save(weights, metadata))
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's weights on the CPU, as safetensors wants them.
+
+    Each has memory of its own, also where modules share weights.
+    """
+    weights: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, weight in module.state_dict().items():
+        own = weight.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        weights[name] = own.clone() if memory in taken else own
+        taken.add(memory)
+    return weights
 
 
 def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneSpec]:
@@ -92,6 +116,8 @@ def load_weights(
 ) -> tuple[nn.Module, BackboneSpec]:
     """Load a backbone from weights on disk, strictly, in eval mode on the CPU, and its spec.
 
+    Position embeddings of timm's weights are resampled to the size, as timm does it.
+
     Args:
         name: the timm model that the weights are of; any name if the file is of a run.
         file: backbone.safetensors of a run, or weights of that timm model (.safetensors, .pth),
@@ -100,30 +126,62 @@ def load_weights(
             size that it was made for.
 
     Raises:
-        InputError: if it is any other file, or not the weights of that model.
+        InputError: if it is any other file, not the weights of that model, or if model or weights
+            do not fit the size.
     """
+    given = f"--checkpoint {name}={file}"
     if not file.is_file():
-        raise InputError(f"--checkpoint {name}={file}: no such file")
+        raise InputError(f"{given}: no such file")
     if _is_of_a_run(file):
         return load_backbone(file)
-    check_is_timm(name, f"--checkpoint {name}={file}")
+    check_is_timm(name, given)
+    size = image_size or published_size(name)
+    model = _for_size(name, size, given)
     try:
         weights = timm.models.load_state_dict(str(file), weights_only=True)
-        sized = timm_arguments(name, image_size, stem="timm", kwargs="{}") if image_size else {}
-        model = timm.create_model(name, pretrained=False, num_classes=0, **sized)
         heads = timm.get_pretrained_cfg_value(name, "classifier") or ()
         dropped = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
         kept = {k: v for k, v in weights.items() if not k.startswith(dropped)}
-        model.load_state_dict(kept, strict=True)
+        model.load_state_dict(_fitted(kept, name, model), strict=True)
         of_timm = timm.data.resolve_model_data_config(model)
         mean, std = _rgb(of_timm["mean"]), _rgb(of_timm["std"])
     # Damaged files and weights of other models make torch raise many types.
     except Exception as error:
+        if size != (own := published_size(name)) and _loads(name, file, own):
+            how_to = f"timm fits them to {own} px alone; leave --checkpoint-size away"
+            raise InputError(f"{given}: not for images of {size} px: {how_to}") from None
+        message = f"{given}: not weights of that timm model"
+        raise InputError(f"{message}: {_one_line(error)[:200]}") from None
+    return model, BackboneSpec(name, size, "timm", "{}", mean, std)
+
+
+def _for_size(name: str, size: int, given: str) -> nn.Module:
+    """Build a timm model for a size, in eval mode. Raises InputError if it does not take it."""
+    try:
+        arguments = timm_arguments(name, size, stem="timm", kwargs="{}")
+        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
+        reason = why_not(model, size)
+    except Exception as error:  # timm models raise many types
         reason = _one_line(error)[:200]
-        message = f"--checkpoint {name}={file}: not weights of that timm model: {reason}"
-        raise InputError(message) from None
-    size = image_size or of_timm["input_size"][-1]
-    return model.eval(), BackboneSpec(name, size, "timm", "{}", mean, std)
+    if reason:
+        sizes = sizes_that_work(name, size, "timm", "{}")
+        raise InputError(f"{given}: {name} does not take images of {size} px{sizes}: {reason}")
+    return model
+
+
+def _fitted(weights: dict[str, Tensor], name: str, model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights as timm fits its own to a model: position embeddings are resampled."""
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    fit = getattr(module, "checkpoint_filter_fn", None)
+    return weights if fit is None else fit(weights, model)
+
+
+def _loads(name: str, file: Path, image_size: int) -> bool:
+    try:
+        load_weights(name, file, image_size)
+    except InputError:
+        return False
+    return True
 
 
 def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:

@@ -2,8 +2,10 @@ import csv
 import itertools
 
 import pytest
+import timm
 
-from analysis.benchmarks import loading, probes
+from analysis.benchmarks import backbones, loading, probes
+from analysis.benchmarks.timm_families import FAMILIES
 
 
 @pytest.mark.slow
@@ -71,3 +73,22 @@ def test_probe_cost_compares_equals(finished, tmp_path):
 def test_probe_cost_of_no_run_is_one_line(tmp_path, capsys):
     assert probes.main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "step"), [("resnet", 1), ("vision_transformer", 16), ("convnext", 4)]
+)
+def test_the_step_of_a_family_is_that_of_the_sizes_it_takes(family, step):
+    assert backbones.step_of(FAMILIES[family]) == step
+
+
+def test_families_are_listed_by_the_sizes_that_work():
+    text = backbones.summary(
+        {"resnet": 1, "eva": 14, "byoanet": None},
+        {"resnet": [32, 64], "eva": [32, 64], "byoanet": []},
+    )
+    assert "| any | 1 | resnet |" in text
+    assert "| multiples of 14 px | 1 | eva |" in text
+    assert "| few | 1 | byoanet** |" in text
+    assert "| byoanet | halonet26t | 256 |" in text
+    assert "; torch " in text and f"timm {timm.__version__}" in text

@@ -6,6 +6,7 @@ from torch import nn
 from effssl import InputError
 from effssl.models import create_backbone
 from effssl.models.backbones import check_takes
+from effssl.models.image_sizes import takes_argument, try_size
 
 
 def images(n=2, size=32):
@@ -46,6 +47,86 @@ def test_vit_gets_a_patch_that_fits(image_size, patch):
     assert model.patch_embed.patch_size == (patch, patch)
     assert model.patch_embed.num_patches == 64
     assert model(images(size=image_size)).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch"), [(24, 3), (28, 4), (36, 4), (42, 6), (50, 5), (60, 6), (62, 2)]
+)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_a_small_patch_divides_the_image(name, image_size, patch):
+    """A dynamic model would refuse another one, and any other drop the border in silence."""
+    model = create_backbone(name, image_size, kwargs="{depth: 1}")
+    assert model.patch_embed.patch_size == (patch, patch)
+    assert try_size(model.eval(), image_size)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("swin_tiny_patch4_window7_224", "{depths: [1, 1]}"),
+        ("swinv2_cr_tiny_224", "{depths: [1, 1]}"),
+        ("cait_xxs24_224", "{depth: 1}"),
+        ("pit_ti_224", "{depth: [1, 1, 1]}"),
+        ("test_coatnet", "{}"),
+        ("beit_base_patch16_224", "{depth: 1}"),
+    ],
+)
+def test_a_model_that_is_made_for_one_size_is_made_for_that_of_the_images(name, kwargs):
+    assert create_backbone(name, 96, kwargs=kwargs)(images(size=96)).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kwargs", "border", "sizes"),
+    [
+        ("vit_tiny_patch16_224", 100, "{depth: 1}", 4, "96 and 112"),
+        ("vit_tiny_patch16_224", 50, "{depth: 1, patch_size: 8}", 2, "48 and 56"),
+        ("vit_tiny_patch16_224", 61, "{depth: 1}", 13, "60 and 64"),
+        ("swin_tiny_patch4_window7_224", 50, "{depths: [1, 1]}", 2, "48 and 52"),
+        ("convnext_atto", 98, "{depths: [1, 1, 1, 1]}", 2, "96 and 100"),
+    ],
+)
+def test_a_border_is_never_dropped_in_silence(name, size, kwargs, border, sizes):
+    with pytest.raises(InputError, match=rf"{border} px at the edge.*\({sizes} px work\)"):
+        create_backbone(name, size, kwargs=kwargs)
+
+
+def test_a_patch_that_works_is_named_and_works():
+    with pytest.raises(InputError, match=r"{patch_size: 20}"):
+        create_backbone("vit_tiny_patch16_224", 100, kwargs="{depth: 1}")
+    create_backbone("vit_tiny_patch16_224", 100, kwargs="{depth: 1, patch_size: 20}")
+
+
+def test_one_row_that_an_overlapping_stem_leaves_is_said():
+    with pytest.warns(UserWarning, match="1 px at the edge of images of 76 px"):
+        create_backbone("inception_v3", 76)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kwargs", "sizes"),
+    [
+        ("vit_small_patch16_dinov3", 100, "{depth: 1}", "96 and 112 px work"),
+        ("nest_tiny", 100, "{}", "96 and 112 px work"),
+        ("vit_tiny_patch16_224", 8, "{depth: 1, patch_size: 16}", "16 px works"),
+    ],
+)
+def test_a_model_that_cannot_take_a_size_names_those_that_work(name, size, kwargs, sizes):
+    with pytest.raises(InputError, match=rf"cannot be built for images of {size} px \({sizes}\)"):
+        create_backbone(name, size, kwargs=kwargs)
+
+
+def test_sizes_are_not_named_where_the_arguments_are_wrong():
+    with pytest.raises(InputError, match="nonsense") as caught:
+        create_backbone("vit_tiny_patch16_224", 100, kwargs="{nonsense: 1}")
+    assert "work" not in str(caught.value)
+
+
+def test_looking_for_what_a_model_takes_draws_no_random_numbers():
+    torch.manual_seed(0)
+    expected = timm.create_model("swin_tiny_patch4_window7_224", img_size=96, depths=(1,))
+    torch.manual_seed(0)
+    takes_argument.cache_clear()
+    backbone = create_backbone("swin_tiny_patch4_window7_224", 96, kwargs="{depths: [1]}")
+    assert torch.equal(backbone.patch_embed.proj.weight, expected.patch_embed.proj.weight)
 
 
 def test_convnext_gets_a_patch_that_fits():
@@ -138,3 +219,19 @@ def test_a_size_that_a_backbone_does_not_take_is_named():
     with pytest.raises(InputError, match="mine does not take images of 40 px"):
         check_takes(vit, 40, "mine")
     assert vit.training
+
+
+def test_a_size_that_weights_do_not_take_comes_with_those_that_they_take():
+    convnext = create_backbone("convnext_atto", 96, kwargs="{depths: [1, 1, 1, 1]}")
+    with pytest.raises(InputError, match=r"98 px \(96 and 100 px work\): 2 px at the edge"):
+        check_takes(convnext, 98, "mine")
+    check_takes(convnext, 100, "mine")
+
+
+def test_a_border_that_was_published_is_taken():
+    """SigLIP has patches of 14 px for images of 384 px."""
+    siglip = timm.create_model(
+        "vit_so400m_patch14_siglip_384", num_classes=0, depth=1, embed_dim=32, num_heads=2
+    )
+    assert try_size(siglip.eval(), 384)[1] == 6
+    check_takes(siglip, 384, "mine")

@@ -87,6 +87,15 @@ def test_timm_stem_loads_into_plain_timm(tmp_path):
         assert torch.equal(plain.eval()(images(size=64)), saved(images(size=64)))
 
 
+def test_weights_that_two_modules_share_are_saved(tmp_path):
+    """CoaT's blocks share their position encodings; safetensors takes no shared memory."""
+    path, kwargs = tmp_path / "backbone.safetensors", "{serial_depths: [1, 1, 1, 1]}"
+    saved = disturbed(create_backbone("coat_lite_tiny", 32, kwargs=kwargs))
+    save_backbone(saved, path, spec_of("coat_lite_tiny", kwargs=kwargs))
+    with torch.no_grad():
+        assert torch.equal(load_backbone(path)[0](images()), saved(images()))
+
+
 def test_weights_load_strictly(tmp_path):
     model, path = create_backbone("resnet10t", 32), tmp_path / "backbone.safetensors"
     del model.layer4
@@ -145,6 +154,37 @@ def test_the_spec_of_timm_weights_builds_their_model_again(tmp_path, name, size)
     x = torch.randn(2, 3, spec.image_size, spec.image_size)
     with torch.no_grad():
         assert torch.equal(again(x), backbone(x))
+
+
+def test_position_embeddings_of_timm_weights_are_resampled_as_timm_does_it(tmp_path):
+    published = timm.create_model("test_vit")
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
+    backbone, spec = load_weights("test_vit", tmp_path / "weights.pth", 96)
+    assert spec.image_size == 96
+    expected = timm.layers.resample_abs_pos_embed(published.pos_embed, (6, 6))
+    assert torch.equal(backbone.pos_embed, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "test_vit_relpos", "test_coatnet", "mvitv2_tiny"]
+)
+def test_timm_weights_load_at_another_size(tmp_path, name):
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pth")
+    backbone, _ = load_weights(name, tmp_path / "weights.pth", 96)
+    assert backbone(images(size=96)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("test_vit", 100, r"test_vit does not take images of 100 px \(96 and 112 px work\)"),
+        ("cait_xxs24_224", 96, "timm fits them to 224 px alone; leave --checkpoint-size away"),
+    ],
+)
+def test_a_size_that_timm_weights_do_not_take_is_named(tmp_path, name, size, message):
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=message):
+        load_weights(name, tmp_path / "weights.pth", size)
 
 
 def test_timm_weights_that_do_not_fit_are_refused(tmp_path):

@@ -1,0 +1,83 @@
+"""Every family of timm's models is a backbone: it is built, trains, and is exported."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from analysis.benchmarks.timm_families import FAMILIES, families_of_timm
+from effssl.export.timm_folder import write_timm_folder
+from effssl.models import BackboneSpec, create_backbone
+from effssl.models.backbones import takes_size
+from effssl.models.image_sizes import published_size, try_size
+from effssl.optim import build_optimizer
+
+SIZES = (64, 96)  # beside the family's own
+
+# Parameters that h does not depend on, by family, as parts of their names
+UNUSED: dict[str, tuple[str, ...]] = {}
+# Families that cannot be trained here, and why
+LEFT_OUT: dict[str, str] = {}
+
+
+def test_every_family_has_a_member():
+    families = families_of_timm()
+    assert set(FAMILIES) == set(families)
+    assert all(member.name in families[family] for family, member in FAMILIES.items())
+
+
+def built(family: str) -> tuple[nn.Module, BackboneSpec]:
+    """Build the member at all sizes that it takes, and return that of the smallest, untrained."""
+    name, kwargs = FAMILIES[family]
+    sizes = [
+        size for size in {*SIZES, published_size(name)} if takes_size(name, size, "auto", kwargs)
+    ]
+    backbones = {size: create_backbone(name, size, kwargs=kwargs) for size in sizes}
+    size = min(sizes)
+    spec = BackboneSpec(name, size, "auto", kwargs, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return backbones[size], spec
+
+
+def unseen(backbone: nn.Module, side: int) -> int:
+    """Return how many pixels at the edges do not move h: their gradient is 0.
+
+    What begins as 0 (the last BatchNorm of a residual branch, say) is not 0 here.
+    """
+    state = {k: torch.ones_like(p) if not p.any() else p for k, p in backbone.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, side, side, generator=generator, requires_grad=True)
+    h = torch.func.functional_call(backbone.eval(), state, (image,))
+    (gradient,) = torch.autograd.grad((h * torch.randn(h.shape, generator=generator)).sum(), image)
+    seen = gradient.ne(0).any(1)[0]  # [side, side]
+    lines = [along.nonzero()[:, 0].tolist() for along in (seen.any(0), seen.any(1))]
+    return max(side - (at[-1] - at[0] + 1) for at in lines)
+
+
+def step(backbone: nn.Module, side: int) -> set[str]:
+    """Train one step; return which parameters had a finite gradient that is not all 0..."""
+    backbone.train()
+    optimizer = build_optimizer(backbone, "adamw", lr=1e-4, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    h = backbone(torch.randn(3, 3, side, side, generator=generator))
+    (h * torch.randn(h.shape, generator=generator)).sum().backward()
+    optimizer.step()
+    assert all(p.isfinite().all() for p in backbone.parameters())
+    return {k for k, p in backbone.named_parameters() if p.requires_grad and p.grad is None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_built_trains_and_is_exported(family, tmp_path):
+    torch.manual_seed(0)
+    backbone, spec = built(family)
+    side = spec.image_size
+    assert unseen(backbone, side) == try_size(backbone, side)[1]
+    without = step(backbone, side)
+    assert {k for k in without if not any(part in k for part in UNUSED.get(family, ()))} == set()
+    write_timm_folder(tmp_path, backbone.eval(), spec, {})
+    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), backbone(images))
