@@ -4,6 +4,7 @@ import pytest
 from effssl.data.splits import (
     class_balanced,
     epoch_order,
+    folds,
     own_part,
     per_class,
     train_and_validation,
@@ -137,3 +138,14 @@ def test_processes_see_disjoint_parts_of_every_batch(first_step):
         assert sorted(np.concatenate([part[step] for part in parts])) == sorted(batch)
     assert all(len(part) == 3 - first_step for part in parts)  # the last 11 make no whole batch
     assert own_part(order, 12, 1, 0, 1).tolist() == order[12:36].tolist()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_are_even_in_all_and_in_every_class(count):
+    y = labels()
+    fold = folds(y, count, seed=0)
+    assert set(fold.tolist()) == set(range(count))
+    for part in (fold, *(fold[y == label] for label in SIZES)):
+        sizes = np.bincount(part, minlength=count)
+        assert sizes.max() - sizes.min() <= 1
+    assert (folds(y, count, seed=0) == fold).all() and (folds(y, count, seed=1) != fold).any()
