@@ -9,7 +9,7 @@ CPU cores python analysis/orthogonality.py --preset cpu --data-dir DIR    # CIFA
 
 Of clean views of the validation images (of a set without labels, training images; never the test
 split): correlation matrices, off-diagonal energy less its sampling floor, effective rank,
-eigenvalues of the covariance with the decay exponent alpha fitted over ranks 3 to 100, LiDAR of
+eigenvalues of the covariance with the decay exponent alpha fitted over ranks 4 to 100, LiDAR of
 random views; their course through training and the accuracy of the probes from the runs'
 metrics.jsonl; and all of it against the projector's width. The encoders before training stand
 beside them. Runs that exist are read, those stopped go on."""

@@ -17,6 +17,7 @@ from effssl.ranges import (
     LocalPath,
     NotNegative,
     Part,
+    PositiveFinite,
     Probability,
     Range,
     RangeTo1,
@@ -100,5 +101,5 @@ class Augment:
     """Probability of solarisation at threshold 0.5."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean that views are normalised with, RGB in [0, 1]."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation that views are normalised with."""
+    std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)
+    """Standard deviation that views are normalised with; of images of one value, take 1."""

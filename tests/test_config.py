@@ -63,6 +63,9 @@ def test_settings_are_validated_wherever_they_are_made():
         dataclasses.replace(Images(), workers=0)
     with pytest.raises(ValidationError, match="low <= high"):
         dataclasses.replace(Augment(), crop_scale=(0.9, 0.1))
+    for std in (0.0, -1.0, float("nan"), float("inf")):  # views are divided by it
+        with pytest.raises(ValidationError, match="std"):
+            dataclasses.replace(Augment(), std=(0.2, std, 0.2))
     with pytest.raises(ValidationError, match="at least 2"):
         dataclasses.replace(Config(), augment=Augment(views=1))
     with pytest.raises(ValidationError, match="lrr"):  # pydantic would leave it out without a word

@@ -1,14 +1,14 @@
-"""What a linear probe costs: this project's grid in one pass against scikit-learn's, on the
-representations of a run.
+"""What a linear probe costs: this project's grid against scikit-learn's, on the representations of
+a run.
 
 python -m analysis.benchmarks.probes RUN --data-dir DIR     # minutes on two cores; nothing else
 should run
 
-Each way fits the same five penalties on the same standardised representations, chooses on the
+Each way fits the same penalties on the same standardised representations, chooses on the
 validation split and reads the test split. The ways take turns, so that a machine that slows down
 slows them all; times are medians and ranges, and include standardisation and choice. scikit-learn
-stops at the same size of the gradient (its default), and may take as many iterations as it needs;
-"warm" starts each penalty at the solution of the next stronger one."""
+stops at its own tolerance, which does not follow the penalty, and may take as many iterations as it
+needs; "warm" starts each penalty at the solution of the next stronger one."""
 
 from __future__ import annotations
 

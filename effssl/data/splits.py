@@ -28,6 +28,17 @@ def per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return _sorted([positions[:count] for positions in by_class if labels[positions[0]] >= 0])
 
 
+def folds(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the fold of every image, int64 in [0, count), at random.
+
+    Folds differ by one image at most, in all and in every class. labels: int [n].
+    """
+    order = np.concatenate(_shuffled_by_class(labels, seed))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % count
+    return fold
+
+
 def train_and_validation(
     labels: np.ndarray, val_fraction: float, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

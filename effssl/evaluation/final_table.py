@@ -47,10 +47,10 @@ def final_rows(
     `few_labels` labels a class (mean and standard deviation over draws from `seed`) and of kNN,
     with at most `max_images` training images.
 
-    The penalty of each probe is chosen on the validation split; the test split is encoded once a
-    row, after that, without images that have no label, which are counted. A set without a test
-    split that has labels reports the validation split, and says so; one without labels reports no
-    rows.
+    The penalty of each probe is chosen on the validation split, or within the few labels; the test
+    split is encoded once a row, after that, without images that have no label, which are counted. A
+    set without a test split that has labels reports the validation split, and says so; one without
+    labels reports no rows.
     """
     if len(labelled_positions(data)) == 0 or not rows:
         return {"split": None, "rows": {}}

@@ -1,10 +1,9 @@
-"""Multinomial logistic regression for several penalties at once.
+"""Multinomial logistic regression for several penalties, the strongest first.
 
-L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4) runs for all penalties side by
-side: one pass over x gives loss and gradient of every one. Its first guess of the inverse Hessian
-is that of the Hessian at zero weights, S / classes + l2 with S the covariance of x (a bound of the
-Hessian everywhere has the same shape: Boehning, Ann. Inst. Statist. Math. 44, 1992), so that
-correlated dimensions cost no iterations. All are pure functions of tensors.
+Each is minimised by L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4) from the
+solution of the next stronger one. The first guess of the inverse Hessian is that of the Hessian's
+blocks, one a class, where it begins, so that neither correlated dimensions nor separable classes
+cost iterations. All are pure functions of tensors.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from torch import Tensor
 
 HISTORY = 10  # steps that the inverse Hessian is made from
 LOGITS = 2**21  # held at a time
+BLOCKS = 2**31  # products that the Hessian's blocks may take; if it would be more, one serves all
 _DECREASE = 1e-4  # part of the predicted decrease that a step must reach
 _HALVINGS = 20
 _MAX_ITERATIONS = 2000
 
 
 def minimise(
-    x: Tensor, y: Tensor, classes: int, l2: Tensor, *, tolerance: float
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, y: Tensor, classes: int, penalties: tuple[float, ...], *, tolerance: float
+) -> list[tuple[Tensor, Tensor]]:
     """Find the W and b that minimise mean cross-entropy(x W' + b, y) + l2 / 2 |W|^2, for each l2.
 
     It is deterministic. Memory beyond x is about 30 times W, and `LOGITS`.
@@ -33,101 +33,107 @@ def minimise(
         x: [n, dim], of mean 0 in every dimension.
         y: int64 [n].
         classes: how many y can name.
-        l2: the penalties, [penalties], above 0.
-        tolerance: a problem is solved once no entry of its gradient exceeds this (as in
-            scikit-learn), no step decreases its loss any more, or 2000 steps are taken.
+        penalties: the values of l2, above 0, the strongest first.
+        tolerance: a problem is solved once no entry of its gradient exceeds this part of the
+            largest of l2 W, once a step would gain less than rounding hides, or after 2000 steps.
+            A bound that does not follow l2 stops early if classes are separable: the gradient of
+            the cross-entropy, which is -l2 W at the minimum, goes to 0 with l2 there.
 
     Returns:
-        W [penalties, classes, dim] and b [penalties, classes], in the type of x.
+        W [classes, dim] and b [classes] for each penalty, in the type of x.
     """
-    if len(x) <= x.shape[1]:  # the rows of W lie in the span of those of x: at most n dimensions
+    basis, n = None, len(x)
+    if n <= x.shape[1]:  # the rows of W lie in the span of those of x: at most n dimensions
         basis, coordinates = torch.linalg.qr(x.T)  # [dim, n], [n, n]
-        weight, bias = _minimise(coordinates.T.contiguous(), y, classes, l2, tolerance)
-        return weight @ basis.T, bias
-    return _minimise(x, y, classes, l2, tolerance)
+        x = coordinates.T.contiguous()
+    w = x.new_zeros(classes, x.shape[1] + 1)  # its last column is the bias, which is not penalised
+    solved = []
+    for l2 in penalties:
+        w = _minimise(w, x, y, F.pad(x.new_full((x.shape[1],), l2), (0, 1)), tolerance)
+        weight = w[:, :-1] if basis is None else w[:, :-1] @ basis.T
+        solved.append((weight, w[:, -1]))
+    return solved
 
 
 class _Step(NamedTuple):
     """A step that was taken, from which the inverse Hessian is estimated."""
 
-    moved: Tensor  # [penalties, classes, dim + 1]
+    moved: Tensor  # [classes, dim + 1]
     change: Tensor  # of the gradient
-    inverse: Tensor  # 1 / their product, [penalties, 1, 1]
+    inverse: Tensor  # 1 / their product
 
 
-def _minimise(
-    x: Tensor, y: Tensor, classes: int, l2: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    # The last column of w is the bias, which is not penalised; penalty: [penalties, 1, dim + 1].
-    penalty = F.pad(l2.to(x)[:, None].expand(-1, x.shape[1]), (0, 1))[:, None]
-    factor = _curvature_factor(x, penalty, classes)
-    solved = x.new_zeros(len(l2), classes, x.shape[1] + 1)
-    w = solved.clone()
-    unsolved = torch.arange(len(l2), device=x.device)  # positions of the penalties not solved yet
+def _minimise(w: Tensor, x: Tensor, y: Tensor, penalty: Tensor, tolerance: float) -> Tensor:
+    """Return the solution [classes, dim + 1] for penalty [dim + 1], beginning at w."""
+    factor = _curvature_factor(w, x, penalty)
     loss, gradient = _loss_and_gradient(w, x, y, penalty)
     steps: list[_Step] = []
-    going = torch.ones_like(unsolved, dtype=torch.bool)
     for _ in range(_MAX_ITERATIONS):
-        going &= gradient.abs().amax((1, 2)) > tolerance
-        if not bool(going.all()):
-            solved[unsolved[~going]] = w[~going]
-            unsolved, w, loss, gradient, penalty, factor = (
-                t[going] for t in (unsolved, w, loss, gradient, penalty, factor)
-            )
-            steps = [_Step._make(t[going] for t in step) for step in steps]
-            if len(unsolved) == 0:
-                break
+        if gradient.abs().max() <= tolerance * (penalty * w).abs().max():
+            break
         direction = -_inverse_hessian_times(gradient, steps, factor)
         slope = _dot(direction, gradient)
-        length = torch.ones_like(loss, dtype=x.dtype)[:, None, None]
-        rounding = 10 * torch.finfo(x.dtype).eps * loss.abs()
+        rounding = torch.finfo(x.dtype).eps * loss
+        # A step gains about half of its slope; rounding averages out over images, in part.
+        if -slope <= 0.01 * rounding:
+            break
+        length = 1.0
         for _ in range(_HALVINGS):
             new_loss, new_gradient = _loss_and_gradient(w + length * direction, x, y, penalty)
-            going = new_loss <= loss + _DECREASE * (length * slope).flatten() + rounding
-            if bool(going.all()):
+            if new_loss <= loss + _DECREASE * length * slope + 10 * rounding:
                 break
-            length = torch.where(going[:, None, None], length, length / 2)
+            length /= 2
+        else:
+            break
         moved, change = length * direction, new_gradient - gradient
         product = _dot(moved, change)
-        steps = [*steps, _Step(moved, change, torch.where(product > 0, 1 / product, 0))][-HISTORY:]
+        if product > 0:
+            steps = [*steps, _Step(moved, change, 1 / product)][-HISTORY:]
         w, loss, gradient = w + moved, new_loss, new_gradient
-    solved[unsolved] = w
-    return solved[..., :-1], solved[..., -1]
+    return w
 
 
 def _loss_and_gradient(w: Tensor, x: Tensor, y: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-    """Return loss, float64 [penalties], and gradient at w [penalties, classes, dim + 1].
+    """Return the loss, float64, and its gradient at w [classes, dim + 1].
 
     It sums over images in parts of bounded memory.
     """
-    penalties, classes, _ = w.shape
-    flat = w.flatten(0, 1)
-    weight, bias = flat[:, :-1].T, flat[:, -1]
-    loss, gradient = w.new_zeros(penalties, dtype=torch.float64), torch.zeros_like(flat)
-    rows = max(1, LOGITS // len(flat))
+    weight, bias = w[:, :-1].T, w[:, -1]
+    loss, gradient = w.new_zeros((), dtype=torch.float64), torch.zeros_like(w)
+    rows = max(1, LOGITS // len(w))
     for part, labels in zip(x.split(rows), y.split(rows), strict=True):
-        log_p = torch.addmm(bias, part, weight).view(-1, penalties, classes).log_softmax(-1)
-        own = labels[:, None, None].expand(-1, penalties, 1)
-        right = log_p.gather(2, own)
-        loss -= right.sum((0, 2), dtype=torch.float64)
-        residual = log_p.exp_().scatter_(2, own, right.exp() - 1).view(-1, len(flat))
+        log_p = torch.addmm(bias, part, weight).log_softmax(1)
+        own = labels[:, None]
+        right = log_p.gather(1, own)
+        loss -= right.sum(dtype=torch.float64)
+        residual = log_p.exp_().scatter_(1, own, right.expm1())
         gradient[:, :-1].addmm_(residual.T, part)
         gradient[:, -1] += residual.sum(0)
-    loss = loss / len(x) + 0.5 * (penalty * w.square()).sum((1, 2), dtype=torch.float64)
-    return loss, gradient.view_as(w) / len(x) + penalty * w
+    loss = loss / len(x) + 0.5 * (penalty * w.square()).sum(dtype=torch.float64)
+    return loss, gradient / len(x) + penalty * w
 
 
-def _curvature_factor(x: Tensor, penalty: Tensor, classes: int) -> Tensor:
-    """Return Cholesky factors [penalties, dim + 1, dim + 1] of the first guess of the Hessian.
+def _curvature_factor(w: Tensor, x: Tensor, penalty: Tensor) -> Tensor:
+    """Return Cholesky factors, float64 [classes, dim + 1, dim + 1], of the Hessian's blocks at w.
 
-    The guess is the same for every class.
+    A class's block is the mean of p (1 - p) x x' over images, and its penalty. If all of them would
+    take long, their mean stands for each: [1, dim + 1, dim + 1].
     """
-    covariance = F.pad((x.T @ x).double() / len(x), (0, 1, 0, 1))
-    covariance[-1, -1] = 1.0
-    # Rounding in x' x can leave eigenvalues below 0 that a small penalty does not lift.
-    floor = 1e-6 * covariance.diagonal().mean() / classes
-    ridge = torch.diag_embed(penalty[:, 0].double() + floor)
-    return torch.linalg.cholesky(covariance / classes + ridge).to(x)
+    classes, width = w.shape
+    is_shared = len(x) * classes * width**2 > BLOCKS
+    blocks = x.new_zeros(1 if is_shared else classes, width, width, dtype=torch.float64)
+    for part in x.split(max(1, LOGITS // max(classes, width))):
+        p = torch.addmm(w[:, -1], part, w[:, :-1].T).softmax(1)
+        curvature = p * (1 - p)
+        if is_shared:
+            curvature = curvature.mean(1, keepdim=True)
+        with_one = F.pad(part, (0, 1), value=1.0)
+        for i, of_class in enumerate(curvature.T):
+            blocks[i] += (with_one.T * of_class) @ with_one
+    blocks = blocks / len(x) + torch.diag(penalty.double())
+    # Rounding can leave eigenvalues below 0.
+    floor = 1e-6 * blocks.diagonal(dim1=1, dim2=2).mean(1)
+    return torch.linalg.cholesky(blocks + torch.diag_embed(floor[:, None].expand(-1, width)))
 
 
 def _inverse_hessian_times(gradient: Tensor, steps: list[_Step], factor: Tensor) -> Tensor:
@@ -140,15 +146,19 @@ def _inverse_hessian_times(gradient: Tensor, steps: list[_Step], factor: Tensor)
     if steps:
         last = steps[-1]
         curvature = _dot(last.change, _solve(last.change, factor)) * last.inverse
-        q = torch.where(curvature > 0, q / curvature, q)
+        q = q / curvature
     for step in steps:
         q = q + (projections.pop() - step.inverse * _dot(step.change, q)) * step.moved
     return q
 
 
 def _solve(q: Tensor, factor: Tensor) -> Tensor:
-    return torch.cholesky_solve(q.mT, factor).mT
+    """Return each class's row of q times the inverse of its block, or of the block of all."""
+    q64 = q.double()
+    if len(factor) == 1:
+        return torch.cholesky_solve(q64.mT, factor[0]).mT.to(q)
+    return torch.cholesky_solve(q64[..., None], factor)[..., 0].to(q)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2), keepdim=True)
+    return (a * b).sum()

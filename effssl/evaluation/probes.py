@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from effssl.evaluation.logistic import minimise
 
-L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+L2_GRID = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 VALUES = 2**25  # similarities and votes that kNN holds at a time
 
 
@@ -30,20 +31,36 @@ class LinearProbe(NamedTuple):
 
 
 def fit_linear_probes(
-    h: Tensor, y: Tensor, classes: int, grid: tuple[float, ...], *, tolerance: float = 1e-4
+    h: Tensor, y: Tensor, classes: int, grid: tuple[float, ...], *, tolerance: float = 1e-2
 ) -> list[LinearProbe]:
     """Fit multinomial logistic regressions on standardised h [n, dim], y int64 [n].
 
-    There is one for every l2 of the grid, all in one pass. Each minimises mean cross-entropy
+    There is one for every l2 of the grid, the strongest first. Each minimises mean cross-entropy
     + l2 / 2 |W|^2, which is scikit-learn's with C = 1 / (n l2). The fit is deterministic.
     """
+    penalties = tuple(sorted(grid, reverse=True))
     with torch.no_grad():
-        mean, std = h.mean(0), h.std(0, unbiased=False).clamp(min=1e-6)
-        l2 = torch.tensor(grid, dtype=h.dtype, device=h.device)
-        weights, biases = minimise((h - mean) / std, y, classes, l2, tolerance=tolerance)
+        mean, std = standardisation(h)
+        solved = minimise((h - mean) / std, y, classes, penalties, tolerance=tolerance)
     return [
-        LinearProbe(w, b, mean, std, each) for w, b, each in zip(weights, biases, grid, strict=True)
+        LinearProbe(weight, bias, mean, std, l2)
+        for (weight, bias), l2 in zip(solved, penalties, strict=True)
     ]
+
+
+def standardisation(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [dim] of h [n, dim].
+
+    A dimension that varies by no more than rounding does is constant and has the deviation 1, as in
+    scikit-learn's StandardScaler: divided by next to nothing, what it is on other images would
+    drown all other dimensions. How small a dimension is does not matter beside that.
+    """
+    mean = (h.sum(0, dtype=torch.float64) / len(h)).to(h)
+    size, distance = (
+        torch.linalg.vector_norm(x, dim=0, dtype=torch.float64) for x in (h, h - mean)
+    )
+    varies = distance > 10 * torch.finfo(h.dtype).eps * size
+    return mean, torch.where(varies, distance / math.sqrt(len(h)), 1.0).to(h)
 
 
 def best_linear_probe(
@@ -54,14 +71,46 @@ def best_linear_probe(
     classes: int,
     grid: tuple[float, ...] = L2_GRID,
 ) -> tuple[LinearProbe, float]:
-    """Return the probe of the grid of l2 that is best on validation, and its accuracy there.
-
-    Of equals it is that of the largest l2.
-    """
-    probes = fit_linear_probes(train_h, train_y, classes, tuple(sorted(grid, reverse=True)))
+    """Return the probe of the grid of l2 that is best on validation, and its accuracy there."""
+    probes = fit_linear_probes(train_h, train_y, classes, grid)
     reached = [accuracy(probe, val_h, val_y) for probe in probes]
-    best = max(range(len(probes)), key=reached.__getitem__)
+    best = best_of_grid(reached)
     return probes[best], reached[best]
+
+
+def cross_validated(
+    h: Tensor, y: Tensor, classes: int, grid: tuple[float, ...], fold: Tensor
+) -> list[float]:
+    """Return the accuracy, in [0, 1], of each penalty on images that were not fitted on.
+
+    h: [n, dim]; y: int64 [n]; grid: the strongest first; fold: int [n], which images are held out
+    together. A probe is fitted without each fold in turn.
+    """
+    hits = torch.zeros(len(grid), dtype=torch.int64)
+    for is_held in (fold == number for number in fold.unique()):
+        fitted = fit_linear_probes(h[~is_held], y[~is_held], classes, grid, tolerance=0.1)
+        hits += torch.tensor(
+            [int((probe.logits(h[is_held]).argmax(1) == y[is_held]).sum()) for probe in fitted]
+        )
+    return (hits / len(y)).tolist()
+
+
+def best_of_grid(reached: Sequence[float]) -> int:
+    """Return the position of the largest value along a grid; nan is no value.
+
+    Of equals it is the first that is no end of the grid, so that an end is chosen only where it is
+    better than all between: then what lies beyond might be better still.
+    """
+    last = len(reached) - 1
+    return max(
+        (i for i, value in enumerate(reached) if not math.isnan(value)),
+        key=lambda i: (reached[i], 0 < i < last, -i),
+    )
+
+
+def is_end(l2: float, grid: tuple[float, ...] = L2_GRID) -> bool:
+    """Say whether a penalty is the weakest or the strongest of several."""
+    return len(grid) > 1 and l2 in (min(grid), max(grid))
 
 
 def accuracy(probe: LinearProbe, h: Tensor, y: Tensor, *, top: int = 1) -> float:

@@ -15,13 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effssl.data.splits import class_balanced, per_class
+from effssl.data.splits import class_balanced, folds, per_class
 from effssl.data.stored import Data, Split
 from effssl.evaluation.encode import Features, embed, spread
 from effssl.evaluation.probes import (
+    L2_GRID,
     LinearProbe,
     accuracy,
     best_linear_probe,
+    best_of_grid,
+    cross_validated,
+    fit_linear_probes,
+    is_end,
     knn_accuracy,
     wilson_interval,
 )
@@ -35,7 +40,8 @@ from effssl.evaluation.spectrum import (
 )
 
 FEW_LABEL_DRAWS = 5
-FEW_LABEL_GRID = (1e-1, 1e-2, 1e-3)  # weaker penalties change nothing if the classes are separable
+FEW_LABEL_GRID = L2_GRID[:5]  # weaker penalties change nothing if the classes are separable
+FEW_LABEL_FOLDS = 5
 RANK_IMAGES = 2000  # for the measures without labels
 VIEW_IMAGES, VIEWS = 1000, 8  # for those of random views
 TOP_5_CLASSES = 6  # from this many classes on, top-5 accuracy says something
@@ -112,34 +118,46 @@ def linear(encoded: Encoded, chosen: tuple[LinearProbe, float], name: str = "lin
     """Judge the chosen probe, as column `name` and others that begin with it.
 
     They are its accuracy in [0, 1], a 95% interval over images, its accuracy on validation, its
-    penalty, and its top-5 accuracy if there are over five classes.
+    penalty, how many choices fell on an end of the grid (0 or 1), and its top-5 accuracy if there
+    are over five classes.
     """
     probe, val = chosen
     h, y = encoded.reported()
     top1 = accuracy(probe, h, y)
     low, high = wilson_interval(top1, len(y))
     columns = {name: top1, f"{name}_low": low, f"{name}_high": high}
-    columns |= {f"{name}_val": val, f"{name}_l2": probe.l2}
+    columns |= {f"{name}_val": val, f"{name}_l2": probe.l2, f"{name}_at_end": is_end(probe.l2)}
     if encoded.classes >= TOP_5_CLASSES:
         columns[f"{name}_top5"] = accuracy(probe, h, y, top=5)
     return columns
 
 
 def few_labels(encoded: Encoded, count: int, seed: int) -> Columns:
-    """Judge linear probes on `count` labels a class: mean and deviation over seeded draws."""
-    train_y, val = encoded.train_y, (encoded.val_h, encoded.val_y)
-    probes = []
+    """Judge linear probes on `count` labels a class: mean and deviation over seeded draws.
+
+    Each probe's penalty is chosen by cross-validation within the labels that were drawn, so that no
+    other label is used. Beside it, `few_labels_by_validation` has it chosen on all labels of the
+    validation split, which are often many more than those drawn.
+    """
+    by_choice: dict[str, list[LinearProbe]] = {"few_labels": [], "few_labels_by_validation": []}
     for i in range(FEW_LABEL_DRAWS):
-        drawn = torch.from_numpy(per_class(train_y.cpu().numpy(), count, seed + i))
-        drawn = drawn.to(train_y.device)
-        few = encoded.train_h[drawn], train_y[drawn]
-        probes.append(best_linear_probe(*few, *val, encoded.classes, FEW_LABEL_GRID))
-    reached = torch.tensor([accuracy(probe, *encoded.reported()) for probe, _ in probes])
-    return {
-        "few_labels": float(reached.mean()),
-        "few_labels_std": float(reached.std()),
-        "few_labels_val": sum(val_accuracy for _, val_accuracy in probes) / len(probes),
-    }
+        labels = encoded.train_y.cpu().numpy()
+        drawn = per_class(labels, count, seed + i)
+        fold = torch.from_numpy(folds(labels[drawn], FEW_LABEL_FOLDS, seed + i))
+        at = torch.from_numpy(drawn).to(encoded.train_y.device)
+        h, y = encoded.train_h[at], encoded.train_y[at]
+        probes = fit_linear_probes(h, y, encoded.classes, FEW_LABEL_GRID)
+        within = cross_validated(h, y, encoded.classes, FEW_LABEL_GRID, fold.to(at))
+        on_val = [accuracy(probe, encoded.val_h, encoded.val_y) for probe in probes]
+        for chosen, reached in zip(by_choice.values(), (within, on_val), strict=True):
+            chosen.append(probes[best_of_grid(reached)])
+    columns: Columns = {}
+    for name, chosen in by_choice.items():
+        accuracies = torch.tensor([accuracy(probe, *encoded.reported()) for probe in chosen])
+        at_end = sum(is_end(probe.l2, FEW_LABEL_GRID) for probe in chosen)
+        columns |= {name: float(accuracies.mean()), f"{name}_std": float(accuracies.std())}
+        columns |= {f"{name}_at_end": at_end}
+    return columns
 
 
 def knn(encoded: Encoded, k: int = 20) -> Columns:

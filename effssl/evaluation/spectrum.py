@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _PAIRS_AT_ONCE = 2**23  # 64 MB in float64
-_RANKS = (3, 100)  # between which the decay of the eigenvalues is fitted
+_RANKS = (4, 100)  # between which the decay of the eigenvalues is fitted
 
 
 def effective_rank(x: Tensor) -> float:
@@ -28,10 +28,11 @@ def decay_exponent(x: Tensor) -> float:
     """Return alpha-ReQ (arXiv 2202.05808) of x [n, dim].
 
     It is minus the slope of log eigenvalue against log rank, for the covariance's eigenvalues at
-    ranks 3 to 100 (counted from 1), or fewer if fewer are above float64's noise. It is
-    large if few directions dominate, 0 if all are equal; the paper finds about 1 to be best. It is
-    nan if fewer than two ranks remain. With n near dim or below, the sampling of the covariance
-    steepens its tail.
+    ranks 4 to 100 (counted from 1), or fewer if fewer are above float64's noise. These are the
+    ranks of the authors' code, which calls them arange(3, 100), counted from 0. It is large if few
+    directions dominate, 0 if all are equal; the paper finds about 1 to be best. It is nan if fewer
+    than two ranks remain. With n near dim or below, the sampling of the covariance steepens its
+    tail.
 
     The slope is that of least squares with weight 1 / rank, as in the code of the paper (from arXiv
     1807.05523's analysis of cortex): ranks are dense on a logarithmic axis, and without weights the

@@ -5,6 +5,7 @@ from effssl.data.splits import (
     batch_ends,
     class_balanced,
     epoch_order,
+    folds,
     of_all,
     own_part,
     per_class,
@@ -160,3 +161,14 @@ def test_all_images_are_as_many_of_every_class():
     half = of_all(labels, 0.5, seed=0)
     assert np.bincount(labels[half] + 1).tolist() == [5, 20, 30]
     assert not np.array_equal(half, of_all(labels, 0.5, seed=1))
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_are_even_in_all_and_in_every_class(count):
+    y = labels()
+    fold = folds(y, count, seed=0)
+    assert set(fold.tolist()) == set(range(count))
+    for part in (fold, *(fold[y == label] for label in SIZES)):
+        sizes = np.bincount(part, minlength=count)
+        assert sizes.max() - sizes.min() <= 1
+    assert (folds(y, count, seed=0) == fold).all() and (folds(y, count, seed=1) != fold).any()

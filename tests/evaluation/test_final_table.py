@@ -10,7 +10,7 @@ from effssl.data.beton import Beton
 from effssl.data.stored import Data
 from effssl.evaluation.final_table import final_rows, format_table, validation_probe
 
-PROJECTOR = torch.nn.Linear(8, 4, bias=False)
+PROJECTOR = torch.nn.Linear(8, 6, bias=False)
 MEASURES = {f"{x}/{name}" for x in "hz" for name in ("effective_rank", "alpha", "off_diagonal")}
 
 
@@ -127,7 +127,7 @@ def test_h_and_z_are_measured_apart():
     probed = validation_probe(separable(1.0), make_data(), 1000, doubled)
     assert probed.keys() == {"linear", "knn"} | MEASURES - {
         "z/alpha"
-    }  # two dimensions have no rank 3 to fit from
+    }  # two dimensions have no rank 4 to fit from
     assert probed["z/effective_rank"] <= 2
     assert probed["z/off_diagonal"] > 0.25
     assert probed["h/effective_rank"] > 6
@@ -144,3 +144,23 @@ def test_probes_on_the_way_use_a_class_balanced_part(max_images):
     calls: list = []
     validation_probe(separable(0.1, calls), make_data(), max_images, PROJECTOR)
     assert calls[0] == ("train", max_images)
+
+
+def test_penalties_of_few_labels_are_chosen_within_these_labels():
+    """Other validation labels change what is chosen on them, and not what is within the few."""
+    data, rows = make_data(), {"trained": separable(1.0)}
+    how = {"max_images": 1000, "few_labels": 5, "seed": 0}
+    row = final_rows(rows, data, **how)["rows"]["trained"]
+    labels = data.train.labels.copy()
+    labels[data.val_positions] = (labels[data.val_positions] + 1) % 3
+    shuffled = data._replace(train=data.train._replace(labels=labels))
+    other = final_rows(rows, shuffled, **how)["rows"]["trained"]
+    assert other["few_labels"] == row["few_labels"] > 0.5
+    assert other["few_labels_by_validation"] != row["few_labels_by_validation"]
+
+
+def test_one_label_a_class_is_enough():
+    row = final_rows(
+        {"trained": separable(0.1)}, make_data(), max_images=1000, few_labels=1, seed=0
+    )["rows"]["trained"]
+    assert row["few_labels"] > 0.5 and row["few_labels_at_end"] == 0

@@ -96,23 +96,46 @@ def test_decay_exponent_of_a_power_law(alpha):
     assert decay_exponent(1e-3 * x - 2) == pytest.approx(alpha, abs=1e-6)
 
 
-def test_decay_exponent_looks_at_ranks_3_to_100_weighted_by_their_inverse():
+def authors_exponent(values):
+    """The fit of the authors' code, fastssl's stringer_get_powerlaw(values, arange(3, 100))."""
+    at = np.arange(3, min(100, len(values)))
+    rank = at + 1
+    x = np.stack([-np.log(rank), np.ones(len(rank))], 1)
+    weighted = x / rank[:, None]
+    return np.linalg.solve(x.T @ weighted, weighted.T @ np.log(values[at]))[0]
+
+
+def test_decay_exponent_is_that_of_the_authors_code_at_ranks_4_to_100():
     rank = np.arange(1, 151)
     values = rank**-1.0 * np.exp(0.3 * np.sin(rank))
-    values[:2], values[100:] = (50, 9), 1e-3 * rank[100:] ** -3.0  # what must not count
+    values[:3], values[100:] = (50, 9, 8), 1e-3 * rank[100:] ** -3.0  # what must not count
     values = -np.sort(-values)
-    used = slice(2, 100)
-    slope, _ = np.polyfit(
-        np.log(rank[used]), np.log(values[used]), 1, w=rank[used] ** -0.5
-    )  # squared, it weighs
-    assert decay_exponent(with_eigenvalues(values, 400)) == pytest.approx(-slope, rel=1e-9)
+    expected = authors_exponent(values)
+    assert decay_exponent(with_eigenvalues(values, 400)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_decay_exponent_of_few_positive_eigenvalues():
-    few = with_eigenvalues([8.0, 4.0, 3.0**-2, 4.0**-2, 0.0, 0.0], 50)
+    few = with_eigenvalues([9.0, 8.0, 4.0, 4.0**-2, 5.0**-2, 0.0, 0.0], 50)
     assert decay_exponent(few) == pytest.approx(2, rel=1e-6)
-    assert math.isnan(decay_exponent(with_eigenvalues([3.0, 2.0, 1.0, 0.0], 50)))
+    assert math.isnan(decay_exponent(with_eigenvalues([3.0, 2.0, 1.0, 0.5, 0.0], 50)))
     assert math.isnan(decay_exponent(torch.full((10, 4), 0.1)))
+
+
+def test_measures_without_labels_do_not_see_a_constant_dimension():
+    """What divides by a deviation leaves it out: it has rounding for a spread."""
+    x = normal(200, 12).float() * torch.logspace(0, -6, 12)
+    constant = torch.full((200, 1), 0.1)
+    constant[::7] *= 1 + 1e-7
+    wider = torch.cat([x, constant], 1)
+    assert off_diagonal_energy(wider) == pytest.approx(off_diagonal_energy(x), rel=1e-9)
+    assert decay_exponent(wider) == pytest.approx(decay_exponent(x), rel=1e-9)
+
+
+def test_lidar_divides_by_no_spread_below_its_delta():
+    """Views that are alike in a dimension count as far apart as delta says, by the paper's rule."""
+    x = views_of()
+    still = torch.cat([x, torch.full((40, 6, 1), 0.1, dtype=torch.float64)], 2)
+    assert lidar(still) == pytest.approx(lidar(x), rel=1e-9)
 
 
 def views_of(n=40, views=6, dim=7, noise=0.5):
