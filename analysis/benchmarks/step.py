@@ -24,11 +24,10 @@ import torch
 from tqdm import tqdm
 
 from analysis.harness import cli
+from analysis.harness.step_parts import PARTS, shown
 from analysis.harness.tables import markdown
 from effssl.cli import parse
 from effssl.config import Config
-
-PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,11 +55,6 @@ def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
     }
     measured = measure(settings, rounds=args.rounds, threads=args.threads)
     print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]))
-
-
-def shown(ms: dict[str, float]) -> dict[str, str]:
-    """Return the milliseconds of a step and of its parts, as text."""
-    return {"ms a step": f"{sum(ms.values()):.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
 
 
 def measure(

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.benchmarks import step
 from analysis.harness import claim_rules, claims, trials, verdicts
 from analysis.harness.recipes import Recipe, Scale
 from analysis.harness.speedups import Speedup, speedup
 from analysis.harness.stats import mean_std
+from analysis.harness.step_parts import PARTS, shown
 from analysis.harness.tables import markdown
 from analysis.harness.trials import Chosen, Trial
 
@@ -38,7 +38,7 @@ def step_name(recipe: Recipe) -> str:
 
 def ms(cost: dict[str, float]) -> float:
     """Return the milliseconds of a whole step."""
-    return sum(cost[part] for part in step.PARTS)
+    return sum(cost[part] for part in PARTS)
 
 
 def comparisons(
@@ -139,7 +139,7 @@ def _length_lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[d
 def _step_lines(steps: Steps) -> list[dict[str, Any]]:
     return [
         {"recipe": name}
-        | step.shown({part: cost[part] for part in step.PARTS})
+        | shown({part: cost[part] for part in PARTS})
         | {"ms for 1,000 encoded views": f"{1000 * ms(cost) / cost['encoded_views']:.0f}"}
         for name, cost in steps.items()
     ]
