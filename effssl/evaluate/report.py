@@ -71,7 +71,6 @@ def write_report(
         **machine(runtime.device),
     }
     picture, file = run.folder / f"{stem}.png", run.folder / f"{stem}.json"
-    write_json(file, report)
     with or_a_line(picture):
         save_evaluation(
             picture,
@@ -82,6 +81,7 @@ def write_report(
             averaged_views=settings.num_averaged_views,
             few_labels=settings.probe_labels,
         )
+    write_json(file, report)
     return [each for each in (file, picture) if each.exists()]
 
 

@@ -54,6 +54,8 @@ def train(job: Job) -> int:
     with folder.claimed(out), checkpoint.told_of_in_errors(out):
         if distributed.is_first():
             write_text(out / "config.yaml", cli.dump(cfg))
+            # A finished run that goes on is not finished: its checkpoint leaves the other files.
+            (out / "result.json").unlink(missing_ok=True)
         clock = Clock(job.seconds, job.runtime.wait)
         log = RunLog(out, start=_axes(job, clock), total_steps=job.total_steps)
         log.say(_introduction(job))

@@ -244,14 +244,23 @@ def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir,
     assert json.loads((run / "result.json").read_text())["steps"] > steps
 
 
+def fail(*arguments):
+    raise RuntimeError("stopped on the way")
+
+
 def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
-    digits_dir, tmp_path, capsys
+    digits_dir, tmp_path, capsys, monkeypatch
 ):
     run, longer = tmp_path / "run", tmp_path / "longer"
     flags = ["--final-images", 0, "--warmup-epochs", 0]
     assert train.main(cli.parse(quick(digits_dir, run, "--epochs", 1, *flags))) == 0
     capsys.readouterr()
-    assert train.main(cli.parse(["--resume", str(run), "--epochs", "2"])) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train_epochs", fail)
+        with pytest.raises(RuntimeError, match="stopped on the way"):
+            train.main(cli.parse(["--resume", str(run), "--epochs", "2"]))
+    assert not (run / "result.json").exists()  # its checkpoint will leave its other files
+    assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert (
         "--epochs 1 -> 2: the schedule now ends at step 10; from here, step 5, the learning rate "
         "is that of the longer cosine: 0.0015 in place of 0\n"
