@@ -25,7 +25,7 @@ T = TypeVar("T")
 # the weights.
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
-    *("log_every", "save_every_s", "probe_every", "probe_images"),
+    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
 }
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume"))
 

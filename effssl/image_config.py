@@ -16,6 +16,7 @@ from effssl.ranges import (
     JpegQuality,
     NotNegative,
     Part,
+    PositiveFinite,
     Probability,
     Range,
     RangeTo1,
@@ -48,6 +49,8 @@ class Storage:
     gray_range: GrayRange | None = None
     """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
     bits; others are an error)."""
+    max_image_gib: PositiveFinite = 8.0
+    """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

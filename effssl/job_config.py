@@ -11,7 +11,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from effssl.ranges import SETTINGS, AtLeast1, AtLeast8, GrayRange, JpegQuality, Part, SetName
+from effssl.ranges import (
+    SETTINGS,
+    AtLeast1,
+    AtLeast8,
+    GrayRange,
+    JpegQuality,
+    Part,
+    PositiveFinite,
+    SetName,
+)
 
 
 def _named_file(text: str) -> str:
@@ -58,6 +67,8 @@ class Evaluation:
     gray_range: GrayRange | None = None
     """Black and white of gray images of more than 8 bits (None: the run's; for another set 0 and
     65535)."""
+    max_image_gib: PositiveFinite | None = None
+    """Memory that decoding an image may take, in GiB (None: the run's; 8 for another set)."""
     fraction: Part | None = None
     """Part of the training images to fit probes on (None: the run's; 1 for another set)."""
     train_images: AtLeast1 = 100_000
@@ -154,6 +165,8 @@ class Embed:
     gray_range: GrayRange | None = None
     """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
     bits; others are an error)."""
+    max_image_gib: PositiveFinite = 8.0
+    """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Embed:

@@ -41,6 +41,7 @@ def embed_folder(
     device: str = "auto",
     skip_corrupt: bool = False,
     gray_range: tuple[float, float] | None = None,
+    max_image_gib: float = 8.0,
 ) -> Embedded:
     """Encode all images below a folder: their clean views, as evaluation sees them.
 
@@ -58,6 +59,7 @@ def embed_folder(
         device: auto, cpu, cuda or cuda:N.
         skip_corrupt: leave out images that do not decode, naming them.
         gray_range: black and white of gray images of more than 8 bits, as --gray-range.
+        max_image_gib: memory that decoding an image may take; larger ones count as damaged.
 
     Raises:
         InputError: for anything that the user has to mend, such as images that do not decode.
@@ -65,7 +67,9 @@ def embed_folder(
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
     began = time.monotonic()
     root = Path(folder)
-    files, labels, classes, notes = images_below(root, Decoding(gray_range))
+    canvas = canvas_of(augment.image_size)
+    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * canvas)
+    files, labels, classes, notes = images_below(root, decoding)
     names = [str(path.relative_to(root)) for path in files.paths]
 
     def encoded(side: int | None) -> Embedded:
@@ -73,7 +77,7 @@ def embed_folder(
         batches = read_files(
             files,
             side,
-            canvas_of(augment.image_size),
+            canvas,
             batch_size=batch_size,
             workers=workers,
             device=runtime.device,
@@ -180,6 +184,7 @@ def _embed(settings: Embed) -> Embedded:
             device=settings.device,
             skip_corrupt=settings.skip_corrupt,
             gray_range=settings.gray_range,
+            max_image_gib=settings.max_image_gib,
         )
     assert settings.data is not None
     storage = Storage(
@@ -191,6 +196,7 @@ def _embed(settings: Embed) -> Embedded:
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
         gray_range=settings.gray_range,
+        max_image_gib=settings.max_image_gib,
     )
     return embed_set(
         settings.run,
