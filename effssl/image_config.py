@@ -51,6 +51,8 @@ class Storage:
     bits; others are an error)."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
+    labels: bool = True
+    """Folders are classes; --no-labels: they mean nothing, and no image has a label."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -113,8 +113,8 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
 def _check_size(image: Image.Image, decoding: Decoding) -> None:
     """Let a LARGE JPEG be decoded smaller, and look at the memory that decoding will take.
 
-    Raises ValueError if it is too much. A JPEG that is not LARGE is decoded in full, which takes longer: stored pixels stay what they
-    were.
+    Raises ValueError if it is too much. A JPEG that is not LARGE is decoded in full, which takes
+    longer, but stored pixels stay what they were.
     """
     width, height = image.size
     needed_gib = 0.0

@@ -40,7 +40,9 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     the user has to mend.
     """
     decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
-    source = open_source(storage.data, storage.data_dir, split, decoding=decoding)
+    source = open_source(
+        storage.data, storage.data_dir, split, labels=storage.labels, decoding=decoding
+    )
     if source is None:
         return None
     if distributed.is_first():
