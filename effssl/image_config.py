@@ -50,6 +50,10 @@ class Storage:
     gray_range: GrayRange | None = None
     """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
     bits; others are an error)."""
+    max_image_gib: PositiveFinite = 8.0
+    """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
+    labels: bool = True
+    """Folders are classes; --no-labels: they mean nothing, and no image has a label."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

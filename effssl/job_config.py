@@ -19,6 +19,7 @@ from effssl.ranges import (
     JpegQuality,
     LocalPath,
     Part,
+    PositiveFinite,
     SetName,
     local_path,
 )
@@ -79,6 +80,8 @@ class Evaluation:
     gray_range: GrayRange | None = None
     """Black and white of gray images of more than 8 bits (None: the run's; for another set 0 and
     65535)."""
+    max_image_gib: PositiveFinite | None = None
+    """Memory that decoding an image may take, in GiB (None: the run's; 8 for another set)."""
     fraction: Part | None = None
     """Part of the training images to fit probes on (None: the run's; 1 for another set)."""
     train_images: AtLeast1 = 100_000
@@ -175,6 +178,10 @@ class Embed:
     gray_range: GrayRange | None = None
     """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
     bits; others are an error)."""
+    max_image_gib: PositiveFinite = 8.0
+    """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
+    labels: bool = True
+    """Folders are classes; --no-labels: they mean nothing, and no image has a label."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Embed:

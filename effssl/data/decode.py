@@ -21,6 +21,13 @@ TURNS = {  # EXIF's orientation -> what makes the image upright
     8: Image.Transpose.ROTATE_90,
 }
 WHITE_OF_16_BITS = 65_535
+# Pillow warns of half as many pixels and refuses more, to guard servers from files of strangers.
+# These files are the user's own: `_check_size` holds them to a memory limit instead.
+LARGE = 178_956_970
+Image.MAX_IMAGE_PIXELS = None
+GIB_PER_PIXEL = 24 / 2**30  # measured at most: 14 for RGB, 18 if it is turned, 22 with transparency
+GIB_PER_DEEP_PIXEL = 40 / 2**30  # 33 to 37 for gray that is scaled from more than 8 bits
+GIB_PER_COEFFICIENTS = 6 / 2**30  # that a progressive JPEG keeps of each pixel, at full size
 DIM = (WHITE_OF_16_BITS + 1) // 16  # what 12 bits in 16 stay below
 
 
@@ -28,6 +35,8 @@ class Decoding(NamedTuple):
     """How files become RGB."""
 
     gray_range: tuple[float, float] | None = None  # black and white of gray of more than 8 bits
+    max_gib: float = 8.0  # memory that decoding an image may take
+    enough_px: int = 1000  # LARGE JPEGs are decoded smaller, their shorter side at least this
 
 
 DEFAULT = Decoding()
@@ -74,6 +83,7 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
 
     What lies under transparency is arbitrary.
     """
+    _check_size(image, decoding)
     image.load()  # PNG and TIFF know their orientation only now
     has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
     gray_high = None
@@ -98,6 +108,28 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
         colours = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return Decoded(np.asarray(upright.convert("RGB")), gray_high)
+
+
+def _check_size(image: Image.Image, decoding: Decoding) -> None:
+    """Let a LARGE JPEG be decoded smaller, and look at the memory that decoding will take.
+
+    Raises ValueError if it is too much. A JPEG that is not LARGE is decoded in full, which takes
+    longer, but stored pixels stay what they were.
+    """
+    width, height = image.size
+    needed_gib = 0.0
+    if width * height > LARGE:
+        image.draft(None, (decoding.enough_px, decoding.enough_px))  # nothing but for JPEGs
+        if "progressive" in image.info:
+            needed_gib += width * height * GIB_PER_COEFFICIENTS
+    decoded_width, decoded_height = image.size
+    per_pixel = GIB_PER_DEEP_PIXEL if image.mode[0] in "IF" else GIB_PER_PIXEL
+    needed_gib += decoded_width * decoded_height * per_pixel
+    if needed_gib > decoding.max_gib:
+        raise ValueError(
+            f"its {width}x{height} pixels take about {needed_gib:.3g} GiB of memory, and "
+            f"{decoding.max_gib:g} GiB are allowed; --max-image-gib allows more"
+        )
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

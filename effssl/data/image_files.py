@@ -62,7 +62,7 @@ class ImageFiles:
 
 
 def images_below(
-    folder: Path, decoding: Decoding
+    folder: Path, decoding: Decoding, *, folders_are_classes: bool = True
 ) -> tuple[ImageFiles, np.ndarray, list[str], list[str]]:
     """Find all images below a folder, sorted by path.
 
@@ -74,8 +74,8 @@ def images_below(
     paths, others = find_images(folder)
     if not paths:
         raise InputError(no_images(folder, others))
-    classes = sorted({class_of(path, folder) for path in paths} - {""})
-    labels, classes = class_labels(paths, folder, classes)
+    folders = sorted({class_of(path, folder) for path in paths} - {""})
+    labels, classes = class_labels(paths, folder, folders if folders_are_classes else [])
     notes = [f"{folder} has {describe_labels(labels, classes)}", *about_others(folder, others)]
     return ImageFiles(paths, decoding), labels, classes, notes
 

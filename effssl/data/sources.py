@@ -24,6 +24,7 @@ from effssl.data.image_files import (
     describe_labels,
     find_images,
     no_images,
+    printable,
 )
 from effssl.data.split_folders import check_nested, find_split_folders, has_train_folder
 
@@ -52,23 +53,38 @@ class Source(NamedTuple):
 
 
 def open_source(
-    name: str, data_dir: Path, split: str, *, decoding: Decoding = DEFAULT
+    name: str, data_dir: Path, split: str, *, labels: bool = True, decoding: Decoding = DEFAULT
 ) -> Source | None:
     """Find a set's images; those of torchvision's sets are downloaded if they are missing.
 
-    name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test".
-    decoding: how image files are decoded.
+    name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test". labels:
+    if they are to be known; else no image has one. decoding: how image files are decoded.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """
+    source: Source | None
     if name == "digits":
-        return _digits(split)
-    if name in torchvision_sets.SETS:
-        return _torchvision_set(name, data_dir, split, decoding)
-    if name == "imagenet100":
-        listed = frozenset(IMAGENET100_CLASSES.read_text().split())
-        return _class_folders(name, data_dir, split, decoding, only=listed)
-    return _class_folders(name, data_dir, split, decoding)
+        source = _digits(split)
+    elif name in torchvision_sets.SETS:
+        source = _torchvision_set(name, data_dir, split, labels, decoding)
+    else:
+        is_100 = name == "imagenet100"
+        listed = frozenset(IMAGENET100_CLASSES.read_text().split() if is_100 else [])
+        source = _class_folders(name, data_dir, split, labels, decoding, only=listed)
+    return source if labels or source is None else _without_labels(source)
+
+
+def _without_labels(source: Source) -> Source:
+    fingerprint, identity = (
+        _hash(f"{known_by} without labels".encode())
+        for known_by in (source.fingerprint, source.identity)
+    )
+    return source._replace(
+        labels=np.full_like(source.labels, -1),
+        classes=[],
+        fingerprint=fingerprint,
+        identity=identity,
+    )
 
 
 def check_is_there(name: str, data_dir: Path) -> None:
@@ -105,22 +121,25 @@ def _digits(split: str) -> Source:
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
-def _torchvision_set(name: str, data_dir: Path, split: str, decoding: Decoding) -> Source | None:
+def _torchvision_set(
+    name: str, data_dir: Path, split: str, labels: bool, decoding: Decoding
+) -> Source | None:
     """Take torchvision's files, or else class folders, or else what torchvision downloads."""
     _, folder, side = torchvision_sets.SETS[name]
     if not (data_dir / folder).is_dir():
         if has_train_folder(data_dir):
-            return _class_folders(name, data_dir, split, decoding, side=side)
+            return _class_folders(name, data_dir, split, labels, decoding, side=side)
         torchvision_sets.download(name, data_dir)
-    images, labels, classes = torchvision_sets.read_split(name, data_dir, split)
+    images, numbers, classes = torchvision_sets.read_split(name, data_dir, split)
     files = sorted(path for path in (data_dir / folder).iterdir() if path.is_file())
-    return Source(images, labels, classes, *_fingerprints(files, data_dir, labels), side)
+    return Source(images, numbers, classes, *_fingerprints(files, data_dir, numbers), side)
 
 
 def _class_folders(
     name: str,
     data_dir: Path,
     split: str,
+    labels: bool,
     decoding: Decoding,
     *,
     side: int | None = None,
@@ -130,15 +149,16 @@ def _class_folders(
 
     They are train/CLASS/*, or else CLASS/* or loose (unlabelled) images in data_dir itself; test/
     or val/ may lie beside (split_folders has their spellings).
-    side: what the set's images must measure. only: the classes to take, all of which must be there;
-    all classes if it is empty.
+    labels: if folders are classes. side: what the set's images must measure. only: the classes to
+    take, all of which must be there; all classes if it is empty.
     """
     folders = find_split_folders(data_dir)
     root = train_root = folders.train
     has_train = train_root != data_dir
     apart = [] if has_train or split == "test" else folders.apart
     paths, others = find_images(train_root, without=folders.apart, only=only)
-    check_nested(paths, train_root, is_train=has_train)
+    if labels:
+        check_nested(paths, train_root, is_train=has_train)
     classes = sorted({class_of(path, train_root) for path in paths} - {""})
     absent = sorted(only.difference(classes))
     if absent:
@@ -146,6 +166,8 @@ def _class_folders(
             f"{train_root} has no images of {len(absent)} of the {len(only)} classes of {name}: "
             f"{abridged(absent)}"
         )
+    if not labels:
+        classes = []
     if split == "test":
         if folders.held_out is None:
             return None
@@ -157,14 +179,16 @@ def _class_folders(
     if not paths:
         outside = f" outside of {abridged(list(map(str, apart)))}" if apart else ""
         raise InputError(no_images(f"{root}{outside}", others))
-    alone = f" (one folder alone is no class: {classes[0]})" if len(classes) == 1 else ""
-    labels, classes = class_labels(paths, root, classes)
+    alone = ""
+    if len(classes) == 1:
+        alone = f" (one folder alone is no class: {printable(classes[0])})"
+    numbers, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)
-    fingerprints = _fingerprints(paths, data_dir, labels)
-    notes = [f"{split}: {root} has {describe_labels(labels, classes)}{alone}"]
+    fingerprints = _fingerprints(paths, data_dir, numbers)
+    notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
-    return Source(ImageFiles(paths, decoding), labels, classes, *fingerprints, side, notes)
+    return Source(ImageFiles(paths, decoding), numbers, classes, *fingerprints, side, notes)
 
 
 def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:

@@ -40,8 +40,10 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
     """
-    decoding = Decoding(storage.gray_range)
-    source = open_source(storage.data, storage.data_dir, split, decoding=decoding)
+    decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
+    source = open_source(
+        storage.data, storage.data_dir, split, labels=storage.labels, decoding=decoding
+    )
     if source is None:
         return None
     if distributed.is_first():

@@ -41,6 +41,8 @@ def embed_folder(
     device: str = "auto",
     skip_corrupt: bool = False,
     gray_range: tuple[float, float] | None = None,
+    max_image_gib: float = 8.0,
+    labels: bool = True,
 ) -> Embedded:
     """Encode all images below a folder: their clean views, as evaluation sees them.
 
@@ -50,7 +52,7 @@ def embed_folder(
     Args:
         backbone: a run's folder, its backbone.safetensors, or what load_backbone returned, which is
             moved to the device.
-        folder: images at any depth; the first folder below is the label, if there are several.
+        folder: images at any depth.
         to: also write this .npz (names, representations, labels, classes) or .parquet file (name,
             label, class, representation), whole or not at all.
         batch_size: images that the backbone sees at once.
@@ -58,28 +60,26 @@ def embed_folder(
         device: auto, cpu, cuda or cuda:N.
         skip_corrupt: leave out images that do not decode, naming them.
         gray_range: black and white of gray images of more than 8 bits, as --gray-range.
+        max_image_gib: memory that decoding an image may take; larger ones count as damaged.
+        labels: the first folder below is the label; else there is none.
 
     Raises:
         InputError: for anything that the user has to mend, such as images that do not decode.
     """
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
+    root, canvas = Path(folder), canvas_of(augment.image_size)
+    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * canvas)
     began = time.monotonic()
-    root = Path(folder)
-    files, labels, classes, notes = images_below(root, Decoding(gray_range))
+    files, numbers, classes, notes = images_below(root, decoding, folders_are_classes=labels)
     names = [str(path.relative_to(root)) for path in files.paths]
 
     def encoded(side: int | None) -> Embedded:
         findings = Findings([], [])
+        reading = {"batch_size": batch_size, "workers": workers}
         batches = read_files(
-            files,
-            side,
-            canvas_of(augment.image_size),
-            batch_size=batch_size,
-            workers=workers,
-            device=runtime.device,
-            findings=findings,
+            files, side, canvas, **reading, device=runtime.device, findings=findings
         )
-        images = ImageBatches(names, labels, classes, batches, findings)
+        images = ImageBatches(names, numbers, classes, batches, findings)
         return represent(model, images, augment, runtime, began=began, skip_corrupt=skip_corrupt)
 
     # Looking at every header first would keep the backbone waiting: if these mislead, begin again.
@@ -180,6 +180,8 @@ def _embed(settings: Embed) -> Embedded:
             device=settings.device,
             skip_corrupt=settings.skip_corrupt,
             gray_range=settings.gray_range,
+            max_image_gib=settings.max_image_gib,
+            labels=settings.labels,
         )
     assert settings.data is not None
     storage = Storage(
@@ -191,6 +193,8 @@ def _embed(settings: Embed) -> Embedded:
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
         gray_range=settings.gray_range,
+        max_image_gib=settings.max_image_gib,
+        labels=settings.labels,
     )
     return embed_set(
         settings.run,

@@ -49,9 +49,9 @@ def probed_images(of_run: Images, settings: Evaluation) -> Images:
     if settings.data not in (None, of_run.data):
         shared = ("val_fraction", "split_seed", "workers", "skip_corrupt")
         images = Images(data=settings.data, **{name: getattr(of_run, name) for name in shared})
-    if settings.data_dir is not None:  # its .beton files lie there too
-        images = replace(images, data_dir=settings.data_dir, beton_dir=None)
-    may_differ = ("beton_dir", "fraction", "workers", "gray_range")
+    if settings.data_dir is not None:  # its .beton files lie there too, and it may have labels
+        images = replace(images, data_dir=settings.data_dir, beton_dir=None, labels=True)
+    may_differ = ("beton_dir", "fraction", "workers", "gray_range", "max_image_gib")
     given = {name: getattr(settings, name) for name in may_differ}
     return replace(images, **{name: v for name, v in given.items() if v is not None})
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,43 @@ def test_a_gray_range_is_two_numbers(tmp_path):
     for flags in (["9", "3"], ["0"], ["0", "nan"], ["0", "x"]):
         with pytest.raises(InputError, match="--gray-range"):
             cli.parse_storage(["--gray-range", *flags])
+
+
+def png_header(path: Path, width: int, height: int) -> Path:
+    """A PNG that says its size, and has no pixels."""
+    Image.new("1", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">2I", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    return path
+
+
+def test_pillows_limit_is_not_met(tmp_path):
+    with warnings.catch_warnings(), pytest.raises(InputError) as raised:
+        warnings.simplefilter("error")
+        decode(png_header(tmp_path / "x.png", 14_000, 14_000), Decoding())
+    assert "bomb" not in str(raised.value)
+
+
+def test_too_large_an_image_is_named_with_its_size_the_limit_and_the_flag(tmp_path):
+    file = png_header(tmp_path / "x.png", 20_000, 30_000)
+    said = r"x\.png .* 20000x30000 pixels take about 13\.4 GiB .* 8 GiB are .*--max-image-gib"
+    with pytest.raises(InputError, match=said):
+        decode(file, Decoding())
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_only_large_jpegs_are_decoded_smaller(tmp_path, monkeypatch, options):
+    file = tmp_path / "x.jpg"
+    image = Image.fromarray((255 * RAMP).astype(np.uint8)).resize((1600, 1200)).convert("RGB")
+    image.save(file, **options)
+    whole = decode(file, Decoding(enough_px=200)).pixels
+    assert whole.shape == (1200, 1600, 3)
+    monkeypatch.setattr("effssl.data.decode.LARGE", 1_000_000)
+    small = decode(file, Decoding(enough_px=200, max_gib=0.014)).pixels
+    assert small.shape == (300, 400, 3)  # 150 were less than 200
+    assert np.abs(small.astype(int) - whole[2::4, 2::4]).max() <= 4
+    coefficients_gib = 0.0107 if options else 0
+    with pytest.raises(InputError, match="1600x1200"):
+        decode(file, Decoding(enough_px=200, max_gib=coefficients_gib + 0.002))

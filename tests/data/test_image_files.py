@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 from effssl import InputError
 from effssl.data.decode import Decoding
 from effssl.data.image_files import ImageFiles, about_others, find_images, images_below, suffixes
+from tests.conftest import write_class_folders
 
 RED = (250, 20, 40)
 
@@ -210,3 +211,10 @@ def test_folders_of_storage_boxes_are_no_classes(tmp_path, folder):
     files, labels, classes, notes = images_below(tmp_path, Decoding())
     assert (len(files), labels.tolist(), classes) == (2, [0, 1], ["a", "b"])
     assert notes == [f"{tmp_path} has 2 images in 2 classes (a, b)"]
+
+
+def test_folders_below_need_not_be_classes(tmp_path):
+    write_class_folders(tmp_path, classes=2)
+    files, labels, classes, notes = images_below(tmp_path, Decoding(), folders_are_classes=False)
+    assert (len(files), set(labels), classes) == (12, {-1}, [])
+    assert notes == [f"{tmp_path} has 12 images, no labels"]

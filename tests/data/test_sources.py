@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effssl import InputError
+from effssl import InputError, cli
 from effssl.data.sources import IMAGENET100_CLASSES, open_source
 from tests.conftest import write_class_folders
 
@@ -86,3 +86,25 @@ def test_names_that_are_not_utf_8_are_names_like_others(tmp_path):
     assert "\\xe9)" in source.notes[0]
     assert np.bincount(source.labels).tolist() == [6, 6]
     assert source.images[5].shape == (12, 12, 3)
+
+
+def test_folders_may_mean_nothing(tmp_path):
+    write_class_folders(tmp_path / "train", classes=3)
+    write_class_folders(tmp_path / "train" / "class-0" / "test")
+    write_class_folders(tmp_path / "val", classes=4)  # one that train lacks
+    for split, count in (("train", 30), ("test", 24)):
+        source = open_source("folder", tmp_path, split, labels=False)
+        assert (source.labels.tolist(), source.classes) == ([-1] * count, [])
+        assert source.notes[0].endswith(f"has {count} images, no labels")
+
+
+def test_sets_without_their_labels_are_other_sets(tmp_path):
+    known, unknown = (open_source("digits", tmp_path, "test", labels=x) for x in (True, False))
+    assert (set(unknown.labels), unknown.classes) == ({-1}, [])
+    assert {known.fingerprint, known.identity}.isdisjoint({unknown.fingerprint, unknown.identity})
+
+
+def test_every_job_that_reads_sets_knows_no_labels():
+    assert not cli.parse(["--no-labels"]).images.labels
+    assert not cli.parse_storage(["--no-labels"]).labels
+    assert not cli.parse_embed(["RUN", "--to", "x.npz", "--images", "x", "--no-labels"]).labels
