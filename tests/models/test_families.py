@@ -14,7 +14,7 @@ from effssl.models.backbones import takes_size
 from effssl.models.image_sizes import published_size, try_size
 from effssl.optim import build_optimizer
 
-SIZES = (64, 96)  # beside the family's own
+SIZES = (64, 96, 97)  # beside that of its own; unpadded stems see all of an odd side
 
 # Parameters that h does not depend on, by family, as parts of their names
 UNUSED: dict[str, tuple[str, ...]] = {}
