@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -65,27 +66,20 @@ def fine_tuned(
         positions = label_fraction(
             folder, name, data.train, data.train_positions, fraction=fraction, seed=seed
         )
-    train = functools.partial(
-        _train_on_crops,
-        backbone,
-        data,
-        streams["train"],
-        epochs=epochs,
-        max_steps=max_steps,
-        seed=seed,
-    )
+    how: dict[str, Any] = {"epochs": epochs, "max_steps": max_steps, "seed": seed}
+    train = functools.partial(_train_on_crops, backbone, data, streams["train"], **how)
     if folds is None:
         chosen = train(positions, RATES, data.val_positions)
         tried = [reached for _, reached in chosen.tried]
     else:
         tried = _cross_validated(train, positions, data.train.labels, folds, seed)
         chosen = train(positions, [RATES[best_of_grid(tried)]], data.val_positions)
-    at = best_of_grid(tried)
     share, count = reported_accuracy(chosen, data, streams)
     low, high = wilson_interval(share, count)
     key = f"fine_tuned/{fraction:g}" if folds is None else f"fine_tuned_within/{fraction:g}"
     columns = {key: share, f"{key}_low": low, f"{key}_high": high}
-    columns |= {f"{key}_val": chosen.val_accuracy, f"{key}_at_end": at in (0, len(RATES) - 1)}
+    at_end = best_of_grid(tried) in (0, len(RATES) - 1)
+    columns |= {f"{key}_val": chosen.val_accuracy, f"{key}_at_end": at_end}
     recipe = chosen.recipe
     return columns | {f"{key}_backbone_lr": recipe.backbone_lr, f"{key}_head_lr": recipe.head_lr}
 
