@@ -87,8 +87,10 @@ class Evaluation:
     train_images: AtLeast1 = 100_000
     """At most this many training images are encoded."""
     num_averaged_views: Annotated[int, Field(ge=0)] = 16
-    """Random crops of an image whose mean representation is probed as a second column, as the
-    authors do (0: none)."""
+    """Views of an image whose mean representation is probed as a second column (0: none)."""
+    averaged_views: tuple[Literal["authors", "crops"], ...] = ("authors",)
+    """What these views are, a column each. authors: one clean view, the others as in pretraining,
+    colours included, as in arXiv 2312.10725. crops: random crops and flips."""
     knn_k: AtLeast1 = 20
     """Neighbours that vote."""
     probe_labels: AtLeast1 = 10
@@ -96,7 +98,10 @@ class Evaluation:
     fine_tune: tuple[Part, ...] = ()
     """Parts of the labels to train backbone and head on, in (0, 1]: 0.01 0.1 1. Takes long."""
     fine_tune_epochs: AtLeast1 = 20
-    """Passes over these labels, for each of three pairs of learning rates."""
+    """Passes over these labels, for each of five pairs of learning rates."""
+    fine_tune_folds: Annotated[int, Field(ge=2)] | None = None
+    """Rates are chosen by cross-validation within these labels, in so many folds (None: on the
+    validation split, which may have many more labels)."""
     fine_tune_steps: AtLeast1 | None = None
     """At most this many steps, if the passes are more (None: no bound)."""
     adapt_batch_norm: bool = False
@@ -128,6 +133,15 @@ class Evaluation:
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the backbone's forward pass. auto: bf16 on CUDA, fp32 on CPU."""
+
+    @model_validator(mode="after")
+    def _views_beside_the_clean_one(self) -> Evaluation:
+        if self.num_averaged_views == 1 and "authors" in self.averaged_views:
+            raise ValueError(
+                "--num-averaged-views 1: must be 2 or more with --averaged-views authors, of which "
+                "one is the clean view"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=SETTINGS)

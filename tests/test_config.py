@@ -66,6 +66,11 @@ def test_settings_are_validated_wherever_they_are_made():
     for std in (0.0, -1.0, float("nan"), float("inf")):  # views are divided by it
         with pytest.raises(ValidationError, match="std"):
             dataclasses.replace(Augment(), std=(0.2, std, 0.2))
+    with pytest.raises(ValidationError, match="one is the clean view"):
+        job_config.Evaluation(runs=(Path("run"),), num_averaged_views=1)
+    for folds in (0, 1):
+        with pytest.raises(ValidationError, match="fine_tune_folds"):
+            job_config.Evaluation(runs=(Path("run"),), fine_tune_folds=folds)
     with pytest.raises(ValidationError, match="at least 2"):
         dataclasses.replace(Config(), augment=Augment(views=1))
     with pytest.raises(ValidationError, match="lrr"):  # pydantic would leave it out without a word

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from effssl.evaluate.images import Corruptions, ImageSet
 from effssl.evaluate.rows import Row
-from effssl.evaluation import classifiers, protocols
+from effssl.evaluation import classifiers, protocols, semi_supervised
 from effssl.evaluation.encode import (
+    authors_features,
     averaged_features,
     clean_views_of,
     encode,
@@ -77,7 +78,7 @@ def judge(
 def _judge_by_random_views(
     row: Row, backbone: nn.Module, probed: ImageSet, settings: Evaluation, timed: Stopwatch
 ) -> Columns:
-    """Measure how views of an image differ, and probe representations averaged over crops."""
+    """Measure how views of an image differ, and probe representations averaged over views."""
     split, positions = protocols.reported_images(probed.data)
     h = timed(
         "encode_views",
@@ -86,18 +87,19 @@ def _judge_by_random_views(
         spread(positions, protocols.VIEW_IMAGES),
     )
     columns = timed("measures_of_views", protocols.measures_of_views, h, row.projector)
-    if row.streams.cropped is None:
-        return columns
-    features = averaged_features(backbone, row.streams.cropped)
-    averaged = timed(
-        "encode_averaged_train",
-        protocols.encode_splits,
-        features,
-        probed.data,
-        settings.train_images,
-    )
-    chosen = timed("fit_averaged", protocols.choose_linear, averaged)
-    return columns | timed("averaged", protocols.linear, averaged, chosen, "averaged")
+    for kind, streams in row.streams.averaged.items():
+        name = f"averaged/{kind}"
+        features = (
+            authors_features(backbone, row.streams.clean, streams)
+            if kind == "authors"
+            else averaged_features(backbone, streams)
+        )
+        averaged = timed(
+            f"encode_{name}", protocols.encode_splits, features, probed.data, settings.train_images
+        )
+        chosen = timed(f"fit_{name}", protocols.choose_linear, averaged)
+        columns |= timed(name, protocols.linear, averaged, chosen, name)
+    return columns
 
 
 def _judge_changed_copies(
@@ -112,7 +114,7 @@ def _judge_changed_copies(
     for fraction in settings.fine_tune:
         columns |= timed(
             f"fine_tuned/{fraction:g}",
-            classifiers.fine_tuned,
+            semi_supervised.fine_tuned,
             backbone,
             data,
             streams,
@@ -120,6 +122,7 @@ def _judge_changed_copies(
             fraction=fraction,
             epochs=settings.fine_tune_epochs,
             max_steps=settings.fine_tune_steps,
+            folds=settings.fine_tune_folds,
             seed=probed.images.split_seed,
         )
     return columns

@@ -109,11 +109,12 @@ def report_together(numbers: dict[tuple[str, str], tables.Numbers], settings: Ev
     by_name = {f"{run}: {row}": columns for (run, row), columns in numbers.items()}
     together = _tables(by_name, settings)
     if len(settings.runs) > 1:
-        print("", *map(tables.as_text, together), sep="\n")
+        print("", *map(tables.as_text, together), *tables.at_ends(by_name), sep="\n")
     if settings.to:
         files = settings.to / "comparison.csv", settings.to / "comparison.md"
         write_text(files[0], tables.as_csv(numbers))
-        write_text(files[1], "\n".join(map(tables.as_markdown, together)))
+        ends = (f"{line}\n" for line in tables.at_ends(by_name))
+        write_text(files[1], "\n".join([*map(tables.as_markdown, together), *ends]))
         print(*files, sep="\n")
 
 

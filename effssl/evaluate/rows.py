@@ -39,8 +39,8 @@ class RowStreams(NamedTuple):
     clean: Streams
     augmented: Streams
     """A few random views an image, made as in training."""
-    cropped: Streams | None
-    """Many random views an image, by crops and flips alone; None if none are averaged."""
+    averaged: dict[str, Streams]
+    """Many random views an image to average over, by the name of their kind."""
 
 
 class Row(NamedTuple):
@@ -97,15 +97,16 @@ def _streams_of(
         runtime=runtime,
         progress=True,
     )
-    augmented, cropped = replace(augment, views=protocols.VIEWS), None
-    if num_averaged := settings.num_averaged_views:
-        cropped = crops_and_flips(augment, views=num_averaged)
-    seed = probed.images.split_seed
-    return RowStreams(
-        clean=clean,
-        augmented=random_streams(clean, augmented, seed=seed),
-        cropped=None if cropped is None else random_streams(clean, cropped, seed=seed),
-    )
+    random = functools.partial(random_streams, clean, seed=probed.images.split_seed)
+    averaged: dict[str, Streams] = {}
+    num_averaged = settings.num_averaged_views
+    for kind in settings.averaged_views if num_averaged else ():
+        match kind:
+            case "authors":  # one of them is the clean view
+                averaged[kind] = random(replace(augment, views=num_averaged - 1))
+            case "crops":
+                averaged[kind] = random(crops_and_flips(augment, views=num_averaged))
+    return RowStreams(clean, random(replace(augment, views=protocols.VIEWS)), averaged)
 
 
 def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime) -> Row:

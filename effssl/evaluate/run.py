@@ -58,6 +58,7 @@ def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Ju
     notes = [corruptions_note, *(row.note for row in rows)]
     if run.projector is None:
         notes.append(f"{run.folder / 'checkpoint.pt'} is not there: no measures of z")
+    notes += tables.at_ends(columns)
     judged = Judged(columns, confusions[0], [note for note in notes if note is not None])
     files = report.write_report(run, probed, judged, settings, runtime)
     report.print_report(run, probed, judged, files, settings)

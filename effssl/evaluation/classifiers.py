@@ -1,21 +1,22 @@
-"""What probes of a frozen backbone leave out: fine-tuning, adapted BatchNorm, a supervised twin."""
+"""What probes of a frozen backbone leave out: adapted BatchNorm, and a supervised twin.
+
+semi_supervised.py has the columns of backbones that are trained further.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from effssl.data.label_files import label_fraction
 from effssl.data.stored import Data
 from effssl.evaluation.batch_norm import adapt_batch_norm
-from effssl.evaluation.encode import Streams, backbone_features, crops_and_flips, spread
+from effssl.evaluation.encode import Streams, backbone_features, spread
 from effssl.evaluation.finetune import (
-    RATES,
     Classifier,
     Recipe,
     accuracy,
@@ -24,78 +25,21 @@ from effssl.evaluation.finetune import (
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.evaluation.labelled_views import (
     LabelledViews,
-    even_batch_size,
     labelled_views,
 )
-from effssl.evaluation.probes import wilson_interval
 from effssl.evaluation.protocols import (
     Columns,
     choose_linear,
     encode_splits,
-    labelled_positions,
     linear,
     reported_images,
 )
 from effssl.models import build_encoder, load_backbone, save_backbone
 from effssl.models.weight_files import read_extra
+from effssl.views.stream import ViewStream
 
 SUPERVISED = "supervised.safetensors"
 ADAPT_IMAGES = 10_000  # that BatchNorm's statistics are taken of
-
-
-def fine_tuned(
-    backbone: nn.Module,
-    data: Data,
-    streams: Streams,
-    *,
-    name: str,
-    fraction: float,
-    epochs: int,
-    max_steps: int | None,
-    seed: int,
-) -> Columns:
-    """Judge backbone and linear head, both trained on a part of the labels by crops and flips.
-
-    The labels are noted in a text file beside the .beton, which later calls read. Batches are of
-    256 images, fewer if that would be fewer than 25 steps an epoch, with rates in proportion. The
-    rates are those of RATES that are best on validation.
-
-    Args:
-        backbone: stays as it is.
-        data: the set.
-        streams: the views of its splits.
-        name: of the split in the text file.
-        fraction: part of the labels, in (0, 1].
-        epochs: passes over them.
-        max_steps: bounds the steps; None does not.
-        seed: of the choice of labels, the views, their order, and dropout.
-
-    Returns:
-        Accuracy in [0, 1], its interval, and what was chosen, as columns of fine_tuned/FRACTION.
-    """
-    positions = labelled_positions(data)
-    if fraction < 1:
-        folder = data.train.path.parent
-        positions = label_fraction(
-            folder, name, data.train, data.train_positions, fraction=fraction, seed=seed
-        )
-    stream = streams["train"]
-    batch_size = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
-    crops = crops_and_flips(stream.augment, views=1)
-    views = labelled_views(
-        stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed
-    )
-    scale = batch_size / 256
-    steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
-    recipes = [Recipe(lr * scale, head_lr * scale, steps) for lr, head_lr in RATES]
-    chosen = _best(backbone, data, streams, views, recipes, seed, f"--fine-tune {fraction:g}")
-    share, count = _accuracy(chosen, data, streams)
-    low, high = wilson_interval(share, count)
-    key = f"fine_tuned/{fraction:g}"
-    columns = {key: share, f"{key}_low": low, f"{key}_high": high}
-    columns |= {f"{key}_val": chosen.val_accuracy}
-    recipe = chosen.recipe
-    return columns | {f"{key}_backbone_lr": recipe.backbone_lr, f"{key}_head_lr": recipe.head_lr}
 
 
 def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int) -> Columns:
@@ -155,8 +99,10 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         lr_bias=optim.lr_bias,
     )
     untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
-    chosen = _best(untrained, data, streams, views, [recipe], cfg.run.seed, "--supervised")
-    share, count = _accuracy(chosen, data, streams)
+    chosen = chosen_classifier(
+        untrained, data, stream, views, [recipe], cfg.run.seed, data.val_positions, "--supervised"
+    )
+    share, count = reported_accuracy(chosen, data, streams)
     about = {"accuracy": share, "images": count, "val_accuracy": chosen.val_accuracy}
     _, spec = load_backbone(run.folder)
     save_backbone(
@@ -167,24 +113,28 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
     )
 
 
-def _best(
+def chosen_classifier(
     backbone: nn.Module,
     data: Data,
-    streams: Streams,
+    stream: ViewStream,
     views: LabelledViews,
     recipes: list[Recipe],
     seed: int,
+    held: np.ndarray,
     asked_by: str,
 ) -> Classifier:
-    """Do what best_classifier does; an error names the flag that asked for it, and the ways out."""
-    stream = streams["train"]
+    """Train a classifier by each recipe, and choose on train's images at the positions `held`.
+
+    asked_by: the flag that asks for it, which FloatingPointError names, with the ways out, if
+    training diverges by every recipe.
+    """
     try:
         return best_classifier(
             backbone,
             len(data.train.classes),
             views.epoch,
-            lambda: stream.clean(data.val_positions),
-            torch.from_numpy(data.train.labels[data.val_positions]),
+            lambda: stream.clean(held),
+            torch.from_numpy(data.train.labels[held]),
             recipes,
             seed=seed,
             runtime=stream.runtime,
@@ -195,7 +145,7 @@ def _best(
         raise FloatingPointError(f"{asked_by}: {error}; {ways_out}") from None
 
 
-def _accuracy(chosen: Classifier, data: Data, streams: Streams) -> tuple[float, int]:
+def reported_accuracy(chosen: Classifier, data: Data, streams: Streams) -> tuple[float, int]:
     """Return a classifier's accuracy on the reported split, and how many images that has."""
     split, positions = reported_images(data)
     labels = torch.from_numpy(data.stored(split).labels[positions])

@@ -124,6 +124,22 @@ def averaged_features(backbone: nn.Module, streams: Streams) -> Features:
     )
 
 
+def authors_features(backbone: nn.Module, clean: Streams, streams: Streams) -> Features:
+    """Average the representations of every image's clean view and of its random views.
+
+    With 15 views as in pretraining it is what the code of arXiv 2312.10725 probes, of training and
+    test images alike.
+    """
+    of_clean, of_random = backbone_features(backbone, clean), averaged_features(backbone, streams)
+
+    def features(split: Split, positions: np.ndarray) -> Tensor:
+        num_random = streams[split].augment.views
+        total = of_clean(split, positions) + num_random * of_random(split, positions)
+        return total / (1 + num_random)
+
+    return features
+
+
 def view_features(backbone: nn.Module, streams: Streams) -> Features:
     """Encode every image's random views, those of `streams` in epoch 0: [n, views, dim]."""
     return lambda split, positions: torch.cat(
@@ -143,7 +159,7 @@ def random_streams(streams: Streams, augment: Augment, *, seed: int) -> Streams:
 def crops_and_flips(augment: Augment, *, views: int) -> Augment:
     """Say how views are made if colours stay as they are.
 
-    Classifiers are fine-tuned, and representations averaged (arXiv 2312.10725), on such views.
+    Classifiers are fine-tuned on such views, and representations are averaged over them.
     """
     return replace(
         augment, views=views, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0

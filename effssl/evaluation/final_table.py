@@ -18,6 +18,7 @@ from effssl.evaluation.protocols import (
     measured_part,
     reported_split,
 )
+from effssl.evaluation.tables import at_ends
 
 
 def validation_probe(
@@ -82,4 +83,4 @@ def format_table(final: dict[str, Any]) -> str:
         linear, knn = 100 * shares["linear"], 100 * shares["knn"]
         on_few = f"{100 * shares['few_labels']:.1f} +- {100 * shares['few_labels_std']:.1f}"
         lines.append(f"{row:<12} {linear:>20.1f} {on_few:>29} {knn:>8.1f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *at_ends(final["rows"])])

@@ -61,7 +61,8 @@ def save_evaluation(
     """
     labels = {
         "linear": "linear",
-        "averaged": f"linear, {averaged_views} views",
+        "averaged/authors": f"linear,\nauthors' {averaged_views} views",
+        "averaged/crops": f"linear,\n{averaged_views} crops",
         "knn": "kNN",
         "few_labels": f"linear,\n{few_labels} labels a class",
         "corrupted": "linear,\ncorrupted images",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 MISSING = "-"
 
@@ -16,21 +17,22 @@ Column = tuple[str, Callable[[Numbers], str]]  # its heading, and a row's cell
 def accuracies(rows: dict[str, Numbers], averaged_views: int, few_labels: int) -> list[list[str]]:
     """Return a header and a line a row of accuracies in %; columns that no row has are left out.
 
-    averaged_views: random crops that were averaged; few_labels: labels a class of the few-label
-    probe; both are named in the header.
+    averaged_views: views that were averaged; few_labels: labels a class of the few-label probe;
+    both are named in the header. A star marks what was chosen at an end of its grid.
     """
     names = {name for row in rows.values() for name in row if _is_fine_tuned(name)}
-    percents = [100 * fraction for fraction in sorted(float(n.split("/")[1]) for n in names)]
+    tuned = sorted(names, key=lambda name: (float(name.split("/")[1]), name))
     columns: list[Column] = [
         ("linear", functools.partial(_with_interval, name="linear")),
         ("top-5", functools.partial(_percent, name="linear_top5")),
-        (f"{averaged_views} views", functools.partial(_with_interval, name="averaged")),
+        (
+            f"authors' {averaged_views} views",
+            functools.partial(_with_interval, name="averaged/authors"),
+        ),
+        (f"{averaged_views} crops", functools.partial(_with_interval, name="averaged/crops")),
         ("kNN", functools.partial(_percent, name="knn")),
         (f"{few_labels} labels", _few_labels),
-        *(
-            (f"tuned {p:.4g}%", functools.partial(_percent, name=f"fine_tuned/{p / 100:g}"))
-            for p in percents
-        ),
+        *((_tuned_heading(name), functools.partial(_percent, name=name)) for name in tuned),
         ("adapted", functools.partial(_percent, name="adapted")),
         ("corrupted", functools.partial(_percent, name="corrupted")),
     ]
@@ -53,6 +55,17 @@ def measures(rows: dict[str, Numbers]) -> list[list[str]]:
         for letter in ("h", "z")
     ]
     return _cells(rows, columns)
+
+
+def at_ends(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which choices fell on an end of their grid, a line each; all rows' numbers by name."""
+    return [
+        f"* {row}, {name.removesuffix('_at_end')}: chosen at an end of its grid; what lies beyond "
+        "may be better"
+        for row, numbers in rows.items()
+        for name, count in numbers.items()
+        if name.endswith("_at_end") and count
+    ]
 
 
 def as_text(table: list[list[str]]) -> str:
@@ -96,7 +109,19 @@ def _cells(rows: dict[str, Numbers], columns: Sequence[Column]) -> list[list[str
 
 def _is_fine_tuned(name: str) -> bool:
     """Say whether the name is that of an accuracy after fine-tuning, not of what comes with it."""
-    return name.startswith("fine_tuned/") and "_" not in name.removeprefix("fine_tuned/")
+    kind, _, fraction = name.partition("/")
+    return kind in ("fine_tuned", "fine_tuned_within") and "_" not in fraction
+
+
+def _tuned_heading(name: str) -> str:
+    """Name a column of fine-tuning by its part of the labels, and by where its rates come from."""
+    kind, fraction = name.split("/")
+    within = ", chosen within" if kind == "fine_tuned_within" else ""
+    return f"tuned {100 * float(fraction):.4g}%{within}"
+
+
+def _star(row: Numbers, name: str) -> str:
+    return "*" if row.get(f"{name}_at_end") else ""
 
 
 def _number(row: Numbers, name: str, form: str) -> str:
@@ -104,17 +129,18 @@ def _number(row: Numbers, name: str, form: str) -> str:
 
 
 def _percent(row: Numbers, name: str) -> str:
-    return f"{100 * row[name]:.1f}" if name in row else MISSING
+    return f"{100 * row[name]:.1f}{_star(row, name)}" if name in row else MISSING
 
 
 def _with_interval(row: Numbers, name: str) -> str:
     if name not in row:
         return MISSING
     low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
-    return f"{100 * row[name]:.1f} ({low:.1f} to {high:.1f})"
+    return f"{100 * row[name]:.1f} ({low:.1f} to {high:.1f}){_star(row, name)}"
 
 
 def _few_labels(row: Numbers) -> str:
     if "few_labels" not in row:
         return MISSING
-    return f"{100 * row['few_labels']:.1f} +- {100 * row['few_labels_std']:.1f}"
+    spread = f"{100 * row['few_labels_std']:.1f}{_star(row, 'few_labels')}"
+    return f"{100 * row['few_labels']:.1f} +- {spread}"

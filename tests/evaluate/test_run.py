@@ -62,11 +62,12 @@ def digits_representations(run):
 
 
 def test_a_run_is_judged(run, capsys):
-    assert judge(run, "--num-averaged-views", 2, "--pixels", "--knn-k", 5) == 0
+    kinds = ["--num-averaged-views", 2, "--averaged-views", "authors", "crops"]
+    assert judge(run, *kinds, "--pixels", "--knn-k", 5) == 0
     said, found = capsys.readouterr().out, report(run)
     assert set(found["rows"]) == {"trained", "untrained", "pixels"}
     trained = found["rows"]["trained"]
-    for name in ("linear", "averaged", "knn"):
+    for name in ("linear", "averaged/authors", "averaged/crops", "knn"):
         assert 0 <= trained[f"{name}_low"] < trained[name] < trained[f"{name}_high"] <= 1
     assert trained["linear"] <= trained["linear_top5"] <= 1
     confusion = np.array(found["confusion"])
@@ -79,12 +80,14 @@ def test_a_run_is_judged(run, capsys):
     assert "z/effective_rank" in trained and "z/effective_rank" not in found["rows"]["pixels"]
     assert found["settings"]["knn_k"] == 5 and found["settings"]["images"]["image_size"] == 8
     assert found["hardware"]["cpu_cores"] > 0 and found["versions"]["torch"] == torch.__version__
-    assert {"encode_train", "encode_reported", "fit_linear", "averaged"} <= set(trained["seconds"])
+    timed = {"encode_train", "encode_reported", "fit_linear", "averaged/authors"}
+    assert timed <= set(trained["seconds"])
     for shown in (
         "trained",
         "untrained",
         "pixels",
-        "2 views",
+        "authors' 2 views",
+        "2 crops",
         "10 labels",
         "rank z",
         f"{100 * trained['linear']:.1f}",
@@ -193,6 +196,14 @@ def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
         assert 0 < row["fine_tuned/0.05"] < row["fine_tuned/1"] <= 1 and 0 < row["adapted"] <= 1
         assert row["fine_tuned/1_low"] < row["fine_tuned/1"] < row["fine_tuned/1_high"]
     assert rows["trained"]["fine_tuned/1"] > 0.5
+    ends = [
+        (row, name.removesuffix("_at_end"))
+        for row, numbers in rows.items()
+        for name, count in numbers.items()
+        if name.endswith("_at_end") and count
+    ]
+    for row, name in ends:
+        assert f"* {row}, {name}: chosen at an end of its grid" in said
     for shown in ("tuned 5%", "tuned 100%", "adapted", "its own classifier reaches"):
         assert shown in said
     (labels,) = (digits_dir / "beton").glob("digits-train-labels-0.05-*.txt")

@@ -13,6 +13,7 @@ from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import open_source
 from effssl.evaluation.encode import (
     Streams,
+    authors_features,
     averaged_features,
     backbone_features,
     clean_views_of,
@@ -153,6 +154,22 @@ def test_averaged_is_the_mean_over_the_crops_that_were_drawn(squares):
             normalised = ops.normalize(x[None], AUGMENT.mean, AUGMENT.std)
             h.append(encode(backbone(), [normalised], CPU)[0])
         torch.testing.assert_close(actual[i], torch.stack(h).mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_the_authors_average_has_one_clean_view_beside_those_of_pretraining(squares):
+    """One clean view and 15 as in pretraining, colours included, all with one weight."""
+    positions = np.array([3, 0, 11])
+    pretraining = replace(AUGMENT, views=15, gray_prob=0.5, blur_prob=0.0)
+    streams = random_streams(squares, pretraining, seed=7)
+    actual = authors_features(nn.Flatten(), squares, streams)("train", positions)
+    clean = backbone_features(nn.Flatten(), squares)("train", positions)
+    views = view_features(nn.Flatten(), streams)("train", positions)
+    assert views.shape[1] == 15
+    expected = torch.cat([clean[:, None], views], 1).mean(1)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    crops = random_streams(squares, crops_and_flips(pretraining, views=15), seed=7)
+    of_crops = view_features(nn.Flatten(), crops)("train", positions)
+    assert not torch.allclose(views, of_crops, atol=0.1)  # colours are changed, the crops the same
 
 
 def read_pixels(stored: Beton) -> np.ndarray:

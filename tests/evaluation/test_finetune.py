@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl import cli
-from effssl.evaluation import classifiers
+from effssl.evaluation import semi_supervised
 from effssl.evaluation.finetune import (
+    RATES,
     Recipe,
     accuracy,
     best_classifier,
@@ -22,6 +24,7 @@ from effssl.evaluation.finetune import (
 )
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
+from effssl.evaluation.semi_supervised import _cross_validated
 from effssl.models import create_backbone
 from effssl.run import signals
 from effssl.run.device import Runtime
@@ -188,17 +191,77 @@ def test_a_divergence_names_the_flag_and_the_ways_out_and_has_an_exit_code(
     data, stream, _ = digits
     streams = {"train": stream.with_views(stream.augment, seed=0, batch_size=64)}
     streams["train"].runtime = Runtime(torch.device("cpu"), dtype)
-    monkeypatch.setattr(classifiers, "RATES", ((1e30, 1e30), (1e31, 1e31)))
-    how = {"name": "digits", "fraction": 1.0, "epochs": 1, "max_steps": 3, "seed": 0}
+    monkeypatch.setattr(semi_supervised, "RATES", ((1e30, 1e30), (1e31, 1e31)))
+    how = {"name": "digits", "fraction": 1.0, "epochs": 1, "max_steps": 3, "folds": None, "seed": 0}
 
     def work():
-        classifiers.fine_tuned(tiny(), data, streams, **how)
+        semi_supervised.fine_tuned(tiny(), data, streams, **how)
 
     assert signals.exit_code(work) == signals.DIVERGED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --fine-tune 1: the loss is not finite at any learning rate")
     assert ("--precision fp32" in line) == (dtype is not None)
     assert line.endswith("leave it out")
+
+
+def test_of_equally_good_recipes_it_is_one_between_the_ends():
+    views, labels = val_noise()
+    recipes = [Recipe(0.0, 0.0, steps) for steps in (1, 2, 3)]  # all say class 0
+    chosen = best_classifier(tiny(), 2, noise(4), views, labels, recipes, **SEEDED)
+    assert chosen.recipe == recipes[1] and len(chosen.tried) == 3
+
+
+def tried_by(reached: dict[tuple[float, float], float], calls: list):
+    """Stand in for training: each pair of rates has the accuracy that `reached` says."""
+
+    def train(positions, rates, held):
+        calls.append((positions, held))
+        return SimpleNamespace(tried=[(None, reached[pair]) for pair in rates])
+
+    return train
+
+
+def test_rates_are_cross_validated_within_the_labels():
+    positions, labels = np.arange(100, 130), np.arange(200) % 3
+    reached = dict(zip(RATES, (0.1, 0.5, 0.8, float("nan"), 0.7), strict=True))
+    calls: list = []
+    mean = _cross_validated(tried_by(reached, calls), positions, labels, 3, 0)
+    assert mean == pytest.approx(list(reached.values()), nan_ok=True)
+    assert len(calls) == 3
+    for trained_on, held in calls:
+        assert sorted([*trained_on, *held]) == positions.tolist()
+    assert sorted(np.concatenate([held for _, held in calls])) == positions.tolist()
+    nothing = dict.fromkeys(RATES, float("nan"))
+    with pytest.raises(FloatingPointError, match="diverged"):
+        _cross_validated(tried_by(nothing, []), positions, labels, 3, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folds", [None, 2])
+def test_validation_labels_choose_rates_only_without_folds(digits, tmp_path, monkeypatch, folds):
+    """Two rates, of which one leaves all as it was: 0 of both."""
+    data, stream, _ = digits
+    monkeypatch.setattr(semi_supervised, "RATES", ((0.0, 0.0), (0.4, 0.4)))
+    labels = data.train.labels.copy()
+    labels[data.val_positions] = 0  # what is not trained says class 0 of all
+    spoilt = data._replace(
+        train=data.train._replace(labels=labels, path=tmp_path / "train.beton"), test=None
+    )
+    streams = {"train": stream}
+    columns = semi_supervised.fine_tuned(
+        tiny(),
+        spoilt,
+        streams,
+        name="spoilt",
+        fraction=0.1,
+        epochs=4,
+        max_steps=None,
+        folds=folds,
+        seed=0,
+    )
+    name = "fine_tuned/0.1" if folds is None else "fine_tuned_within/0.1"
+    assert (columns[f"{name}_head_lr"] == 0) == (folds is None)
+    assert columns[f"{name}_at_end"] is True
 
 
 @pytest.mark.slow
