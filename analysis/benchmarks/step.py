@@ -24,18 +24,17 @@ import torch
 from tqdm import tqdm
 
 from analysis.harness import cli
-from analysis.harness.step_parts import PARTS, shown
 from analysis.harness.tables import markdown
 from effssl.cli import parse
 from effssl.config import Config
+
+PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 
 
 def main(argv: list[str] | None = None) -> int:
     own, further = cli.split_further(argv)
     parser = cli.Parser(__doc__, "-- FLAGS: flags of effssl.train for all settings")
-    parser.add_argument(
-        "--data-dir", type=cli.path, default=Path("data"), help="folder of the images"
-    )
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the images")
     parser.add_argument(
         "--vary",
         action="append",
@@ -55,6 +54,11 @@ def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
     }
     measured = measure(settings, rounds=args.rounds, threads=args.threads)
     print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]))
+
+
+def shown(ms: dict[str, float]) -> dict[str, str]:
+    """Return the milliseconds of a step and of its parts, as text."""
+    return {"ms a step": f"{sum(ms.values()):.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
 
 
 def measure(

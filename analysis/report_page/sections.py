@@ -35,8 +35,9 @@ def claims_of(method: str) -> tuple[Section, ...]:
 def measured_claims(results: Path) -> tuple[Section, ...]:
     """Return each claim with every method that it was measured with; if there is none, with that of
     the claims' commands."""
-    sections = []
-    for of_claim in zip(*(claims_of(method) for method in RULES), strict=True):
+    sections: list[Section] = []
+    methods = sorted(RULES, key=lambda method: method != OF_CLAIMS)
+    for of_claim in zip(*(claims_of(method) for method in methods), strict=True):
         there = [s for s in of_claim if (results / s.folders[0]).is_dir()]
         sections += there or [s for s in of_claim if s.method == OF_CLAIMS]
     return tuple(sections)
