@@ -34,7 +34,9 @@ PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 def main(argv: list[str] | None = None) -> int:
     own, further = cli.split_further(argv)
     parser = cli.Parser(__doc__, "-- FLAGS: flags of effssl.train for all settings")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the images")
+    parser.add_argument(
+        "--data-dir", type=cli.path, default=Path("data"), help="folder of the images"
+    )
     parser.add_argument(
         "--vary",
         action="append",
