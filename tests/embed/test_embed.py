@@ -345,7 +345,8 @@ def test_the_command_writes_and_says_how_fast(tmp_path, run):
         tmp_path / "h.npz",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    found = f"{images} has 12 images in 2 classes (class-0, class-1)\n"
+    assert (done.returncode, done.stderr) == (0, found)
     assert "h.npz: 12 images, 16 numbers each; " in done.stdout
     assert "% of the time spent waiting for images" in done.stdout
     assert len(np.load(tmp_path / "h.npz")["representations"]) == 12
