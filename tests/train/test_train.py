@@ -285,6 +285,8 @@ def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
     for name, flags in {
         "vicreg": ["--method", "vicreg", "--optimizer", "sgd", "--lr", 0.05],
         "pooled": [
+            "--method",
+            "barlow_twins",
             "--pairing",
             "pooled",
             "--optimizer",
