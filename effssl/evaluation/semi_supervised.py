@@ -59,12 +59,7 @@ def fine_tuned(
     Raises:
         FloatingPointError: if training diverges at all rates.
     """
-    positions = labelled_positions(data)
-    if fraction < 1:
-        folder = data.train.path.parent
-        positions = label_fraction(
-            folder, name, data.train, data.train_positions, fraction=fraction, seed=seed
-        )
+    positions = _part_of_labels(data, name, fraction, seed)
     train = functools.partial(
         _train_on_crops,
         backbone,
@@ -89,6 +84,14 @@ def fine_tuned(
     columns |= {f"{key}_val": chosen.val_accuracy, f"{key}_at_end": at_end}
     recipe = chosen.recipe
     return columns | {f"{key}_backbone_lr": recipe.backbone_lr, f"{key}_head_lr": recipe.head_lr}
+
+
+def _part_of_labels(data: Data, name: str, fraction: float, seed: int) -> np.ndarray:
+    """Return training positions that have a label, or the noted part of them."""
+    if fraction == 1:
+        return labelled_positions(data)
+    folder, positions = data.train.path.parent, data.train_positions
+    return label_fraction(folder, name, data.train, positions, fraction=fraction, seed=seed)
 
 
 def _cross_validated(

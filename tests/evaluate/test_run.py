@@ -20,7 +20,7 @@ from effssl import cli
 from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
 from effssl.evaluate import run as evaluate
-from effssl.evaluation import protocols
+from effssl.evaluation import protocols, semi_supervised
 from effssl.models import load_backbone
 from effssl.models.weight_files import read_extra
 from effssl.train import loop as train
@@ -178,7 +178,8 @@ def test_other_weights_become_rows(run, tmp_path):
     assert [rows["again"][k] for k in same] == [rows["trained"][k] for k in same]
 
 
-def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys):
+def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys, monkeypatch):
+    monkeypatch.setattr(semi_supervised, "RATES", semi_supervised.RATES[2:4])  # each takes seconds
     flags = [
         *SHORT,
         "--fine-tune",

@@ -217,3 +217,16 @@ def test_other_shapes_are_refused(loss, shape):
 def test_other_pairings_are_refused():
     with pytest.raises(ValueError, match="'nope'"):
         barlow_twins(torch.randn(2, 4, 3), redundancy_weight=1.0, pairing="nope")
+
+
+def test_barlow_twins_divides_by_the_spread_of_the_same_batch():
+    """eps is BatchNorm's, as in the official code. A dimension without spread gets 0, not noise:
+    what is divided is what the spread was taken of, so that no number exceeds sqrt(batch).
+    """
+    z = torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0))
+    z[..., 2] = 0.1
+    z[:, ::5, 2] *= 1 + 1e-7
+    x, _ = functional._standardise(z, [16], functional._EPS)
+    assert x[..., 2].abs().max() < 1e-4
+    official = torch.nn.BatchNorm1d(3, affine=False)
+    torch.testing.assert_close(x, torch.stack([official(view) for view in z]), rtol=1e-4, atol=1e-4)
