@@ -8,8 +8,8 @@ weights of it (--weight-ortho). The penalty is a sum over the entries of W W', s
 asks as much of each of them at every width. K = 4.
 
 Verdict at each width and weight: is the linear probe more accurate with the penalty than without?
-Differences are paired by seed; the answer is yes or no if the whole 95% interval says so, else
-open. The runs without the penalty are those of analysis/projector.py."""
+Differences are paired by seed; p over seeds, corrected for the number of questions, says yes or no,
+else the answer is open. The runs without the penalty are those of analysis/projector.py."""
 
 from __future__ import annotations
 
