@@ -10,10 +10,12 @@ that is copied while its width is changed. For the widest they are one run. The 
 wide too. K = 4 on small scales; on the paper's K = 2 with batches of 512.
 
 Verdict: is d = 256 with the rule no more than 1 point worse than the widest, does it take less
-time, and is the narrowest better with the rule than with the fixed weight? Differences are paired
-by seed; the answer is yes or no if the whole 95% interval over seeds says so, else open. Time is of
-the whole step: with the small encoder of the CPU scale a projector 8192 wide costs more than the
-backbone, with a ResNet-50 on a GPU a small part of it."""
+time, and is the narrowest better with the rule than with the fixed weight, and its z more
+orthogonal? Differences are paired by seed; p over seeds, corrected for the number of questions,
+says yes or no, else the answer is open (docs/claims.md).
+
+Time is of the whole step: with the small encoder of the CPU scale a projector 8192 wide costs more
+than the backbone, with a ResNet-50 on a GPU a small part of it."""
 
 from __future__ import annotations
 

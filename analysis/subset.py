@@ -13,8 +13,10 @@ one trained on all of them is; `linear_own` in runs.csv is of a probe on its own
 alone.
 
 Verdict: are K = 8 on 25% and K = 4 on 50% no more than 1 point worse than K = 2 on 100%, and better
-than K = 2 on the same part? Differences are paired by seed; the answer is yes or no if the whole
-95% interval over seeds says so, else open."""
+than K = 2 on the same part? A part of the images counts only if K = 2 on it is shown to be more
+than 1 point worse than on all; else nothing is short of images, and it is not decided here.
+Differences are paired by seed; p over seeds, corrected for the number of questions, says yes or no,
+else the answer is open (docs/claims.md)."""
 
 from __future__ import annotations
 

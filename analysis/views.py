@@ -10,7 +10,8 @@ seconds, the control that gives K = 2 the time that K = 8 takes (its accuracy is
 between its lengths, linearly in log seconds). The learning rate is one for all K.
 
 Verdict: do K = 8 and K = 4 reach more than K = 2, in each of the three ways? Differences are paired
-by seed; the answer is yes or no if the whole 95% interval over seeds says so, else open."""
+by seed; p over seeds, corrected for the number of questions, says yes or no, else the answer is
+open (docs/claims.md)."""
 
 from __future__ import annotations
 

@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     weights = "weights of the trials, in multiples of the rule's (default: 0.1, 0.3, 1, 3)"
     add("--weights", type=_factor, nargs="+", default=trials.WEIGHTS, metavar="F", help=weights)
     args = cli.read_flags(parser, argv)
+    if (args.seeds or 0) > trials.SEED:
+        parser.error(f"--seeds {args.seeds}: seed {trials.SEED} is that of the trials")
     return cli.exit_code(lambda: _claim(scale_of(args, "wallclock")))
 
 

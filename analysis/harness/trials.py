@@ -42,8 +42,8 @@ def grid(scale: Scale, start: Recipe) -> list[Trial]:
     """Return the trials of a side, from its recipe at the scale's rate and the rule's weight."""
     return [
         Trial(rate, weight, with_factors(scale, start, rate, weight))
-        for rate in sorted(scale.args.rates)
-        for weight in sorted(scale.args.weights)
+        for rate in sorted(set(scale.args.rates))
+        for weight in sorted(set(scale.args.weights))
     ]
 
 
