@@ -38,12 +38,14 @@ class Sweep(NamedTuple):
 
 # --epochs is that of K = 8 on all images of the scale; --fraction is of the set's images.
 CLAIMS = {
+    "digits": Preset(("--data", "digits", "--epochs", "8", *_CLAIM), 3, 0.1),
     "cpu": Preset((*_CPU, *_CLAIM), 3, 0.1),
     # These runs take a minute: compiling would take as long as it saves, and count as training.
     "gpu": Preset((*_GPU, "--compile", "false", "--epochs", "4", *_CLAIM), 1, 0.1),
     "paper": Preset((*_PAPER, "--epochs", "100", *_CLAIM), 3),
 }
 PROJECTOR = {
+    "digits": Sweep((64, 256, 1024), 4, None),
     "cpu": Sweep((64, 256, 1024, 8192), 4, None),
     "gpu": Sweep((64, 256, 1024, 8192), 4, None),
     "paper": Sweep((64, 128, 256, 512, 1024, 2048, 4096, 8192), 2, 512),
