@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -60,15 +61,10 @@ def fine_tuned(
         FloatingPointError: if training diverges at all rates.
     """
     positions = _part_of_labels(data, name, fraction, seed)
-    train = functools.partial(
-        _train_on_crops,
-        backbone,
-        data,
-        streams["train"],
-        epochs=epochs,
-        max_steps=max_steps,
-        seed=seed,
-        asked_by=f"--fine-tune {fraction:g}",
+    bounds: dict[str, Any] = {"epochs": epochs, "max_steps": max_steps, "seed": seed}
+    bounds["asked_by"] = f"--fine-tune {fraction:g}"
+    train: Callable[[np.ndarray, Rates, np.ndarray], Classifier] = functools.partial(
+        _train_on_crops, backbone, data, streams["train"], **bounds
     )
     if folds is None:
         chosen = train(positions, RATES, data.val_positions)
