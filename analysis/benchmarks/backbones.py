@@ -3,7 +3,7 @@
 python -m analysis.benchmarks.backbones     # minutes on one core; no data, no training
 
 A size works if `effssl train` can build the member for it (`--stem auto`) and the member sees the
-image to its edges. It is known by shapes alone, on torch's meta device."""
+image to its edges. What cannot be built is mostly known by shapes alone, on torch's meta device."""
 
 from __future__ import annotations
 

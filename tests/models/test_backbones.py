@@ -5,7 +5,7 @@ from torch import nn
 
 from effssl import InputError
 from effssl.models import create_backbone
-from effssl.models.backbones import check_takes
+from effssl.models.backbones import check_takes, takes_size
 from effssl.models.image_sizes import takes_argument, try_size
 
 
@@ -112,6 +112,11 @@ def test_one_row_that_an_overlapping_stem_leaves_is_said():
 def test_a_model_that_cannot_take_a_size_names_those_that_work(name, size, kwargs, sizes):
     with pytest.raises(InputError, match=rf"cannot be built for images of {size} px \({sizes}\)"):
         create_backbone(name, size, kwargs=kwargs)
+
+
+def test_an_index_out_of_bounds_is_no_size_that_works():
+    """Shapes alone would let it pass."""
+    assert not takes_size("mvitv2_tiny", 97, "auto", "{}")
 
 
 def test_sizes_are_not_named_where_the_arguments_are_wrong():
