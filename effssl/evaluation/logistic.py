@@ -153,11 +153,16 @@ def _inverse_hessian_times(gradient: Tensor, steps: list[_Step], factor: Tensor)
 
 
 def _solve(q: Tensor, factor: Tensor) -> Tensor:
-    """Return each class's row of q times the inverse of its block, or of the block of all."""
+    """Return each class's row of q times the inverse of its block, or of the block of all.
+
+    What all classes share is taken out: it alters no prediction, so W and gradients sum to 0 over
+    classes, and blocks that differ would else put in what the penalty alone takes out, slowly.
+    """
     q64 = q.double()
     if len(factor) == 1:
         return torch.cholesky_solve(q64.mT, factor[0]).mT.to(q)
-    return torch.cholesky_solve(q64[..., None], factor)[..., 0].to(q)
+    solved = torch.cholesky_solve(q64[..., None], factor)[..., 0]
+    return (solved - solved.mean(0)).to(q)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
