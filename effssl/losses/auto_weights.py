@@ -80,13 +80,14 @@ def resolve(loss: Loss, dim: int, *, views: int = 2, part: float = 1.0) -> Loss:
         "cov_weight": cov_weight(dim, loss.inv_weight),
         "redundancy_weight": redundancy_weight(dim),
     }
+    # A weight that the method does not have may say `authors` too: the rule is as good as any.
     resolved: dict[str, Any] = {
-        name: rule for name, rule in rules.items() if getattr(loss, name) == "auto"
+        name: rule for name, rule in rules.items() if isinstance(getattr(loss, name), str)
     }
-    if loss.cov_weight == "authors":
+    if loss.method == "vicreg" and loss.cov_weight == "authors":
         # Theirs is 1 beside that of invariance and variance; ours stands beside inv_weight.
         resolved["cov_weight"] = loss.inv_weight / authors_weight("vicreg", dim, views, part)
-    if loss.redundancy_weight == "authors":
+    if loss.method == "barlow_twins" and loss.redundancy_weight == "authors":
         resolved["redundancy_weight"] = authors_weight("barlow_twins", dim, views, part)
     return dataclasses.replace(loss, **resolved)
 

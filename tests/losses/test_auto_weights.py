@@ -78,6 +78,12 @@ def test_authors_are_the_published_weights_by_views_part_and_width(
     assert getattr(resolved, name) == pytest.approx(weight)
 
 
+def test_a_weight_that_the_method_does_not_have_is_not_looked_up():
+    loss = Loss(method="vicreg", redundancy_weight="authors")
+    assert resolve(loss, 100, views=16).cov_weight == pytest.approx(40 * 25 / 100)
+    assert resolve(Loss(method="barlow_twins", cov_weight="authors"), 100, views=16)
+
+
 def test_what_the_authors_do_not_give_is_an_error_that_lists_what_they_do():
     with pytest.raises(ValueError, match=r"for 16 views, 100% .* width 256; .*4 views, 50%"):
         resolve(Loss(method="barlow_twins", redundancy_weight="authors"), 256, views=16)
