@@ -122,11 +122,13 @@ def _options(name: str, hint: Any) -> dict[str, Any]:
         return {"action": "append", "metavar": REPEATED[name]}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
-    # A tuple that may be None is given as a tuple is.
-    tuples = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is tuple]
+    # A tuple that may be None is given as a tuple is; one that may be one value, as either.
+    kinds = (hint,) if typing.get_origin(hint) is tuple else typing.get_args(hint)
+    tuples = [kind for kind in kinds if typing.get_origin(kind) is tuple]
     if tuples:
         one, *others = typing.get_args(tuples[0])
-        return {"nargs": "*" if others == [...] else 1 + len(others), "metavar": _metavar(one)}
+        fixed = "+" if one in kinds else 1 + len(others)
+        return {"nargs": "*" if others == [...] else fixed, "metavar": _metavar(one)}
     return {"metavar": _metavar(hint)}
 
 

@@ -13,6 +13,7 @@ from effssl.ranges import (
     AtLeast1,
     AtLeast8,
     GrayRange,
+    ImageSize,
     JpegQuality,
     LocalPath,
     NotNegative,
@@ -77,12 +78,12 @@ class Augment:
 
     views: AtLeast1 = 4
     """Views per image, K; at least 2 in training."""
-    image_size: AtLeast8 = 224
-    """Side of a view in pixels."""
+    image_size: ImageSize = 224
+    """Side of a view in pixels; HEIGHT WIDTH for views that are not square."""
     crop_scale: RangeTo1 = (0.08, 1.0)
     """Area of the random crop as a part of the image's."""
     crop_ratio: Range = (0.75, 4 / 3)
-    """Width over height of the random crop."""
+    """Width over height of the random crop, as a multiple of the view's: 1 stretches nothing."""
     hflip_prob: Probability = 0.5
     """Probability of a horizontal flip."""
     jitter_prob: Probability = 0.8
@@ -98,7 +99,7 @@ class Augment:
     gray_prob: Probability = 0.2
     """Probability of grayscale."""
     blur_prob: Probability = 0.5
-    """Probability of a Gaussian blur (kernel a tenth of the side)."""
+    """Probability of a Gaussian blur (kernel a tenth of the shorter side)."""
     blur_sigma: Range = (0.1, 2.0)
     """Range of the blur's standard deviation, in pixels."""
     solarize_prob: Probability = 0.1

@@ -76,7 +76,7 @@ class Evaluation:
     beton_dir: LocalPath | None = None
     """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
     image_size: AtLeast8 | None = None
-    """Side of a view in pixels (None: the run's)."""
+    """Side of a view in pixels, which is a square then (None: as the run has it)."""
     gray_range: GrayRange | None = None
     """Black and white of gray images of more than 8 bits (None: the run's; for another set 0 and
     65535)."""
@@ -121,7 +121,7 @@ class Evaluation:
     """A row for other weights on disk; may be repeated. NAME is a timm model name, FILE its
     .safetensors or .pth; or NAME is yours and FILE a run's backbone.safetensors."""
     checkpoint_size: AtLeast8 | None = None
-    """Side of a view for timm models of --checkpoint (None: what each was made for)."""
+    """Side of a view, a square, for timm models of --checkpoint (None: what each was made for)."""
     cka: bool = False
     """Compare the first run's layers with those of every other run (if there is none, with those of
     its untrained backbone) by linear CKA; cka-*.png and .json go to `to`, or the run's folder."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema
 
 # For all classes of settings: a field that does not exist is an error, and the docstring below a
 # field becomes its description, which `--help` prints.
@@ -40,9 +40,44 @@ def _apart(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of images; of squares the size is one number."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def size_text(image_size: int | tuple[int, int]) -> str:
+    """Return a size as messages have it: `224`, or `96x160` for a height of 96."""
+    return str(image_size) if isinstance(image_size, int) else "x".join(map(str, image_size))
+
+
+def _two_sides(given: Any) -> Any:
+    """Return one number, by itself or in a list, twice, and all else as it is."""
+    sides = given if isinstance(given, list | tuple) else [given]
+    return [*sides, *sides] if len(sides) == 1 else sides
+
+
+def _one_if_square(sides: tuple[int, int]) -> int | tuple[int, int]:
+    height, width = sides
+    return height if height == width else sides
+
+
 LocalPath = Annotated[Path, AfterValidator(local_path)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
+# Pixels: the side of squares, or (height, width), which are never equal. Pydantic is given the pair
+# alone: of a union it would say what each type wants.
+ImageSize = Annotated[
+    int | tuple[int, int],
+    GetPydanticSchema(
+        lambda _, handler: handler(
+            Annotated[
+                tuple[AtLeast8, AtLeast8],
+                BeforeValidator(_two_sides),
+                AfterValidator(_one_if_square),
+            ]
+        )
+    ),
+]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 GrayRange = Annotated[tuple[Finite, Finite], AfterValidator(_apart)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]

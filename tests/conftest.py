@@ -107,7 +107,7 @@ def finished(digits_dir, tmp_path_factory) -> Path:
 def write_run(
     root: Path,
     name: str = "resnet18",
-    size: int = 16,
+    size: int | tuple[int, int] = 16,
     stem: str = "auto",
     kwargs: str = TINY,
     *,

@@ -34,6 +34,29 @@ def test_flags_beat_yaml_beats_set_defaults_beat_defaults(tmp_path):
     assert (two.image_size, two.views) == (40, 8)
 
 
+def test_a_size_is_one_number_for_a_square_and_two_else(tmp_path):
+    def size_of(*flags):
+        return cli.parse(list(flags)).augment.image_size
+
+    assert size_of("--image-size", "48", "--views", "3") == 48
+    assert size_of("--image-size", "24", "40") == (24, 40)
+    assert size_of("--image-size", "40", "40") == 40  # as files of squares have it
+    cfg = cli.parse(["--image-size", "24", "40", "--data-dir", str(tmp_path)])
+    file = write(tmp_path / "c.yaml", cli.dump(cfg))
+    assert yaml.safe_load(Path(file).read_text())["image_size"] == [24, 40]
+    assert cli.load(Path(file)) == cfg
+    assert config.flat(cli.parse(["--image-size", "40"]))["image_size"] == 40
+    for flags, complaint in {
+        ("4",): "4: must be at least 8",
+        ("24", "4"): "4: must be at least 8",
+        ("24", "x"): "x: must be a whole number",
+        ("8", "8", "8"): "8 8 8: has too many values",
+        (): ": expected at least one argument",
+    }.items():
+        with pytest.raises(InputError, match=f"^--image-size ?{complaint}$"):
+            size_of("--image-size", *flags)
+
+
 @pytest.mark.parametrize("text", ["lr: 3e-4", "lr: 0.0003", "lr: '3e-4'"])
 def test_yaml_numbers_are_numbers(tmp_path, text):
     assert cli.parse(["--config", write(tmp_path / "c.yaml", text)]).optim.lr == 3e-4
@@ -187,7 +210,7 @@ def test_help_explains_every_field_with_the_defaults_of_the_set(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert [flag for name in config.FIELDS if (flag := config.flag_of(name)) not in text] == []
     assert "--config FILE" in text
-    assert "Side of a view in pixels. (default: 32)" in text
+    assert "for views that are not square. (default: 32)" in text
     assert "--stem {auto,timm,small,small-s2}" in text
     assert "Where the images come from." in text  # what the group is about
 

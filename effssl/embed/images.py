@@ -14,7 +14,7 @@ from torch import Tensor
 
 from effssl import InputError
 from effssl.data.image_files import ImageFiles
-from effssl.views.stream import ViewStream, central_square
+from effssl.views.stream import ViewStream, central_part
 
 # (uint8 [batch, height, width, 3] on the device, positions int64 [batch])
 Batches = Generator[tuple[Tensor, np.ndarray], None, None]
@@ -44,7 +44,7 @@ class OtherSideError(Exception):
 def read_files(
     files: ImageFiles,
     side: int | None,
-    canvas: int,
+    canvas: tuple[int, int],
     *,
     batch_size: int,
     workers: int,
@@ -60,8 +60,8 @@ def read_files(
     Args:
         files: the images.
         side: the side in pixels of images that are squares of one size, which are taken as they
-            are; None for images of varied size, whose central squares are taken.
-        canvas: the side that these central squares are resized to.
+            are; None for images of varied size, whose central parts are taken.
+        canvas: height and width, whose shape these parts have and which they are resized to.
         batch_size: images a batch; those that do not decode are missing in theirs.
         workers: threads.
         device: where the batches go.
@@ -72,7 +72,7 @@ def read_files(
     """
 
     def load(positions: range) -> tuple[Tensor, np.ndarray]:
-        squares, decoded = [], []
+        parts, decoded = [], []
         for position in positions:
             try:
                 image, gray_high = files.decoded(position)
@@ -83,10 +83,10 @@ def read_files(
                 findings.gray_highs.append(gray_high)
             if side is not None and image.shape[:2] != (side, side):
                 raise OtherSideError
-            squares.append(image if side is not None else central_square(image, canvas))
+            parts.append(image if side is not None else central_part(image, canvas))
             decoded.append(position)
-        no_images = np.zeros((0, canvas, canvas, 3), np.uint8)
-        pixels = torch.from_numpy(np.stack(squares) if squares else no_images)
+        no_images = np.zeros((0, *canvas, 3), np.uint8)
+        pixels = torch.from_numpy(np.stack(parts) if parts else no_images)
         return pixels.to(device), np.array(decoded, dtype=np.int64)
 
     pool = ThreadPoolExecutor(workers, "load")

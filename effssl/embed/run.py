@@ -46,8 +46,8 @@ def embed_folder(
 ) -> Embedded:
     """Encode all images below a folder: their clean views, as evaluation sees them.
 
-    Small squares of one size give what evaluation gives; other images are cut to the central square
-    as there, but not stored as JPEG first.
+    Small squares of one size give what evaluation gives; other images are cut to their central
+    parts as there, but not stored as JPEG first.
 
     Args:
         backbone: a run's folder, its backbone.safetensors, or what load_backbone returned, which is
@@ -68,7 +68,7 @@ def embed_folder(
     """
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
     root, canvas = Path(folder), canvas_of(augment.image_size)
-    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * canvas)
+    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * max(canvas))
     began = time.monotonic()
     files, numbers, classes, notes = images_below(root, decoding, folders_are_classes=labels)
     names = [str(path.relative_to(root)) for path in files.paths]

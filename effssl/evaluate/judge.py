@@ -19,7 +19,7 @@ from effssl.evaluation.encode import (
     averaged_features,
     clean_views_of,
     encode,
-    pixel_side,
+    pixel_size,
     pixels,
     spread,
     view_features,
@@ -137,7 +137,7 @@ def _encoded_corruptions(
     bar = tqdm(corruptions.images.items(), unit="corruption", delay=2, leave=False, disable=None)
     for name, images in bar:
         if row.backbone is None:
-            yield name, pixels(clean_views_of(images, stream, pixel_side(stream))), y
+            yield name, pixels(clean_views_of(images, stream, pixel_size(stream))), y
         else:
             views = clean_views_of(images, stream, stream.augment.image_size)
             yield name, encode(row.backbone, views, stream.runtime), y

@@ -14,6 +14,7 @@ from effssl.data.beton import Beton
 from effssl.data.stored import Data, Split
 from effssl.evaluation.layers import evaluating
 from effssl.image_config import Augment
+from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view
 from effssl.views.stream import CLEAN_BATCH, ViewStream
@@ -80,11 +81,11 @@ def pixels(batches: Iterable[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1) for x in batches])
 
 
-def clean_views_of(images: np.ndarray, stream: ViewStream, size: int) -> Iterator[Tensor]:
+def clean_views_of(images: np.ndarray, stream: ViewStream, size: ImageSize) -> Iterator[Tensor]:
     """Make clean views, as the stream does, of images that are not stored.
 
-    images: uint8 [n, height, width, 3], which may be mapped from a file; size: side of the views in
-    pixels. Yields float32 [batch, 3, size, size], normalised, on the device.
+    images: uint8 [n, height, width, 3], which may be mapped from a file; size: of the views, in
+    pixels. Yields float32 [batch, 3, h, w], normalised, on the device.
     """
     augment = replace(stream.augment, image_size=size)
     for start in range(0, len(images), CLEAN_BATCH):
@@ -107,14 +108,16 @@ def pixel_features(streams: Streams) -> Features:
 
     def features(split: Split, positions: np.ndarray) -> Tensor:
         stream = streams[split]
-        return pixels(stream.clean(positions, size=pixel_side(stream)))
+        return pixels(stream.clean(positions, size=pixel_size(stream)))
 
     return features
 
 
-def pixel_side(stream: ViewStream) -> int:
-    """Return the side of the views whose pixels are probed."""
-    return min(PIXEL_SIDE, stream.augment.image_size)
+def pixel_size(stream: ViewStream) -> ImageSize:
+    """Return the size of the views whose pixels are probed, of the shape of the others."""
+    height, width = height_width(stream.augment.image_size)
+    part = min(1, PIXEL_SIDE / max(height, width))
+    return max(8, round(part * height)), max(8, round(part * width))
 
 
 def averaged_features(backbone: nn.Module, streams: Streams) -> Features:

@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from effssl.ranges import ImageSize, height_width
 
-def noise(num_images: int, image_size: int) -> Tensor:
-    """Draw images [num_images, 3, image_size, image_size], the same at every call."""
+
+def noise(num_images: int, image_size: ImageSize) -> Tensor:
+    """Draw images [num_images, 3, height, width], the same at every call."""
     generator = torch.Generator().manual_seed(num_images)
-    return torch.randn(num_images, 3, image_size, image_size, generator=generator)
+    return torch.randn(num_images, 3, *height_width(image_size), generator=generator)
 
 
 def difference(outputs: Tensor, expected: Tensor) -> float:

@@ -9,15 +9,21 @@ from effssl.export.projector_file import PROJECTOR
 from effssl.export.timm_folder import WEIGHTS_AFTER_STEM, has_small_stem
 from effssl.models import BackboneSpec, Projector, representation_dim
 from effssl.models.backbones import first_convolution
+from effssl.ranges import height_width
 
 
 def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None) -> str:
     """Return the text; `projector` is None if its weights are not exported."""
-    dim, size = representation_dim(backbone), spec.image_size
+    dim, (height, width) = representation_dim(backbone), height_width(spec.image_size)
+    central = (
+        f"makes the central square {height} px large"
+        if height == width
+        else f"makes the largest central part of this shape {height} px high and {width} px wide"
+    )
     lines = [
         f"# {spec.backbone} trained without labels, by effssl",
         "",
-        f"Images [n, 3, {size}, {size}] -> representations [n, {dim}]. "
+        f"Images [n, 3, {height}, {width}] -> representations [n, {dim}]. "
         "In this folder, with timm >= 1.0.16:",
         "",
         "```python",
@@ -27,7 +33,7 @@ def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None)
         "# of Pillow's RGB images",
         "```",
         "",
-        f"The transform makes the central square {size} px large and normalises it with mean "
+        f"The transform {central} and normalises it with mean "
         f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1]).",
     ]
     if has_small_stem(backbone):

@@ -21,6 +21,7 @@ from effssl.export.timm_folder import (
 from effssl.job_config import Export
 from effssl.models import BackboneSpec, load_backbone, representation_dim
 from effssl.models.weight_files import read_extra
+from effssl.ranges import size_text
 from effssl.run import signals
 from effssl.run.files import check_writable, nearest_existing
 
@@ -51,7 +52,7 @@ def export(settings: Export) -> str:
     except OSError as error:
         raise InputError(f"--to {to} cannot be written: {error.strerror or error}") from None
     extras = "".join(f", {name}" for name in (PROJECTOR, ONNX) if (to / name).is_file())
-    takes = f"images of {spec.image_size} px -> {representation_dim(backbone)} numbers"
+    takes = f"images of {size_text(spec.image_size)} px -> {representation_dim(backbone)} numbers"
     return f"{to}: {spec.backbone}, {takes}{extras}; how to load it: {to / README}"
 
 

@@ -18,6 +18,7 @@ from effssl.export.compare import difference, noise
 from effssl.models import BackboneSpec, representation_dim
 from effssl.models.backbones import first_convolution, shrink_stem, timm_arguments
 from effssl.models.weight_files import weights_of
+from effssl.ranges import height_width
 
 CONFIG = "config.json"
 # timm loads a folder's weights by itself with pretrained=True. If a ResNet's stem has to be
@@ -67,7 +68,7 @@ def timm_config(backbone: nn.Module, spec: BackboneSpec, extra: dict[str, Any]) 
         "num_features": representation_dim(backbone),
         "model_args": arguments,
         "pretrained_cfg": {
-            "input_size": [3, size, size],
+            "input_size": [3, *height_width(size)],
             "fixed_input_size": of_timm.get("fixed_input_size", False),
             "mean": spec.mean,
             "std": spec.std,

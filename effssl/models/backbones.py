@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from effssl.models.image_sizes import (
     takes_argument,
     try_size,
 )
+from effssl.ranges import ImageSize, height_width, size_text
 
 Stem = Literal["auto", "timm", "small", "small-s2"]
 # timm's modules of models that cut the image into one grid of patches, of any size
@@ -31,18 +33,19 @@ _ONE_GRID = (
 
 
 def create_backbone(
-    name: str, image_size: int, *, stem: Stem = "auto", kwargs: str = "{}"
+    name: str, image_size: ImageSize, *, stem: Stem = "auto", kwargs: str = "{}"
 ) -> nn.Module:
-    """Create a timm model that takes images [n, 3, image_size, image_size] to h [n, d_h].
+    """Create a timm model that takes images [n, 3, height, width] to h [n, d_h].
 
     Its weights are new, and it is in training mode.
 
     Args:
         name: any name in timm.
-        image_size: side of the images in pixels.
+        image_size: of the images, in pixels: the side of squares, or (height, width).
         stem: "small" replaces a ResNet's first convolution by 3x3 stride 1 (stride 2 for
             "small-s2") and drops its max-pool; a ViT or ConvNeXt gets a smaller patch instead.
-            "auto" is "small" up to 64 px if the model has a place for it, else "timm".
+            "auto" is "small" up to 64 px (of a shape that is no square: up to as many pixels) if
+            the model has a place for it, else "timm".
         kwargs: further arguments of timm.create_model, as a YAML mapping.
 
     Raises:
@@ -51,6 +54,7 @@ def create_backbone(
             row that is not seen is a warning.
     """
     check_is_timm(name, f"--backbone {name}")
+    images = f"images of {size_text(image_size)} px"
     try:
         model = _built(name, image_size, stem, kwargs)
         shape, border = try_size(model.eval(), image_size)
@@ -59,18 +63,18 @@ def create_backbone(
     except Exception as error:  # timm models raise many types for arguments that do not fit
         is_size = takes_size(name, published_size(name), stem, kwargs)  # that is wrong
         hint = sizes_that_work(name, image_size, stem, kwargs) if is_size else ""
-        message = f"--backbone {name} cannot be built for images of {image_size} px{hint}"
+        message = f"--backbone {name} cannot be built for {images}{hint}"
         raise InputError(f"{message}: {_type_and_text(error)}") from None
     if shape != (1, representation_dim(model)):
         raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
     if is_refused(border, image_size, published_size(name)):
-        message = f"{name} would not see {border} px at the edge of images of {image_size} px"
+        message = f"{name} would not see {border} px at the edge of {images}"
         sizes = sizes_that_work(name, image_size, stem, kwargs)
         patch = patch_that_divides(image_size, near=16) if _has_patches(name) else None
         hint = f'; so would --backbone-kwargs "{{patch_size: {patch}}}"' if patch else ""
         raise InputError(f"--backbone {message}{sizes}{hint}")
     if border:
-        unseen = f"at least {border} px at the edge of images of {image_size} px"
+        unseen = f"at least {border} px at the edge of {images}"
         warnings.warn(f"{name} leaves {unseen} unseen", stacklevel=2)
     return model.train()
 
@@ -83,7 +87,7 @@ def check_is_timm(name: str, flag: str) -> None:
         raise InputError(f"{flag}: timm has no such model{hint}")
 
 
-def timm_arguments(name: str, image_size: int, *, stem: Stem, kwargs: str) -> dict[str, Any]:
+def timm_arguments(name: str, image_size: ImageSize, *, stem: Stem, kwargs: str) -> dict[str, Any]:
     """Return all that create_backbone gives to timm.create_model beside `num_classes=0`.
 
     A ResNet's small stem is no argument. Raises InputError if `kwargs` is no YAML mapping.
@@ -91,8 +95,8 @@ def timm_arguments(name: str, image_size: int, *, stem: Stem, kwargs: str) -> di
     return _fitting(name, image_size, _chosen_stem(stem, image_size)) | _mapping(kwargs)
 
 
-def takes_size(name: str, side: int, stem: Stem, kwargs: str) -> bool:
-    """Say whether a model can be built for this side, and sees all of such images.
+def takes_size(name: str, image_size: ImageSize, stem: Stem, kwargs: str) -> bool:
+    """Say whether a model can be built for this size, and sees all of such images.
 
     Most that cannot are known by shapes alone, without memory or time for weights; an index that is
     out of bounds (MViT v2's, at some sizes) is seen with weights alone. The other arguments are
@@ -101,7 +105,8 @@ def takes_size(name: str, side: int, stem: Stem, kwargs: str) -> bool:
     try:
         for device in ("meta", "cpu"):
             with torch.random.fork_rng(devices=[]), torch.device(device):
-                _, border = try_size(_built(name, side, stem, kwargs).eval(), side)
+                model = _built(name, image_size, stem, kwargs).eval()
+                _, border = try_size(model, image_size)
             if border:
                 return False
     except Exception:  # timm models raise many types
@@ -109,10 +114,10 @@ def takes_size(name: str, side: int, stem: Stem, kwargs: str) -> bool:
     return True
 
 
-def sizes_that_work(name: str, image_size: int, stem: Stem, kwargs: str) -> str:
+def sizes_that_work(name: str, image_size: ImageSize, stem: Stem, kwargs: str) -> str:
     """Return the end of a message: the sizes nearest to one that a model does not take."""
     sizes = nearest_sizes(
-        lambda side: takes_size(name, side, stem, kwargs), image_size, published_size(name)
+        lambda size: takes_size(name, size, stem, kwargs), image_size, published_size(name)
     )
     return _as_hint(sizes)
 
@@ -144,7 +149,7 @@ def first_convolution(model: ResNet) -> nn.Conv2d:
     return first
 
 
-def check_takes(backbone: nn.Module, image_size: int, name: str) -> None:
+def check_takes(backbone: nn.Module, image_size: ImageSize, name: str) -> None:
     """Raise InputError, which begins with `name`, if the backbone takes no images of this size.
 
     Also if it would not see their edges. Sizes near it that work are named.
@@ -154,20 +159,20 @@ def check_takes(backbone: nn.Module, image_size: int, name: str) -> None:
     try:
         if reason := why_not(backbone, image_size):
             published = _published_side(backbone)
-            sizes = nearest_sizes(lambda side: not why_not(backbone, side), image_size, published)
-            message = f"{name} does not take images of {image_size} px{_as_hint(sizes)}"
+            sizes = nearest_sizes(lambda size: not why_not(backbone, size), image_size, published)
+            message = f"{name} does not take images of {size_text(image_size)} px{_as_hint(sizes)}"
             raise InputError(f"{message}: {reason}")
     finally:
         backbone.train(was_training)
 
 
-def why_not(backbone: nn.Module, side: int) -> str:
-    """Say why a backbone in eval mode does not take images of this side; empty if it does."""
+def why_not(backbone: nn.Module, image_size: ImageSize) -> str:
+    """Say why a backbone in eval mode does not take images of this size; empty if it does."""
     try:
-        _, border = try_size(backbone, side)
+        _, border = try_size(backbone, image_size)
     except Exception as error:  # timm models raise many types
         return _type_and_text(error)
-    refused = is_refused(border, side, _published_side(backbone))
+    refused = is_refused(border, image_size, _published_side(backbone))
     return f"{border} px at the edge would not be seen" if refused else ""
 
 
@@ -175,7 +180,7 @@ def _published_side(backbone: nn.Module) -> int:
     return int(timm.data.resolve_model_data_config(backbone)["input_size"][-1])
 
 
-def _built(name: str, image_size: int, stem: Stem, kwargs: str) -> nn.Module:
+def _built(name: str, image_size: ImageSize, stem: Stem, kwargs: str) -> nn.Module:
     """Build the model, on the device of the context."""
     chosen = _chosen_stem(stem, image_size)
     arguments = timm_arguments(name, image_size, stem=stem, kwargs=kwargs)
@@ -187,9 +192,9 @@ def _built(name: str, image_size: int, stem: Stem, kwargs: str) -> nn.Module:
     return model
 
 
-def _as_hint(sizes: list[int]) -> str:
+def _as_hint(sizes: list[ImageSize]) -> str:
     works = "works" if len(sizes) == 1 else "work"
-    return f" ({' and '.join(map(str, sizes))} px {works})" if sizes else ""
+    return f" ({' and '.join(map(size_text, sizes))} px {works})" if sizes else ""
 
 
 def _family(name: str) -> str:
@@ -197,11 +202,16 @@ def _family(name: str) -> str:
     return timm.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def _chosen_stem(stem: Stem, image_size: int) -> Stem:
-    return ("small" if image_size <= 64 else "timm") if stem == "auto" else stem
+def _chosen_stem(stem: Stem, image_size: ImageSize) -> Stem:
+    return ("small" if _mean_side(image_size) <= 64 else "timm") if stem == "auto" else stem
 
 
-def _fitting(name: str, image_size: int, stem: Stem) -> dict[str, Any]:
+def _mean_side(image_size: ImageSize) -> float:
+    """Return the side of a square of as many pixels."""
+    return math.sqrt(math.prod(height_width(image_size)))
+
+
+def _fitting(name: str, image_size: ImageSize, stem: Stem) -> dict[str, Any]:
     """Return the arguments that fit a model to the size of image.
 
     A model that is built for one size gets it. Where a small stem means smaller patches, they
@@ -211,7 +221,7 @@ def _fitting(name: str, image_size: int, stem: Stem) -> dict[str, Any]:
     takes_size = takes_argument(name, "img_size", published_size(name))
     arguments: dict[str, Any] = {"img_size": image_size} if takes_size else {}
     if stem == "small" and _has_patches(name):
-        patch = patch_that_divides(image_size, near=min(16, image_size / 8))
+        patch = patch_that_divides(image_size, near=min(16, _mean_side(image_size) / 8))
         arguments["patch_size"] = patch or 16
     if stem == "small" and _family(name) == "convnext":
         arguments["patch_size"] = 1

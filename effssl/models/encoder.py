@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from effssl.config import Model
 from effssl.models.backbones import create_backbone, representation_dim
+from effssl.ranges import ImageSize
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -82,7 +83,7 @@ class InPasses(nn.Module):
         return torch.cat(h), torch.cat(z)
 
 
-def build_encoder(model: Model, image_size: int, seed: int) -> Encoder:
+def build_encoder(model: Model, image_size: ImageSize, seed: int) -> Encoder:
     """Build backbone and projector with the weights that the seed gives, in channels_last.
 
     Sets torch's global seed. Raises InputError if the backbone cannot be built.

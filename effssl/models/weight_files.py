@@ -23,6 +23,7 @@ from effssl.models.backbones import (
     why_not,
 )
 from effssl.models.image_sizes import published_size
+from effssl.ranges import ImageSize
 from effssl.run.files import atomic
 
 _KEY = "effssl"  # of the file's metadata, where the spec lies as JSON
@@ -34,8 +35,8 @@ class BackboneSpec:
 
     backbone: str
     """Its name in timm."""
-    image_size: int
-    """Side of the images that it was made for, in pixels."""
+    image_size: ImageSize
+    """Size of the images that it was made for, in pixels: a square's side, or (height, width)."""
     stem: Stem
     """Its stem, as `create_backbone` takes it."""
     backbone_kwargs: str
@@ -191,6 +192,9 @@ def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
             extra = json.loads((opened.metadata() or {})[_KEY])
         values = {field.name: extra.pop(field.name) for field in fields(BackboneSpec)}
         values |= {"mean": _rgb(values["mean"]), "std": _rgb(values["std"])}
+        if isinstance(values["image_size"], list):
+            height, width = values["image_size"]
+            values["image_size"] = height, width
         return BackboneSpec(**values), extra
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None

@@ -9,8 +9,9 @@ from einops import rearrange
 from torch import Tensor
 
 from effssl.image_config import Augment
+from effssl.ranges import ImageSize, height_width
 from effssl.views import ops
-from effssl.views.draws import ColourDraws, CropDraws
+from effssl.views.draws import ColourDraws, CropDraws, largest_central
 
 _BLOCK_BYTES = 2**21  # of views made at once on a CPU: what fits its cache is several times faster
 
@@ -21,7 +22,7 @@ def views_of_images(
     """Cut and recolour K views of each image.
 
     images: uint8 [batch, height, width, 3]; draws: [views, batch]
-    -> float32 [views, batch, 3, size, size], normalised.
+    -> float32 [views, batch, 3, h, w], of the view's size, normalised.
     """
     size = augment.image_size
 
@@ -38,8 +39,8 @@ def views_of_images(
 def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
     """Mirror and recolour crops that were cut where their image was decoded.
 
-    crops: uint8 [batch, views, size, size, 3]; draws: [views, batch]
-    -> float32 [views, batch, 3, size, size], normalised.
+    crops: uint8 [batch, views, h, w, 3]; draws: [views, batch]
+    -> float32 [views, batch, 3, h, w], normalised.
     """
     pixels = rearrange(crops, "b k h w c -> (k b) c h w")
     flip_of, colours_of = flips.flatten(), colours.map(torch.flatten)
@@ -53,19 +54,23 @@ def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: 
 
 
 def clean_view(images: Tensor, augment: Augment) -> Tensor:
-    """Resize each whole image to one view, and normalise it.
+    """Resize the largest central part that has the view's shape, and normalise it.
 
-    images: uint8 [batch, height, width, 3] -> float32 [batch, 3, size, size].
+    Of square images and views that is the whole. images: uint8 [batch, height, width, 3]
+    -> float32 [batch, 3, h, w], of the view's size.
     """
-    size, (batch, height, width, _) = augment.image_size, images.shape
-    if (height, width) == (size, size):
+    size, (batch, height, width, _) = height_width(augment.image_size), images.shape
+    if (height, width) == size:
         pixels = images.permute(0, 3, 1, 2).float() / 255
         return ops.normalize(pixels, augment.mean, augment.std)
+    aspect = size[1] / size[0]
+    crop_height, crop_width = largest_central((height, width), (aspect, aspect))
     zero = torch.zeros(1, batch, device=images.device)
-    whole, flips = CropDraws(zero, zero, zero + height, zero + width), zero.bool()
+    top, left = zero + (height - crop_height) // 2, zero + (width - crop_width) // 2
+    central, flips = CropDraws(top, left, zero + crop_height, zero + crop_width), zero.bool()
 
     def resized(block: slice) -> Tensor:
-        of_block = CropDraws._make(draw[:, block] for draw in whole)
+        of_block = CropDraws._make(draw[:, block] for draw in central)
         return ops.resized_crop(images[block], of_block, flips[:, block], size)
 
     (x,) = _in_blocks(resized, 1, batch, size, images.device)
@@ -73,15 +78,19 @@ def clean_view(images: Tensor, augment: Augment) -> Tensor:
 
 
 def _in_blocks(
-    views_of: Callable[[slice], Tensor], views: int, batch: int, size: int, device: torch.device
+    views_of: Callable[[slice], Tensor],
+    views: int,
+    batch: int,
+    size: ImageSize,
+    device: torch.device,
 ) -> Tensor:
-    """Put together views_of(block) [views, block, 3, size, size] for all of the batch.
+    """Put together views_of(block) [views, block, 3, h, w], of this size, for all of the batch.
 
     On a CPU the blocks fit its cache; elsewhere, and compiled, there is one block.
     """
     if device.type != "cpu" or torch.compiler.is_compiling():
         return views_of(slice(None))
-    out = torch.empty(views, batch, 3, size, size)
+    out = torch.empty(views, batch, 3, *height_width(size))
     length = max(1, _BLOCK_BYTES // (out[0, 0].nbytes * views))
     for start in range(0, batch, length):
         block = slice(start, start + length)

@@ -13,21 +13,23 @@ from dataclasses import replace
 
 import numba
 import numpy as np
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.libffcv import ctypes_memcopy, imdecode
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 
 from effssl.image_config import Augment
+from effssl.ranges import height_width
 from effssl.views import counters
 from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
+from effssl.views.draws import crop_ratios
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
 _imdecode = _compiled(imdecode)
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
-    """JPEGs -> uint8 [batch, views, size, size, 3]: random crops resized with antialiasing.
+    """JPEGs -> uint8 [batch, views, height, width, 3]: random crops resized with antialiasing.
 
     `epoch` may change between passes. An image that does not decode raises ValueError with its
     position in the file.
@@ -50,8 +52,8 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out; part of its interface."""
-        size = self.augment.image_size
-        shape, uint8 = (self.augment.views, size, size, 3), np.dtype("u1")
+        size = height_width(self.augment.image_size)
+        shape, uint8 = (self.augment.views, *size, 3), np.dtype("u1")
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
         return state, AllocationQuery(shape, uint8)
 
@@ -59,7 +61,7 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
         """Give FFCV the function that it compiles; part of its interface."""
         read, images = self.memory_read, Compiler.get_iterator()
         epoch_address, seed = self._epoch.ctypes.data, self.seed
-        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
+        scale, ratio = self.augment.crop_scale, crop_ratios(self.augment)
 
         def decode(batch_indices, destination, metadata, storage_state):
             epoch = np.empty(1, np.int64)
@@ -83,6 +85,22 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
+
+
+class CentralCropDecoder(CenterCropRGBImageDecoder):
+    """JPEGs -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
+
+    output_size: (height, width), whose shape the crop has.
+    """
+
+    def __init__(self, output_size: tuple[int, int]):
+        height, width = output_size
+        super().__init__(output_size, ratio=(width / height, width / height))
+
+    @property
+    def get_crop_generator(self) -> Callable:
+        """The function that cuts, which FFCV compiles; part of its interface."""
+        return lambda height, width, _, ratio: central_crop(height, width, ratio)
 
 
 @_compiled
@@ -112,12 +130,22 @@ def random_crop(key, stored_height, stored_width, crop_scale, crop_ratio):
             top = int(np.float32(stored_height - height + 1) * _uniform(key, CROP_TOP))
             left = int(np.float32(stored_width - width + 1) * _uniform(key, CROP_LEFT))
             return top, left, height, width
-    height, width = int(stored_height), int(stored_width)  # the largest central one that is allowed
+    return central_crop(stored_height, stored_width, crop_ratio)
+
+
+@_compiled
+def central_crop(stored_height, stored_width, crop_ratio):
+    """Return (top, left, height, width) of the largest central crop of an allowed ratio.
+
+    crop_ratio: the least and the greatest width over height.
+    """
+    height, width = int(stored_height), int(stored_width)
     if width / height < crop_ratio[0]:
         height = int(np.rint(width / crop_ratio[0]))
     elif width / height > crop_ratio[1]:
         width = int(np.rint(height * crop_ratio[1]))
-    return (stored_height - height) // 2, (stored_width - width) // 2, height, width
+    top, left = (int(stored_height) - height) // 2, (int(stored_width) - width) // 2
+    return top, left, height, width
 
 
 @_compiled
@@ -129,15 +157,14 @@ def _uniform(key, slot):
 
 @_compiled
 def resized_crop(image, crop, out):
-    """Resize a crop of `image`, uint8 [H, W, 3], into `out`, uint8 [size, size, 3].
+    """Resize a crop of `image`, uint8 [H, W, 3], into `out`, uint8 [height, width, 3].
 
     crop: (top, left, height, width) in pixels. Bilinear and antialiased, as torchvision's.
     """
     top, left, height, width = crop
-    size = len(out)
-    rows, columns = _resize_weights(height, size), _resize_weights(width, size)
+    rows, columns = _resize_weights(height, len(out)), _resize_weights(width, out.shape[1])
     blended = np.empty(3 * width, np.float32)  # the stored rows of one row of `out`
-    for s in range(size):
+    for s in range(len(out)):
         first, taps, weights = rows[0][s], rows[1][s], rows[2][s]
         for k in range(taps):
             row = image[top + first + k, left : left + width].reshape(-1)

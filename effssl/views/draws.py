@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from effssl.image_config import Augment
+from effssl.ranges import height_width
 from effssl.views import counters
 
 
@@ -41,7 +42,7 @@ class ColourDraws(NamedTuple):
 
 
 def draw_crops(numbers: Tensor, augment: Augment, *, stored: tuple[int, int]) -> CropDraws:
-    """Draw random crops as torchvision's RandomResizedCrop does.
+    """Draw random crops as torchvision's RandomResizedCrop does, with the ratios of `crop_ratios`.
 
     Ten attempts at an area and a ratio that fit, then the largest central crop of an allowed ratio.
     numbers: [views, batch, NUM_SLOTS] of counters.uniform; stored: (height, width) of the images.
@@ -52,6 +53,27 @@ def draw_crops(numbers: Tensor, augment: Augment, *, stored: tuple[int, int]) ->
     top = torch.where(fits, ((room_above + 1) * u_top).floor(), (room_above / 2).floor())
     left = torch.where(fits, ((room_left + 1) * u_left).floor(), (room_left / 2).floor())
     return CropDraws(top, left, height, width)
+
+
+def crop_ratios(augment: Augment) -> tuple[float, float]:
+    """Return the least and the greatest width over height of a random crop.
+
+    They lie about the view's own, so that views that are not square stretch images no more than
+    squares do.
+    """
+    height, width = height_width(augment.image_size)
+    low, high = augment.crop_ratio
+    return low * (width / height), high * (width / height)
+
+
+def largest_central(stored: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
+    """Return height and width of the largest central crop whose width over height is allowed."""
+    height, width = stored
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
 
 
 def draw_flips(numbers: Tensor, augment: Augment) -> Tensor:
@@ -91,8 +113,8 @@ def _crop_size(
     If none did, height and width are those of the largest central crop.
     """
     stored_height, stored_width = stored
-    scale, ratio = augment.crop_scale, augment.crop_ratio
-    fallback_height, fallback_width = _largest_central(stored, ratio)
+    scale, ratio = augment.crop_scale, crop_ratios(augment)
+    fallback_height, fallback_width = largest_central(stored, ratio)
     height = torch.full_like(numbers[..., 0], fallback_height)
     width = torch.full_like(numbers[..., 0], fallback_width)
     fits_any = torch.zeros_like(height, dtype=torch.bool)
@@ -107,13 +129,3 @@ def _crop_size(
         height, width = torch.where(fits, h, height), torch.where(fits, w, width)
         fits_any = fits_any | fits
     return height, width, fits_any
-
-
-def _largest_central(stored: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
-    """Return height and width of the largest crop whose ratio is allowed."""
-    height, width = stored
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
-    return height, width

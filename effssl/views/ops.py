@@ -15,40 +15,42 @@ from einops import rearrange
 from torch import Tensor
 
 from effssl.image_config import Augment
+from effssl.ranges import ImageSize, height_width
 from effssl.views.draws import ColourDraws, CropDraws
 
 _GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
 
 
-def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: int) -> Tensor:
+def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: ImageSize) -> Tensor:
     """Cut K crops of each image, resize them with antialiasing, and mirror those in `flips`.
 
     images: uint8 [batch, H, W, 3]; crops, flips: [views, batch]
-    -> float32 [views, batch, 3, size, size] in [0, 1].
+    -> float32 [views, batch, 3, h, w], of this size, in [0, 1].
 
     Bilinear resizing is separable and linear, so a crop is two small matrix products with weights
     that are a function of its corner and size; all views share the image.
     """
     _, stored_height, stored_width, _ = images.shape
+    height, width = height_width(size)
     never = torch.zeros_like(flips)
     rows = _resize_weights(
-        crops.top, crops.height, never, size, stored_height
-    )  # [views, batch, size, H]
-    columns = _resize_weights(crops.left, crops.width, flips, size, stored_width)  # [.., size, W]
+        crops.top, crops.height, never, height, stored_height
+    )  # [views, batch, h, H]
+    columns = _resize_weights(crops.left, crops.width, flips, width, stored_width)  # [.., w, W]
     planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
     x = rearrange(rows, "k b s h -> b (k s) h") @ planes
-    x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=size, c=3)
+    x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=height, c=3)
     x = x @ rearrange(columns, "k b t w -> b k w t")
     return rearrange(x, "b k (s c) t -> k b c s t", c=3).contiguous()
 
 
 def flipped(crops: Tensor, flips: Tensor) -> Tensor:
-    """Mirror uint8 crops [n, 3, size, size] in `flips` [n] -> float32 in [0, 1]."""
+    """Mirror uint8 crops [n, 3, h, w] in `flips` [n] -> float32 in [0, 1]."""
     return torch.where(flips[:, None, None, None], crops.flip(-1), crops).float().div_(255)
 
 
 def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Change the colours of views x [n, 3, size, size] in [0, 1], and normalise them."""
+    """Change the colours of views x [n, 3, h, w] in [0, 1], and normalise them."""
     each = colours.map(torch.flatten)
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
@@ -58,8 +60,8 @@ def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
     if each.gray is not None:
         x = _where(each.gray, lambda v: to_gray(v).expand_as(v), x)
     if each.blur_sigma is not None:
-        tenth = x.shape[-1] // 10
-        kernel_size = tenth + (tenth + 1) % 2  # a tenth of the side, odd
+        tenth = min(x.shape[-2:]) // 10
+        kernel_size = tenth + (tenth + 1) % 2  # a tenth of the shorter side, odd
         blur = functools.partial(gaussian_blur, kernel_size=kernel_size)
         x = _where(each.blur_sigma > 0, blur, x, each.blur_sigma)
     if each.solarize is not None:

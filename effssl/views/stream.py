@@ -11,7 +11,7 @@ from typing import Any
 import ffcv.libffcv
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from torch import Tensor
 from tqdm import tqdm
@@ -19,14 +19,15 @@ from tqdm import tqdm
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.image_config import Augment
+from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import uniform
-from effssl.views.decode_crops import MultiViewDecoder
-from effssl.views.draws import draw_colours, draw_crops, draw_flips
+from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder
+from effssl.views.draws import draw_colours, draw_crops, draw_flips, largest_central
 
 CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
-_CANVAS = 1.5  # side of the squares that clean views are made of, as a multiple of a view's side
+_CANVAS = 1.5  # size of what clean views of JPEGs are made of, as a multiple of a view's
 
 
 class ViewStream:
@@ -86,7 +87,7 @@ class ViewStream:
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Make K augmented views of the images at `positions`, in that order.
 
-        Yields (views float32 [views, batch, 3, size, size], normalised; positions int64 [batch]) on
+        Yields (views float32 [views, batch, 3, h, w], normalised; positions int64 [batch]) on
         the device; the last batch may be smaller.
         """
         with closing(self.load(positions, epoch)) as batches, self._bar(len(positions)) as bar:
@@ -102,21 +103,21 @@ class ViewStream:
         It stands by itself for benchmarks, which time the halves apart.
 
         Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole,
-        [batch, height, width, 3]; of images of varied size their K crops, [batch, views, size,
-        size, 3].
+        [batch, height, width, 3]; of images of varied size their K crops, [batch, views, h, w,
+        3].
         """
         if self.stored.side is None:
             self._crop_decoder.epoch = epoch
         yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
     def clean(
-        self, positions: np.ndarray, *, size: int | None = None
+        self, positions: np.ndarray, *, size: ImageSize | None = None
     ) -> Generator[Tensor, None, None]:
         """Make one clean view of each image at `positions`, in that order.
 
-        size: side of the views in pixels; None is that of the augmented ones.
-        Yields float32 [batch, 3, size, size], normalised, on the device: the whole image resized,
-        or its central square if images are of varied size.
+        size: of the views, in pixels; None is that of the augmented ones.
+        Yields float32 [batch, 3, h, w], normalised, on the device: the image's largest central part
+        that has the view's shape, resized.
         """
         augment = self.augment if size is None else replace(self.augment, image_size=size)
         with closing(self.load_clean(positions)) as batches, self._bar(len(positions)) as bar:
@@ -128,12 +129,12 @@ class ViewStream:
         """Read what clean views are made of: the first half of `clean`, for callers that time it.
 
         Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of
-        one size whole; of images of varied size their central squares.
+        one size whole; of images of varied size their central parts.
         """
         yield from read_batches(self._clean_loader, positions, self.runtime.device)
 
     def make_views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
-        """Make a batch's views, float32 [views, batch, 3, size, size], of what `load` gave."""
+        """Make a batch's views, float32 [views, batch, 3, h, w], of what `load` gave."""
         augment, side = self.augment, self.stored.side
         numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
         draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
@@ -157,8 +158,7 @@ class ViewStream:
     def _clean_loader(self) -> Loader:
         decoder = SimpleRGBImageDecoder()
         if self.stored.side is None:
-            canvas = canvas_of(self.augment.image_size)
-            decoder = CenterCropRGBImageDecoder((canvas, canvas), ratio=1.0)
+            decoder = CentralCropDecoder(canvas_of(self.augment.image_size))
         return open_loader(self.stored.path, self._clean_batch_size, self._workers, decoder)
 
     def _bar(self, num_images: int) -> tqdm:
@@ -166,21 +166,25 @@ class ViewStream:
         return tqdm(total=num_images, unit="image", delay=2, leave=False, disable=is_off)
 
 
-def canvas_of(size: int) -> int:
-    """Return the side, in pixels, of the central squares that clean views of JPEGs are made of."""
-    return round(_CANVAS * size)
+def canvas_of(size: ImageSize) -> tuple[int, int]:
+    """Return height and width, in pixels, of the central parts that JPEGs' clean views are made of.
 
-
-def central_square(image: np.ndarray, side: int) -> np.ndarray:
-    """Cut the central square of an image that is not stored, and resize it.
-
-    FFCV's decoder does the same to JPEGs for clean views. image: uint8 [height, width, 3] -> uint8
-    [side, side, 3].
+    size: of the views.
     """
-    height, width, _ = image.shape
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    resized = np.empty((side, side, 3), np.uint8)
+    height, width = height_width(size)
+    return round(_CANVAS * height), round(_CANVAS * width)
+
+
+def central_part(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """Cut the central part of an image that is not stored, and resize it.
+
+    CentralCropDecoder does the same to JPEGs for clean views. image: uint8 [height, width, 3]
+    -> uint8 [*canvas, 3].
+    """
+    aspect = canvas[1] / canvas[0]
+    height, width = largest_central(image.shape[:2], (aspect, aspect))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    resized = np.empty((*canvas, 3), np.uint8)
     contiguous = np.ascontiguousarray(image)
-    ffcv.libffcv.resize_crop(contiguous, top, top + edge, left, left + edge, resized)
+    ffcv.libffcv.resize_crop(contiguous, top, top + height, left, left + width, resized)
     return resized

@@ -23,7 +23,7 @@ from effssl.job_config import Embed
 from effssl.models import BackboneSpec, load_backbone
 from effssl.run.device import open_runtime
 from effssl.views.assemble import clean_view
-from effssl.views.stream import ViewStream, central_square
+from effssl.views.stream import ViewStream, central_part
 from tests.conftest import WEIGHTS, example, write_class_folders, write_run
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def test_images_of_varied_size_give_nearly_what_evaluation_gives(tmp_path, run):
     by_hand = Image.fromarray(square[top : top + edge, left : left + edge]).resize(
         (24, 24), Image.Resampling.BOX
     )
-    ours = central_square(square, 24)
+    ours = central_part(square, (24, 24))
     assert np.abs(ours.astype(int) - np.asarray(by_hand).astype(int)).max() <= 3
 
 
@@ -157,7 +157,9 @@ def test_one_image_of_another_size_makes_all_of_varied_size(tmp_path, run):
     Image.open(other).resize((13, 12)).save(other)
     embedded = embed_folder(run, images, batch_size=64)
     names = [embedded.names.index(f"class-1/{i}.png") for i in (0, 77)]
-    squares = [central_square(np.array(Image.open(images / embedded.names[i])), 24) for i in names]
+    squares = [
+        central_part(np.array(Image.open(images / embedded.names[i])), (24, 24)) for i in names
+    ]
     backbone, spec = load_backbone(run)
     x = clean_view(torch.from_numpy(np.stack(squares)), augment_of(spec))
     with torch.inference_mode():

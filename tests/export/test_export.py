@@ -17,6 +17,7 @@ from effssl.export.run import export, main
 from effssl.image_config import Augment
 from effssl.job_config import Export
 from effssl.models import Projector, load_backbone, representation_dim
+from effssl.ranges import height_width
 from effssl.views.assemble import clean_view
 from tests.conftest import WEIGHTS, example, write_run
 
@@ -50,6 +51,7 @@ RUNS = {  # folder -> (backbone, size, stem, kwargs, loads with pretrained=True)
     ),
     "vit": ("vit_tiny_patch16_224", 24, "auto", VIT, True),
     "vit, published": ("vit_tiny_patch16_224", 48, "timm", VIT, True),
+    "wide": ("vit_tiny_patch16_224", (24, 40), "auto", VIT, True),
     "convnext": (
         "convnext_atto",
         32,
@@ -70,7 +72,7 @@ for folder in sys.argv[1:]:
     names = {}
     for block in re.findall(r"```python\\n(.*?)```", open("README.md").read(), re.DOTALL):
         exec(block, names)
-    image = Image.open("../image.png").resize((names["transform"].transforms[1].size))
+    image = Image.open("../image.png").resize(names["transform"].transforms[1].size[::-1])
     with torch.inference_mode():
         h = names["model"](names["transform"](image)[None])
         np.save("../represented.npy", h.numpy())
@@ -101,7 +103,7 @@ def exports(tmp_path_factory):
             norm="layer" if name == "vit" else "batch",
         )
         export(Export(run, root / name / "to", projector=True))
-        noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (*height_width(size), 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / name / "image.png")
     fresh_python(FRESH, *(root / name / "to" for name in RUNS), cwd=root)
     return root
@@ -139,7 +141,7 @@ def test_timm_alone_gives_the_same_network_or_refuses(exports, name, monkeypatch
         return
     plain = timm.create_model("local-dir:.", pretrained=True).eval()
     ours, spec = load_backbone("../run")
-    images = torch.randn(2, 3, spec.image_size, spec.image_size)
+    images = torch.randn(2, 3, *height_width(spec.image_size))
     with torch.inference_mode():
         assert torch.equal(plain(images), ours(images))
     tuned = timm.create_model("local-dir:.", pretrained=True, num_classes=5).eval()  # to fine-tune
@@ -164,6 +166,11 @@ def test_config_says_what_timm_wants_to_know(exports):
         [0.5, 0.4, 0.3],
         [0.2, 0.25, 0.3],
     )
+    wide = json.loads((exports / "wide" / "to" / "config.json").read_text())
+    assert wide["pretrained_cfg"]["input_size"] == [3, 24, 40]
+    assert wide["model_args"]["img_size"] == [24, 40]
+    text = (exports / "wide" / "to" / "README.md").read_text()
+    assert "[n, 3, 24, 40]" in text and "24 px high and 40 px wide" in text
     assert (
         json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"]
         == "resnet18"

@@ -50,6 +50,39 @@ def test_vit_gets_a_patch_that_fits(image_size, patch):
 
 
 @pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("resnet10t", "{}"),
+        ("vit_tiny_patch16_224", "{depth: 1}"),
+        ("swin_tiny_patch4_window7_224", "{depths: [1, 1, 1, 1]}"),
+        ("convnext_atto", "{depths: [1, 1, 1, 1]}"),
+    ],
+)
+def test_images_need_not_be_square(name, kwargs):
+    model = create_backbone(name, (32, 96), kwargs=kwargs)
+    assert model(torch.zeros(2, 3, 32, 96)).shape == (2, model.num_features)
+    assert try_size(model.eval(), (32, 96)) == ((1, model.num_features), 0)
+    if "vit" in name:  # as many patches as of a square: 8 x 8 of them would be of 7 px
+        assert model.patch_embed.patch_size == (8, 8)
+        assert model.patch_embed.grid_size == (4, 12)
+
+
+def test_either_side_that_does_not_fit_is_refused_with_shapes_that_do():
+    works = r"px at the edge of images of %s px \(%s and %s px work\); so would .*patch_size: 25"
+    for size, said in {
+        (100, 150): works % ("100x150", "96x144", "112x160"),
+        (150, 100): works % ("150x100", "144x96", "160x112"),
+    }.items():
+        with pytest.raises(InputError, match=said):
+            create_backbone("vit_tiny_patch16_224", size, kwargs="{depth: 1}")
+    with pytest.raises(InputError, match=r"convit_tiny cannot .* 96x160 px \(224 px works\)"):
+        create_backbone("convit_tiny", (96, 160), kwargs="{depth: 1, local_up_to_layer: 1}")
+    convnext = create_backbone("convnext_atto", (96, 160), kwargs="{depths: [1, 1, 1, 1]}")
+    with pytest.raises(InputError, match=r"98x160 px \(96x160 and 100x164 px work\): 2 px"):
+        check_takes(convnext, (98, 160), "mine")
+
+
+@pytest.mark.parametrize(
     ("image_size", "patch"), [(24, 3), (28, 4), (36, 4), (42, 6), (50, 5), (60, 6), (62, 2)]
 )
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])

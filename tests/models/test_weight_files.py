@@ -48,6 +48,18 @@ def test_saved_backbone_comes_back(tmp_path, name, stem, kwargs):
         assert torch.equal(loaded(images()), saved(images()))
 
 
+def test_a_backbone_of_images_that_are_not_square_comes_back(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    spec = spec_of("vit_tiny_patch16_224", image_size=(24, 40), kwargs="{depth: 1}")
+    saved = disturbed(create_backbone(spec.backbone, (24, 40), kwargs="{depth: 1}"))
+    save_backbone(saved, path, spec)
+    loaded, read = load_backbone(path)
+    assert read == spec
+    x = torch.randn(2, 3, 24, 40)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), saved(x))
+
+
 def test_a_file_of_the_first_version_loads_and_what_it_says_beside_is_kept_apart(tmp_path):
     """Runs have written these keys since then; a classifier's file says more."""
     path, saved = tmp_path / "backbone.safetensors", create_backbone("resnet10t", 32).eval()

@@ -19,6 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effssl import cli
+from effssl.embed.run import embed_folder
+from effssl.evaluate import run as evaluate
+from effssl.export.run import export
+from effssl.job_config import Export
 from effssl.models import load_backbone
 from effssl.run import signals
 from effssl.run.log import read_metrics
@@ -308,6 +312,46 @@ def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
         assert train.main(cli.parse(quick(digits_dir, tmp_path / name, "--epochs", 2, *flags))) == 0
         losses = [r["loss"] for r in read_metrics(tmp_path / name) if r["kind"] == "train"]
         assert np.mean(losses[-3:]) < np.mean(losses[:3]), name
+
+
+def test_images_need_not_be_square_from_training_to_plain_timm(tmp_path, monkeypatch):
+    for i in range(40):
+        y, x = np.mgrid[0:24, 0:40] / 12
+        waves = [np.sin(x + i % 2 + c) * np.cos((1 + i / 20) * y - c) for c in range(3)]
+        file = tmp_path / "images" / "ab"[i % 2] / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((127 + 120 * np.stack(waves, -1)).astype(np.uint8)).save(file)
+    run, folder = tmp_path / "run", ["--data", "folder", "--data-dir", tmp_path / "images"]
+    vit = ["--backbone", "vit_tiny_patch16_224", "--image-size", 24, 40]
+    vit += [
+        "--backbone-kwargs",
+        "{depth: 1, embed_dim: 32, num_heads: 2}",
+        "--batch-size",
+        12,
+        "--final-images",
+        0,
+    ]
+    assert train.main(cli.parse(quick(tmp_path, run, "--epochs", 2, *vit, *folder))) == 0
+    judged = ["--num-averaged-views", "0", "--no-untrained", "--pixels"]
+    assert evaluate.main(cli.parse_evaluation([str(run), *judged])) == 0
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["settings"]["images"]["image_size"] == [24, 40]
+    assert report["rows"].keys() == {"trained", "pixels"}
+
+    export(Export(run, tmp_path / "to"))
+    monkeypatch.chdir(tmp_path / "to")
+    plain = timm.create_model("local-dir:.", pretrained=True).eval()
+    ours, spec = load_backbone(run)
+    assert spec.image_size == (24, 40)
+    x = torch.randn(2, 3, 24, 40)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain))
+    embedded = embed_folder(run, tmp_path / "images")
+    files = [Image.open(tmp_path / "images" / name) for name in embedded.names]
+    with torch.inference_mode():
+        assert torch.equal(plain(x), ours(x))
+        h = plain(torch.stack([transform(file) for file in files])).numpy()
+    # embed resizes twice, by way of a canvas, which moves pixels a little.
+    assert np.abs(embedded.representations - h).mean() < 0.05 * h.std(0).mean()
 
 
 def test_the_smallest_batch_trains(digits_dir, tmp_path):

@@ -20,6 +20,7 @@ from effssl.data.beton import ensure_beton
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from effssl.image_config import Augment, Storage
+from effssl.ranges import height_width
 from effssl.views import assemble
 from effssl.views.counters import uniform
 from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop, view_key
@@ -51,9 +52,9 @@ def photographs(tmp_path_factory):
     return ensure_beton(open_source("folder", root, "train"), root, "x", Storage()).path
 
 
-def loader_of(path, *, views=3, batch_size=5, workers=2):
+def loader_of(path, *, augment=NEUTRAL, views=3, batch_size=5, workers=2):
     return open_loader(
-        path, batch_size, workers, MultiViewDecoder(replace(NEUTRAL, views=views), SEED)
+        path, batch_size, workers, MultiViewDecoder(replace(augment, views=views), SEED)
     )
 
 
@@ -119,31 +120,34 @@ def test_crops_are_distributed_as_on_the_device():
         ((30, 40, 90, 70), 224),
         ((5, 6, 1, 2), 8),
         ((9, 9, 32, 32), 32),
+        ((3, 7, 200, 400), (96, 160)),
     ],
 )
 def test_resizing_is_torchvisions(crop, size):
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
-    actual = np.empty((size, size, 3), np.uint8)
+    size = height_width(size)
+    actual = np.empty((*size, 3), np.uint8)
     resized_crop(image, crop, actual)
     planes = torch.from_numpy(image).permute(2, 0, 1)
     on_floats = (
-        F.resized_crop(planes.float(), *crop, [size, size], antialias=True).permute(1, 2, 0).numpy()
+        F.resized_crop(planes.float(), *crop, [*size], antialias=True).permute(1, 2, 0).numpy()
     )
     assert np.abs(actual - on_floats).max() < 0.501
-    on_bytes = F.resized_crop(planes, *crop, [size, size], antialias=True).permute(1, 2, 0).numpy()
+    on_bytes = F.resized_crop(planes, *crop, [*size], antialias=True).permute(1, 2, 0).numpy()
     assert np.abs(actual.astype(int) - on_bytes).max() <= 1
 
 
-def test_views_are_those_of_the_device_path(photographs):
+@pytest.mark.parametrize("size", [SIZE, (24, 40)])
+def test_views_are_those_of_the_device_path(photographs, size):
     """Crop, resize and flip of the stored image as a set of one size would get them."""
-    decoded = stored_images(photographs)
-    crops = crops_of(loader_of(photographs), epoch=4)
+    decoded, augment = stored_images(photographs), replace(NEUTRAL, image_size=size)
+    crops = crops_of(loader_of(photographs, augment=augment), epoch=4)
     for position, image in enumerate(decoded):
         numbers = uniform(torch.tensor([position]), num_views=3, seed=SEED, epoch=4)
-        flips, colours = draw_flips(numbers, NEUTRAL), draw_colours(numbers, NEUTRAL)
-        where = draw_crops(numbers, NEUTRAL, stored=image.shape[:2])
-        expected = assemble.views_of_images(image[None], where, flips, colours, NEUTRAL)
-        actual = assemble.views_of_crops(crops[position][None], flips, colours, NEUTRAL)
+        flips, colours = draw_flips(numbers, augment), draw_colours(numbers, augment)
+        where = draw_crops(numbers, augment, stored=image.shape[:2])
+        expected = assemble.views_of_images(image[None], where, flips, colours, augment)
+        actual = assemble.views_of_crops(crops[position][None], flips, colours, augment)
         assert (actual - expected).abs().max() <= 0.51 / 255
 
 

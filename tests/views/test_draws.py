@@ -51,6 +51,17 @@ def test_crop_is_within_the_image(stored, extreme):
         assert torch.equal(length, length.round())
 
 
+def test_crops_have_the_shape_of_views_that_are_not_square():
+    ratio, aspect = (3 / 4, 4 / 3), 40 / 24
+    wide = draw(500, stored=(240, 400), image_size=(24, 40), crop_ratio=ratio).crops
+    asked = tuple(aspect * r for r in ratio)
+    expected = draw(500, stored=(240, 400), image_size=40, crop_ratio=asked).crops
+    assert all(torch.equal(a, b) for a, b in zip(wide, expected, strict=True))
+    whole = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0)}
+    same = draw(9, stored=(24, 40), image_size=(24, 40), **whole).crops
+    assert [x.unique().tolist() for x in same] == [[0.0], [0.0], [24.0], [40.0]]
+
+
 @pytest.mark.parametrize(
     ("stored", "scale", "ratio"),
     [((32, 32), (0.08, 1.0), (3 / 4, 4 / 3)), ((64, 48), (0.3, 0.6), (0.7, 2.0))],

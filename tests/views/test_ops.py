@@ -4,6 +4,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 
 from effssl.image_config import Augment
+from effssl.ranges import height_width
 from effssl.views import assemble, ops
 from effssl.views.draws import ColourDraws, CropDraws
 from tests.views.test_draws import RECIPE, draw
@@ -47,17 +48,25 @@ def assert_near(actual, expected, atol=1e-5):
 
 @pytest.mark.parametrize(
     ("stored", "size"),
-    [((32, 32), 32), ((48, 64), 32), ((200, 160), 24), ((16, 20), 48), ((9, 9), 1)],
+    [
+        ((32, 32), 32),
+        ((48, 64), 32),
+        ((200, 160), 24),
+        ((16, 20), 48),
+        ((9, 9), 1),
+        ((48, 64), (24, 40)),
+    ],
 )
 def test_resized_crop_is_torchvisions(stored, size):
     images = random_images(5, *stored)
     crop, flips, _ = draw(5, stored=stored, views=4, crop_scale=(0.01, 1.0))
     actual = ops.resized_crop(images, crop, flips, size)
-    assert actual.shape == (4, 5, 3, size, size)
+    side = height_width(size)
+    assert actual.shape == (4, 5, 3, *side)
     assert 0 < flips.sum() < flips.numel()
     for a, b in np.ndindex(4, 5):
         expected = F.resized_crop(
-            to_float(images)[b], *(int(p[a, b]) for p in crop), [size, size], antialias=True
+            to_float(images)[b], *(int(p[a, b]) for p in crop), [*side], antialias=True
         )
         assert_near(actual[a, b], F.horizontal_flip(expected) if flips[a, b] else expected)
 
@@ -91,17 +100,18 @@ def test_gray_solarize_normalize_are_torchvisions():
     assert_near(ops.normalize(x, MEAN, STD), F.normalize(x, MEAN, STD))
 
 
-@pytest.mark.parametrize(("size", "kernel_size"), [(32, 3), (40, 5), (64, 7)])
+@pytest.mark.parametrize(("size", "kernel_size"), [(32, 3), (40, 5), (64, 7), ((40, 72), 5)])
 def test_views_of_images_are_the_operations_in_order(size, kernel_size):
     images = random_images(8, 40, 56)
-    drawn = draw(8, stored=(40, 56), views=3)
+    drawn = draw(8, stored=(40, 56), views=3, image_size=size)
     actual = views_of(images, drawn, size)
-    assert actual.shape == (3, 8, 3, size, size)
+    side = height_width(size)
+    assert actual.shape == (3, 8, 3, *side)
     assert actual.dtype == torch.float32
     for a, b in np.ndindex(3, 8):
         d = ColourDraws(*(p[a, b].item() for p in drawn.colours))
         crop = (int(p[a, b]) for p in drawn.crops)
-        x = F.resized_crop(to_float(images)[b], *crop, [size, size], antialias=True)
+        x = F.resized_crop(to_float(images)[b], *crop, [*side], antialias=True)
         x = F.horizontal_flip(x) if drawn.flips[a, b] else x
         x = F.adjust_contrast(F.adjust_brightness(x, d.brightness), d.contrast)
         x = F.adjust_hue(F.adjust_saturation(x, d.saturation), d.hue)
@@ -128,11 +138,23 @@ def test_crops_already_cut_get_the_same_as_whole_images():
         assert_near(actual[a, b], expected[0, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("stored", [(32, 32), (48, 64), (32, 16)])
-def test_clean_view_is_resize_and_normalize(stored):
+@pytest.mark.parametrize(
+    ("stored", "size", "central"),
+    [
+        ((32, 32), 32, (32, 32)),
+        ((48, 48), 32, (48, 48)),
+        ((48, 64), 32, (48, 48)),
+        ((24, 40), (24, 40), (24, 40)),
+        ((48, 80), (24, 40), (48, 80)),
+        ((50, 50), (24, 40), (30, 50)),
+        ((50, 50), (40, 24), (50, 30)),
+    ],
+)
+def test_clean_view_is_the_central_part_of_its_shape_resized_and_normalized(stored, size, central):
     images = random_images(3, *stored)
-    expected = F.normalize(F.resize(to_float(images), [32, 32], antialias=True), MEAN, STD)
-    assert_near(assemble.clean_view(images, settings(32)), expected)
+    part = F.center_crop(to_float(images), [*central])
+    resized = F.resize(part, [*height_width(size)], antialias=True)
+    assert_near(assemble.clean_view(images, settings(size)), F.normalize(resized, MEAN, STD))
 
 
 @pytest.mark.parametrize("changes", [{}, NO_STRENGTH])

@@ -12,6 +12,7 @@ from PIL import Image
 from effssl.data.beton import Beton, ensure_beton
 from effssl.data.sources import open_source
 from effssl.image_config import Augment, Storage
+from effssl.ranges import height_width
 from effssl.run.device import Runtime
 from effssl.views import assemble
 from effssl.views.counters import uniform
@@ -93,18 +94,17 @@ def test_views_depend_on_seed_epoch_and_position_alone(kind, request):
         assert (changed != expected).flatten(2).any(2).all()
 
 
+@pytest.mark.parametrize("size", [16, (16, 28), (28, 16)])
 @pytest.mark.parametrize("kind", ["squares", "photographs"])
-def test_clean_views_are_the_images_resized(kind, request):
-    stored = request.getfixturevalue(kind)
+def test_clean_views_are_the_images_resized(kind, size, request):
+    stored, augment = request.getfixturevalue(kind), replace(AUGMENT, image_size=size)
     positions = np.array([4, 0, 19])
-    (actual,) = stream_of(stored).clean(positions)
+    (actual,) = stream_of(stored, augment=augment).clean(positions)
     images = open_source("folder", stored.path.parent / "images", "train").images
     for x, position in zip(actual, positions, strict=True):
-        height, width, _ = images[position].shape
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = images[position][top : top + side, left : left + side]
-        expected = assemble.clean_view(torch.from_numpy(square.copy())[None], AUGMENT)[0]
+        whole = torch.from_numpy(np.array(images[position]))
+        expected = assemble.clean_view(whole[None], augment)[0]
+        assert x.shape == (3, *height_width(size))
         # JPEG, and resizing twice by way of a canvas, move pixels a little.
         bound = 1e-5 if kind == "squares" else 0.5
         assert (x - expected).abs().max() <= bound
@@ -138,4 +138,5 @@ def test_compiled_views_are_the_same_and_the_last_batch_too(squares):
 
 
 def test_the_canvas_is_larger_than_a_view():
-    assert canvas_of(32) == 48
+    assert canvas_of(32) == (48, 48)
+    assert canvas_of((24, 40)) == (36, 60)
