@@ -15,7 +15,7 @@ from analysis.harness.orthogonality_measures import Measured
 from analysis.harness.plots import ACCURACY, COLOURS
 
 MAX_MAPS = 6  # recipes whose correlations are shown
-FIRST, LAST = 3, 100  # ranks of the fit, as the defaults of spectrum.decay_exponent
+FIRST, LAST = 4, 100  # ranks of the fit, as the defaults of spectrum.decay_exponent
 NAMES = {
     "effective_rank": "effective rank",
     "off_diagonal": "off-diagonal energy",

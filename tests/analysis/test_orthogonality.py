@@ -56,8 +56,8 @@ def by_numpy(x):
     off = off[~np.isnan(off)]
     values = np.linalg.eigvalsh(np.cov(x, rowvar=False))[::-1]
     values = values[values > 1e-12 * values[0]]
-    rank = np.arange(3, min(100, len(values)) + 1)
-    slope, level = np.polyfit(np.log(rank), np.log(values[2 : rank[-1]]), 1, w=rank**-0.5)
+    rank = np.arange(4, min(100, len(values)) + 1)
+    slope, level = np.polyfit(np.log(rank), np.log(values[3 : rank[-1]]), 1, w=rank**-0.5)
     measures = {
         "effective_rank": np.exp(-(p * np.log(p)).sum()),
         "off_diagonal": (off**2).mean() - 1 / (n - 1),
@@ -113,7 +113,7 @@ def test_alpha_and_its_line_are_numpy_s_weighted_fit():
     assert decay_exponent(x) == pytest.approx(measures["alpha"])
     rank, fit = orthogonality_picture.fitted(values, decay_exponent(x))
     np.testing.assert_allclose(fit, line)
-    assert (rank[0], rank[-1]) == (3, 100)
+    assert (rank[0], rank[-1]) == (4, 100)
 
 
 def test_accuracy_and_course_are_those_of_the_run_s_own_probes(finished, measured):

@@ -92,7 +92,7 @@ def test_a_gray_range_is_two_numbers(tmp_path):
         cfg = cli.parse(given)
         file = tmp_path / "config.yaml"
         file.write_text(cli.dump(cfg))
-        assert cli.load(file) == cfg
+        assert cli.load(file).images.gray_range == cfg.images.gray_range
     for flags in (["9", "3"], ["0"], ["0", "nan"], ["0", "x"]):
         with pytest.raises(InputError, match="--gray-range"):
             cli.parse_storage(["--gray-range", *flags])
