@@ -1,4 +1,4 @@
-"""What a run computes has not changed since commit eaf5b10, bit for bit."""
+"""What a run computes has not changed since commit eaf5b10, bit for bit; see reference.py."""
 
 from __future__ import annotations
 
