@@ -4,9 +4,9 @@
 
 reference.json was written by commit eaf5b10, which did each run in a process of its own, so that
 what a run computes is held through every change of the code. Its alphas and final tables were
-renewed once, when alpha took the authors' ranks and the probes were solved to their optimum; losses,
-weights and stored images stayed. The runs use instructions that every
-x86-64 processor has, and one thread, so that few bits, if any, depend on the processor.
+renewed once, when alpha took the authors' ranks and probes were solved to their optimum; losses,
+weights and stored images stayed. The runs use instructions that every x86-64 processor has, and one
+thread, so that few bits, if any, depend on the processor.
 """
 
 from __future__ import annotations
