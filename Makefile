@@ -20,7 +20,7 @@ check: $(VENV)/.installed  ## set up if needed, then lint, types, import layers 
 	@$(LINT)
 	$(PYTEST) -m "not slow"
 
-test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and all tests, in up to 20 minutes
+test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and all tests, in up to 25 minutes
 	@$(LINT)
 	$(PYTEST)
 

@@ -84,8 +84,7 @@ def test_a_large_family_can_be_built(family):
     name = FAMILIES[family].name
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0).eval()
-    for side in (97, published_size(name)):
-        assert try_size(model, side) == ((1, representation_dim(model)), 0)
+    assert try_size(model, 97) == ((1, representation_dim(model)), 0)
 
 
 @pytest.mark.slow
