@@ -26,9 +26,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.harness import claims, cli, plots, verdicts
+from analysis.harness.methods import INV_WEIGHT
 from analysis.harness.recipes import Recipe, Scale, runs_of, scale_of
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
+from effssl.losses.auto_weights import authors_weight
 
 PENALTIES = (0.1, 1.0)
 WIDTHS = (64, 256, 1024)  # of the study of the penalty
@@ -38,7 +40,6 @@ _COLOURS = (
 )
 _CONSTANT = ("--lr", "1e-3", "--final-lr", "1", "--warmup-epochs", "0")
 _ADAM = ("--optimizer", "adam", "--weight-decay", "1e-6")
-_THEIR_WEIGHT = {"barlow_twins": "--redundancy-weight", "vicreg": "--cov-weight"}
 
 
 class Change(NamedTuple):
@@ -68,7 +69,7 @@ def penalty(scale: Scale) -> list[Change]:
 
 def authors(scale: Scale) -> list[Change]:
     """Return what the authors' code does another way, one at a time, and all of it."""
-    weight = (_THEIR_WEIGHT[scale.args.method], "authors")
+    weight, of_two = (_their_weight(scale, views) for views in (4, 2))
     loss, crops, constant = ("--pairing", "authors"), ("--crop-scale", "0.08", "1"), _CONSTANT
     everything = (
         *(*loss, "--proj-bias", *weight, *crops, *_COLOURS, *_ADAM, *constant),
@@ -77,7 +78,7 @@ def authors(scale: Scale) -> list[Change]:
     return [
         _change(scale, "their loss, the rule's weight", "pairing", *loss),
         _change(scale, "their loss and weight", "pairing-weight", *loss, *weight),
-        _change(scale, "K = 2: their loss and weight", "pairing-weight", *loss, *weight, views=2),
+        _change(scale, "K = 2: their loss and weight", "pairing-weight", *loss, *of_two, views=2),
         _change(scale, "Adam with an L2 term of 1e-6", "adam", *_ADAM),
         _change(scale, "a constant rate of 1e-3", "constant", *constant),
         _change(scale, "crops from 8% of the area on", "crops", *crops),
@@ -85,6 +86,14 @@ def authors(scale: Scale) -> list[Change]:
         _change(scale, "held-out images pretrained on too", "all-images", "--no-hold-out"),
         _change(scale, "all of these", "authors", *everything),
     ]
+
+
+def _their_weight(scale: Scale, views: int) -> tuple[str, str]:
+    """Return the flag of the authors' weight for all images, which the scale's stand for here."""
+    weight = authors_weight(scale.args.method, scale.dim, views, 1.0)
+    if scale.args.method == "vicreg":
+        return "--cov-weight", repr(INV_WEIGHT / weight)
+    return "--redundancy-weight", repr(weight)
 
 
 def by_view(scale: Scale) -> list[Change]:
