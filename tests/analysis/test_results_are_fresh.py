@@ -24,6 +24,7 @@ MADE_BY = {
     "weight_rule": (*TRAINING, *PROBES, "analysis/weight_rule.py"),
     "orthogonality": (*TRAINING, *PROBES, "effssl/evaluation/spectrum.py"),
     "projector": (*CLAIM, "analysis/projector.py"),
+    "changes": (*CLAIM, "analysis/changes.py"),
     "views": (*CLAIM, "analysis/views.py"),
     "subset": (*CLAIM, "analysis/subset.py"),
     "wallclock": (*CLAIM, "analysis/wallclock.py", "analysis/benchmarks/step.py"),
