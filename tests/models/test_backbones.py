@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from effssl import InputError
-from effssl.models import create_backbone
+from effssl.models import create_backbone, representation_dim
 from effssl.models.backbones import check_takes, takes_size
 from effssl.models.image_sizes import takes_argument, try_size
 
@@ -131,7 +131,8 @@ def test_a_patch_that_works_is_named_and_works():
 
 def test_one_row_that_an_overlapping_stem_leaves_is_said():
     with pytest.warns(UserWarning, match="1 px at the edge of images of 76 px"):
-        create_backbone("inception_v3", 76)
+        backbone = create_backbone("inception_v3", 76)
+    assert try_size(backbone.eval(), 76) == ((1, representation_dim(backbone)), 1)
 
 
 @pytest.mark.parametrize(
