@@ -139,22 +139,21 @@ def parts_of(scale: Scale, table: pd.DataFrame, changes: list[Change]) -> list[v
 def summary(scale: Scale, table: pd.DataFrame, changes: list[Change]) -> str:
     """Return the differences, and what each recipe reached."""
     lines = []
-    for recipe in dict.fromkeys(r for change in changes for r in (change.without, change.recipe)):
-        rows = claims.rows_of(scale, table, recipe)
-        if not rows.empty:
-            lines.append(
-                {
-                    "K": recipe.views,
-                    "d": recipe.dim,
-                    "change": recipe.extra_name or "none",
-                    "seeds": len(rows),
-                    "linear (%)": mean_std(100 * rows["linear"]),
-                    "kNN (%)": mean_std(100 * rows["knn"]),
-                    "rank of h": mean_std(rows["h/effective_rank"]),
-                    "rank of z": mean_std(rows["z/effective_rank"]),
-                    "off-diagonal of z": mean_std(rows["z/off_diagonal"], "{:.3f}"),
-                }
-            )
+    recipes = dict.fromkeys(r for change in changes for r in (change.without, change.recipe))
+    for recipe, rows in claims.measured(scale, table, recipes):
+        lines.append(
+            {
+                "K": recipe.views,
+                "d": recipe.dim,
+                "change": recipe.extra_name or "none",
+                "seeds": len(rows),
+                "linear (%)": mean_std(100 * rows["linear"]),
+                "kNN (%)": mean_std(100 * rows["knn"]),
+                "rank of h": mean_std(rows["h/effective_rank"]),
+                "rank of z": mean_std(rows["z/effective_rank"]),
+                "off-diagonal of z": mean_std(rows["z/off_diagonal"], "{:.3f}"),
+            }
+        )
     return (
         "Linear and kNN accuracy on the validation split, mean and standard deviation over seeds; "
         "each change less the recipe without it, paired by seed.\n\n"

@@ -19,6 +19,7 @@ than the backbone, with a ResNet-50 on a GPU a small part of it."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from pathlib import Path
@@ -124,24 +125,24 @@ def summary(scale: Scale, table: pd.DataFrame, planned: Planned) -> str:
 
 def _lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict]:
     lines = []
-    for name, recipe in [(name, r) for name, of_name in planned.items() for r in of_name]:
-        own = claims.rows_of(scale, table, recipe)
-        if not own.empty:
-            lines.append(
-                {
-                    "weight": name,
-                    "d": recipe.dim,
-                    "w d": f"{own['weight'].iloc[0] * recipe.dim:.3g}",
-                    "seeds": len(own),
-                    "linear (%)": mean_std(100 * own["linear"]),
-                    "kNN (%)": mean_std(100 * own["knn"]),
-                    "rank of h": mean_std(own["h/effective_rank"]),
-                    "rank of z": mean_std(own["z/effective_rank"]),
-                    "off-diagonal of z": mean_std(own["z/off_diagonal"], "{:.3f}"),
-                    "seconds": mean_std(own["seconds"], "{:.0f}"),
-                    "parameters of the projector": f"{parameters(scale, recipe):,}",
-                }
-            )
+    measured = functools.partial(claims.measured, scale, table)
+    named = [(name, own) for name, of_name in planned.items() for own in measured(of_name)]
+    for name, (recipe, own) in named:
+        lines.append(
+            {
+                "weight": name,
+                "d": recipe.dim,
+                "w d": f"{own['weight'].iloc[0] * recipe.dim:.3g}",
+                "seeds": len(own),
+                "linear (%)": mean_std(100 * own["linear"]),
+                "kNN (%)": mean_std(100 * own["knn"]),
+                "rank of h": mean_std(own["h/effective_rank"]),
+                "rank of z": mean_std(own["z/effective_rank"]),
+                "off-diagonal of z": mean_std(own["z/off_diagonal"], "{:.3f}"),
+                "seconds": mean_std(own["seconds"], "{:.0f}"),
+                "parameters of the projector": f"{parameters(scale, recipe):,}",
+            }
+        )
     return lines
 
 

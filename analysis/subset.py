@@ -142,21 +142,20 @@ def on_all_labels(run: Path, fraction: float) -> float:
 def summary(scale: Scale, table: pd.DataFrame, planned: list[Recipe]) -> str:
     judged = verdicts.judge(claim_rules.subset, table)
     lines = []
-    for recipe in sorted(planned, key=lambda r: (r.part, r.views)):
-        own = claims.rows_of(scale, table, recipe)
-        if not own.empty:
-            lines.append(
-                {
-                    "images": f"{recipe.part:.0%}",
-                    "K": recipe.views,
-                    "epochs": recipe.epochs,
-                    "seeds": len(own),
-                    "linear (%)": mean_std(100 * own["linear"]),
-                    "on its own labels (%)": mean_std(100 * own["linear_own"]),
-                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
-                    "seconds": mean_std(own["seconds"], "{:.0f}"),
-                }
-            )
+    ordered = sorted(planned, key=lambda r: (r.part, r.views))
+    for recipe, own in claims.measured(scale, table, ordered):
+        lines.append(
+            {
+                "images": f"{recipe.part:.0%}",
+                "K": recipe.views,
+                "epochs": recipe.epochs,
+                "seeds": len(own),
+                "linear (%)": mean_std(100 * own["linear"]),
+                "on its own labels (%)": mean_std(100 * own["linear_own"]),
+                "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                "seconds": mean_std(own["seconds"], "{:.0f}"),
+            }
+        )
     whole = f"{scale.cfg.images.fraction:.0%}"
     return (
         f"**Claim 3, with more views fewer images suffice: {judged.verdict}.** At equal encoded "

@@ -68,21 +68,19 @@ def _claim(scale: Scale, views: list[int]) -> None:
 def summary(scale: Scale, table: pd.DataFrame, planned: list[Recipe]) -> str:
     judged = verdicts.judge(claim_rules.views, table)
     lines = []
-    for recipe in sorted(planned):
-        own = claims.rows_of(scale, table, recipe)
-        if not own.empty:
-            lines.append(
-                {
-                    "K": recipe.views,
-                    "epochs": recipe.epochs,
-                    "seeds": len(own),
-                    "linear (%)": mean_std(100 * own["linear"]),
-                    "kNN (%)": mean_std(100 * own["knn"]),
-                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
-                    "seconds": mean_std(own["seconds"], "{:.0f}"),
-                    "views/s": mean_std(own["views_per_s"], "{:.0f}"),
-                }
-            )
+    for recipe, own in claims.measured(scale, table, sorted(planned)):
+        lines.append(
+            {
+                "K": recipe.views,
+                "epochs": recipe.epochs,
+                "seeds": len(own),
+                "linear (%)": mean_std(100 * own["linear"]),
+                "kNN (%)": mean_std(100 * own["knn"]),
+                "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                "seconds": mean_std(own["seconds"], "{:.0f}"),
+                "views/s": mean_std(own["views_per_s"], "{:.0f}"),
+            }
+        )
     return (
         f"**Claim 2, more views give features earlier: {judged.verdict}.** Linear and kNN accuracy "
         "on the validation split, mean and standard deviation over seeds.\n\n"

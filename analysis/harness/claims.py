@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def rows_of(scale: Scale, table: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     """Return the rows of a recipe's finished runs, by seed."""
     names = [name_of(scale, recipe, seed) for seed in range(scale.args.seeds)]
     return table[table["name"].isin(names)].sort_values("seed")
+
+
+def measured(
+    scale: Scale, table: pd.DataFrame, recipes: Iterable[Recipe]
+) -> Iterator[tuple[Recipe, pd.DataFrame]]:
+    """Yield the recipes that have finished runs, each with their rows."""
+    for recipe in recipes:
+        rows = rows_of(scale, table, recipe)
+        if not rows.empty:
+            yield recipe, rows
 
 
 def splits_in_words(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -121,22 +122,22 @@ def compared_line(compared: Compared) -> dict[str, Any]:
 
 def _length_lines(scale: Scale, table: pd.DataFrame, planned: Planned) -> list[dict[str, Any]]:
     lines = []
-    for name, recipe in [(name, r) for name, lengths in planned.items() for r in lengths]:
-        own = claims.rows_of(scale, table, recipe)
-        if not own.empty:
-            lines.append(
-                {
-                    "recipe": name,
-                    "epochs": recipe.epochs,
-                    "seeds": len(own),
-                    "linear (%)": mean_std(100 * own["linear"]),
-                    "kNN (%)": mean_std(100 * own["knn"]),
-                    "encoded views": f"{own['encoded_views'].iloc[0]:,}",
-                    "seconds": mean_std(own["seconds"], "{:.0f}"),
-                    "by step cost": mean_std(own["seconds_by_steps"], "{:.0f}"),
-                    "views/s": mean_std(own["views_per_s"], "{:.0f}"),
-                }
-            )
+    measured = functools.partial(claims.measured, scale, table)
+    named = [(name, own) for name, lengths in planned.items() for own in measured(lengths)]
+    for name, (recipe, own) in named:
+        lines.append(
+            {
+                "recipe": name,
+                "epochs": recipe.epochs,
+                "seeds": len(own),
+                "linear (%)": mean_std(100 * own["linear"]),
+                "kNN (%)": mean_std(100 * own["knn"]),
+                "encoded views": f"{own['encoded_views'].iloc[0]:,}",
+                "seconds": mean_std(own["seconds"], "{:.0f}"),
+                "by step cost": mean_std(own["seconds_by_steps"], "{:.0f}"),
+                "views/s": mean_std(own["views_per_s"], "{:.0f}"),
+            }
+        )
     return lines
 
 
