@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from effssl.image_config import Augment, Images
+from effssl.image_config import Augment, Images, Sizes
 from effssl.ranges import (
     SETTINGS,
     AtLeast1,
@@ -26,6 +26,7 @@ from effssl.ranges import (
     Probability,
     PublishedWeight,
     Weight,
+    height_width,
 )
 
 
@@ -174,16 +175,29 @@ class Config:
 
     images: Images = dataclasses.field(default_factory=Images)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)
     model: Model = dataclasses.field(default_factory=Model)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     probe: Probe = dataclasses.field(default_factory=Probe)
     run: Run = dataclasses.field(default_factory=Run)
 
+    @property
+    def num_views(self) -> int:
+        """The views of an image that the loss compares, small ones included."""
+        return self.augment.views + self.sizes.small_views
+
     @model_validator(mode="after")
     def _pairs_of_views(self) -> Config:
-        if self.augment.views < 2:
+        if self.num_views < 2:
             raise ValueError(f"--views {self.augment.views}: must be at least 2 in training")
+        return self
+
+    @model_validator(mode="after")
+    def _growing(self) -> Config:
+        first, last = self.sizes.first_size, min(height_width(self.augment.image_size))
+        if first is not None and first >= last:
+            raise ValueError(f"--first-size {first}: must be less than the views' side, {last}")
         return self
 
 

@@ -108,3 +108,23 @@ class Augment:
     """Mean that views are normalised with, RGB in [0, 1]."""
     std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)
     """Standard deviation that views are normalised with; of images of one value, take 1."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Sizes:
+    """Views of several sizes in training: small ones beside the others, smaller ones at first."""
+
+    small_views: Annotated[int, Field(ge=0)] = 0
+    """Further views per image, which are small; to the loss a view is a view. At half the side one
+    costs a quarter."""
+    small_size: AtLeast8 | None = None
+    """Shorter side of a small view in pixels (None: half of the others', at least 8)."""
+    small_crop_scale: RangeTo1 = (0.08, 0.5)
+    """Area of a small view's random crop as a part of the image's."""
+    first_size: AtLeast8 | None = None
+    """Shorter side of the views at first, in pixels; it grows until they have `image_size` (None:
+    they always have)."""
+    grow_by: AtLeast1 | None = None
+    """Pixels by which it grows at a time (None: an eighth of the last)."""
+    grow_until: Part = 0.8
+    """Part of the steps that have grown through all sizes but the last, with as many steps each."""

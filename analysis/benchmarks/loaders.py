@@ -14,6 +14,7 @@ from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import Loader, open_loader, read_batches
 from effssl.run.device import Runtime
 from effssl.views.counters import uniform
+from effssl.views.decode_crops import crops_of_groups
 from effssl.views.draws import draw_crops, draw_flips
 from effssl.views.ops import resized_crop
 from effssl.views.stream import ViewStream
@@ -32,7 +33,7 @@ def effssl_views(case: Case, device: str) -> Pass:
         return lambda epoch: (len(x) for x, _ in read_batches(loader, order(epoch), where))
     stream = open_stream(case, where)
     if case.colour:
-        return lambda epoch: (len(x.flatten(0, 1)) for x, _ in stream.epoch(order(epoch), epoch))
+        return lambda epoch: (len(x.flatten(0, 1)) for (x,), _ in stream.epoch(order(epoch), epoch))
 
     def crops(epoch: int) -> Iterator[int]:
         for pixels, positions in stream.load(order(epoch), epoch):
@@ -82,7 +83,10 @@ def _loader_of_images(case: Case) -> Loader:
 def _crops(case: Case, pixels: torch.Tensor, positions: torch.Tensor, epoch: int) -> torch.Tensor:
     """Return the crops [views, batch, ...] of what the stream loaded."""
     if case.side is None:
-        return pixels.transpose(0, 1)  # the loader cut them
+        (crops,) = crops_of_groups(
+            pixels, (replace(COLOUR, views=case.views, image_size=case.size),)
+        )
+        return crops.transpose(0, 1)  # the loader cut them
     augment, stored = replace(COLOUR, hflip_prob=0.0), (case.side, case.side)
     numbers = uniform(positions, num_views=case.views, seed=0, epoch=epoch)
     crops = draw_crops(numbers, augment, stored=stored)

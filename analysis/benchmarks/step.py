@@ -116,7 +116,7 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
         began = now()
         for pixels, positions in stream.load(order, epoch):
             loaded = now()
-            views = stream.make_views(pixels, positions, epoch)  # [views, batch, 3, size, size]
+            (views,) = stream.make_views(pixels, positions, epoch)  # [views, batch, 3, size, size]
             x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             viewed = now()
             with runtime.autocast():

@@ -41,7 +41,7 @@ def step_shares(
         with closing(stream.load(order, epoch)) as batches:
             for pixels, positions in batches:
                 arrived = now()
-                x = stream.make_views(pixels, positions, epoch)
+                (x,) = stream.make_views(pixels, positions, epoch)
                 augmented = now()
                 step(x)
                 done = now()

@@ -193,7 +193,7 @@ def _bar(configs: dict[str, Config], missing: list[str], folder: Path) -> Iterat
     Progress is counted in encoded views of the whole set, which are what most of the time goes to.
     """
     cost = {
-        name: cfg.optim.epochs * cfg.images.fraction * cfg.augment.views
+        name: cfg.optim.epochs * cfg.images.fraction * cfg.num_views
         for name, cfg in configs.items()
     }
     trained = set(missing)

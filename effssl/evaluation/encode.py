@@ -38,6 +38,7 @@ def open_streams(
     workers: int,
     runtime: Runtime,
     progress: bool = False,
+    small: Augment | None = None,
 ) -> Streams:
     """Open a stream of the views of every split; the arguments are those of ViewStream."""
     stored: dict[Split, Beton | None] = {"train": data.train, "test": data.test}
@@ -50,6 +51,7 @@ def open_streams(
             workers=workers,
             runtime=runtime,
             progress=progress,
+            small=small,
         )
         for split, beton in stored.items()
         if beton is not None
@@ -181,6 +183,6 @@ def _of_random_views(
     backbone: nn.Module, stream: ViewStream, positions: np.ndarray
 ) -> Iterator[Tensor]:
     """Yield [views, batch, dim] at a time."""
-    for x, _ in stream.epoch(positions, 0):
+    for (x,), _ in stream.epoch(positions, 0):
         at_once = x.flatten(0, 1).split(ENCODED_AT_ONCE)
         yield encode(backbone, at_once, stream.runtime).unflatten(0, x.shape[:2])

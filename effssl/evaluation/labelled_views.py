@@ -49,7 +49,7 @@ def labelled_views(stream: ViewStream, positions: np.ndarray, *, seed: int) -> L
     def epoch(number: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         order = epoch_order(positions, seed, number)[: steps * batch_size]
         with closing(stream.epoch(order, number)) as batches:
-            for views, at in batches:
+            for (views,), at in batches:
                 yield views, labels_on_device[at]
 
     return LabelledViews(epoch, steps)

@@ -44,7 +44,11 @@ class Projector(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim])."""
+    """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim]).
+
+    Images may be given in several groups, each of a size of its own: n is that of all. BatchNorm in
+    the backbone then takes its statistics from each group by itself, in the projector from all.
+    """
 
     def __init__(
         self,
@@ -60,26 +64,33 @@ class Encoder(nn.Module):
         in_dim = representation_dim(backbone)
         self.projector = Projector(in_dim, hidden_dim, dim, num_layers, norm, bias)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation h and the embedding z."""
-        h = self.backbone(images)
+    def forward(self, *groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z, group after group."""
+        h = torch.cat([self.backbone(images) for images in groups])
         return h, self.projector(h)
 
 
-class InPasses(nn.Module):
-    """An encoder that takes its images in several passes: [passes * n, 3, h, w] -> (h, z) of all.
+class ViewByView(nn.Module):
+    """An encoder that takes a view at a time: groups [views * n, 3, h, w] -> (h, z) of all.
 
-    If each pass is a view, BatchNorm's statistics are those of one view, as in the official code of
-    VICReg and Barlow Twins, and not of all views together.
+    BatchNorm's statistics are then those of one view, as in the official code of VICReg and Barlow
+    Twins, and not of all views together.
+
+    Args:
+        encoder: takes the views.
+        num_views: how many there are in each group.
     """
 
-    def __init__(self, encoder: Encoder, passes: int):
+    def __init__(self, encoder: Encoder, num_views: list[int]):
         super().__init__()
-        self.encoder, self.passes = encoder, passes
+        self.encoder, self.num_views = encoder, num_views
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation h and the embedding z."""
-        h, z = zip(*(self.encoder(part) for part in images.chunk(self.passes)), strict=True)
+    def forward(self, *groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z, group after group."""
+        views = [
+            x for k, images in zip(self.num_views, groups, strict=True) for x in images.chunk(k)
+        ]
+        h, z = zip(*(self.encoder(view) for view in views), strict=True)
         return torch.cat(h), torch.cat(z)
 
 

@@ -31,22 +31,22 @@ def or_a_line(picture: Path, say: Callable[[str], object] = print) -> Iterator[N
 def save_views(
     path: Path,
     clean: Tensor,
-    views: Tensor,
+    groups: list[Tensor],
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> None:
-    """Show an image a row: its clean view [n, 3, h, w], then the others [views, n, 3, h, w].
+    """Show an image a row: its clean view [n, 3, h, w], then groups of others [views, n, 3, h, w].
 
-    All are normalised with `mean` and `std`.
+    All are normalised with `mean` and `std`, and shown in one size, whatever theirs is.
     """
-    shown = torch.cat([clean[None], views]).float().cpu()
-    shown = shown * shown.new_tensor(std)[:, None, None] + shown.new_tensor(mean)[:, None, None]
+    scale, shift = torch.tensor(std)[:, None, None], torch.tensor(mean)[:, None, None]
+    shown = [x.float().cpu() * scale + shift for views in (clean[None], *groups) for x in views]
     rows, columns = len(clean), len(shown)
     figure = Figure(figsize=(1.1 * columns, 1.1 * rows + 0.3))
     axes = figure.subplots(rows, columns, squeeze=False)
     for i, row in enumerate(axes):
         for k, axis in enumerate(row):
-            axis.imshow(shown[k, i].clamp(0, 1).permute(1, 2, 0).numpy())
+            axis.imshow(shown[k][i].clamp(0, 1).permute(1, 2, 0).numpy())
         if i == 0:
             for k, axis in enumerate(row):
                 axis.set_title("image" if k == 0 else f"view {k}", fontsize=8)

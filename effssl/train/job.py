@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,16 @@ from effssl.config import Config, Optim
 from effssl.data.splits import batch_ends, epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
 from effssl.evaluation.encode import Streams, open_streams
+from effssl.image_config import Augment
 from effssl.losses.objective import build_objective
 from effssl.models import Encoder, build_encoder
-from effssl.models.encoder import InPasses
+from effssl.models.backbones import check_takes
+from effssl.models.encoder import ViewByView
 from effssl.optim import build_optimizer, learning_rate
+from effssl.ranges import ImageSize
 from effssl.run import checkpoint, distributed, folder
 from effssl.run.device import Runtime, open_runtime
+from effssl.views.sizes import growing_sizes, size_at, small_group
 from effssl.views.stream import ViewStream
 
 
@@ -39,6 +45,8 @@ class Job:
     streams: Streams  # the views of every split
     encoder: Encoder  # the weights
     forward: nn.Module  # the encoder, compiled or with its gradients shared by processes
+    sizes: list[ImageSize]  # of the views but the small ones, in order of time
+    small: Augment | None  # how small views are made beside the others
     loss_of: Callable[[Tensor], dict[str, Tensor]]  # z [views, batch, dim] -> "loss" and its terms
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]  # step -> learning rate
@@ -63,7 +71,7 @@ class Job:
         """The views that went through the backbone so far, in all processes."""
         epochs, steps = divmod(self.step, self.steps_per_epoch)
         num_images = epochs * self.batch_ends[-1] + (self.batch_ends[steps - 1] if steps else 0)
-        return int(num_images) * self.cfg.augment.views
+        return int(num_images) * self.cfg.num_views
 
     @property
     def images(self) -> str:
@@ -76,6 +84,20 @@ class Job:
         first_step, processes = self.step % self.steps_per_epoch, distributed.world_size()
         return own_part(order, self.batch_ends, first_step, distributed.rank(), processes)
 
+    def batches(self, epoch: int) -> Generator[list[Tensor], None, None]:
+        """Make the views of each step for the rest of an epoch, by groups: see ViewStream.epoch."""
+        steps = range(self.step, (epoch + 1) * self.steps_per_epoch)
+        rest, num_images = self.positions(epoch), self.stream.batch_size
+        for size, steps_of_size in itertools.groupby(steps, self._size_at):
+            part, rest = np.split(rest, [num_images * len(list(steps_of_size))])
+            with closing(self.stream.epoch(part, epoch, size=size)) as batches:
+                for groups, _ in batches:
+                    yield groups
+
+    def _size_at(self, step: int) -> ImageSize:
+        """Return the size of the views of the first group at a step."""
+        return size_at(step, self.total_steps, self.sizes, self.cfg.sizes.grow_until)
+
 
 def build_job(cfg: Config) -> Job:
     """Build encoder, views, loss, optimizer and schedule, with the weights that the seed gives.
@@ -87,6 +109,10 @@ def build_job(cfg: Config) -> Job:
     # The fastest convolutions: all steps are of one shape.
     torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
     encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
+    sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
+    small = small_group(cfg.augment, cfg.sizes)
+    for size in [*sizes[:-1], *([small.image_size] if small else [])]:
+        check_takes(encoder.backbone, size, cfg.model.backbone)
     data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
     num_images = len(data.pretrain_positions)
     _check_batch(cfg.optim.batch_size, num_images)
@@ -109,14 +135,17 @@ def build_job(cfg: Config) -> Job:
             batch_size=cfg.optim.batch_size // distributed.world_size(),
             workers=cfg.images.workers,
             runtime=runtime,
+            small=small,
         ),
         encoder=encoder,
-        forward=_forward(encoder, runtime, cfg.augment.views if cfg.model.norm_by_view else 1),
+        forward=_forward(_by_view(encoder, cfg) if cfg.model.norm_by_view else encoder, runtime),
+        sizes=sizes,
+        small=small,
         loss_of=build_objective(
             cfg.loss,
             cfg.model.proj_dim,
             last_layer,
-            views=cfg.augment.views,
+            views=cfg.num_views,
             part=cfg.images.fraction,
         ),
         optimizer=build_optimizer(
@@ -172,7 +201,7 @@ def seed_dropout(job: Job) -> None:
 
 def _label(cfg: Config) -> str:
     """Name a run by what it is, for its folder."""
-    return f"{cfg.images.data}_{cfg.loss.method}_k{cfg.augment.views}_d{cfg.model.proj_dim}"
+    return f"{cfg.images.data}_{cfg.loss.method}_k{cfg.num_views}_d{cfg.model.proj_dim}"
 
 
 def _check_batch(batch_size: int, num_images: int) -> None:
@@ -187,22 +216,25 @@ def _check_batch(batch_size: int, num_images: int) -> None:
         )
 
 
-def _forward(encoder: Encoder, runtime: Runtime, passes: int) -> nn.Module:
-    """Return what is called in place of the encoder: images -> (h, z).
+def _by_view(encoder: Encoder, cfg: Config) -> ViewByView:
+    return ViewByView(encoder, [cfg.augment.views, *filter(None, [cfg.sizes.small_views])])
+
+
+def _forward(encoder: Encoder | ViewByView, runtime: Runtime) -> nn.Module:
+    """Return what is called in place of the encoder: groups of images -> (h, z).
 
     Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
     then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
-    BatchNorm, and each process normalises by its own images. passes: as many as the batch is cut
-    into, so that each part has statistics of its own.
+    BatchNorm, and each process normalises by its own images.
     """
-    module = encoder if passes == 1 else InPasses(encoder, passes)
     if distributed.world_size() == 1:
-        return torch.compile(module) if runtime.compile else module  # type: ignore[return-value]
+        # Compiled for each size of views by itself: there are few.
+        return torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[return-value]
     # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
     if runtime.device.type == "cuda":
         timm.layers.convert_sync_batchnorm(encoder)
-        return DistributedDataParallel(module, [runtime.device])
-    return DistributedDataParallel(module)
+        return DistributedDataParallel(encoder, [runtime.device])
+    return DistributedDataParallel(encoder)
 
 
 def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

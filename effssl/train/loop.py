@@ -15,6 +15,7 @@ from effssl.config import Config
 from effssl.evaluation.encode import backbone_features, spread
 from effssl.evaluation.final_table import format_table, validation_probe
 from effssl.optim import set_learning_rate
+from effssl.ranges import size_text
 from effssl.run import checkpoint, distributed, folder, pictures, signals
 from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
@@ -83,13 +84,12 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None
     is_stopped = stop.is_set()
     while job.step < job.total_steps and not is_stopped:
         epoch = job.step // job.steps_per_epoch
-        with closing(job.stream.epoch(job.positions(epoch), epoch)) as batches:
-            for views, _ in batches:  # [views, batch, 3, size, size]
+        with closing(job.batches(epoch)) as batches:
+            for groups in batches:  # of views of one size, each [views, batch, 3, h, w]
                 set_learning_rate(job.optimizer, job.schedule(job.step))
-                x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 with job.runtime.autocast():
-                    _, z = job.forward(x)
-                terms = job.loss_of(z.unflatten(0, views.shape[:2]))  # z [views, batch, dim]
+                    _, z = job.forward(*map(_in_a_row, groups))
+                terms = job.loss_of(z.unflatten(0, (job.cfg.num_views, -1)))  # [views, batch, dim]
                 is_logged = (job.step + 1) % run.log_every == 0
                 is_saved = time.monotonic() - saved_s > run.save_every_s
                 if is_logged or is_saved or job.runtime.device.type == "cpu":
@@ -109,6 +109,11 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None
             _save(job, clock)
             _probe(job, clock, log)
             saved_s, is_stopped = time.monotonic(), stop.is_set()
+
+
+def _in_a_row(views: Tensor) -> Tensor:
+    """Lay views [views, batch, 3, h, w] side by side, as the encoder wants them."""
+    return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
@@ -159,9 +164,9 @@ def _picture_of_views(job: Job, log: RunLog) -> None:
         closing(job.stream.epoch(shown, 0)) as batches,
         closing(job.stream.clean(shown)) as clean,
     ):
-        views, _ = next(batches)
+        groups, _ = next(batches)
         augment = job.cfg.augment
-        pictures.save_views(picture, next(clean), views, augment.mean, augment.std)
+        pictures.save_views(picture, next(clean), groups, augment.mean, augment.std)
 
 
 def _record(job: Job, clock: Clock, terms: dict[str, Tensor]) -> dict[str, Any]:
@@ -223,8 +228,18 @@ def _introduction(job: Job) -> str:
     processes = distributed.world_size()
     norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (
-        f"{job.out}: {cfg.loss.method}, {cfg.augment.views} views, proj-dim {cfg.model.proj_dim}, "
+        f"{job.out}: {cfg.loss.method}, {_views_text(job)}, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
         f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
         f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{norms * apart}"
     )
+
+
+def _views_text(job: Job) -> str:
+    """Say how many views there are, and of what sizes if these are several."""
+    views, (first, last) = f"{job.cfg.augment.views} views", (job.sizes[0], job.sizes[-1])
+    if first != last:
+        views += f" (of {size_text(first)} px at first, {size_text(last)} px at last)"
+    if small := job.small:
+        views += f" and {small.views} of {size_text(small.image_size)} px"
+    return views

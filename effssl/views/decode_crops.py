@@ -17,9 +17,10 @@ from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecod
 from ffcv.libffcv import ctypes_memcopy, imdecode
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
+from torch import Tensor
 
 from effssl.image_config import Augment
-from effssl.ranges import height_width
+from effssl.ranges import ImageSize, height_width
 from effssl.views import counters
 from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
 from effssl.views.draws import crop_ratios
@@ -29,43 +30,50 @@ _imdecode = _compiled(imdecode)
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
-    """JPEGs -> uint8 [batch, views, height, width, 3]: random crops resized with antialiasing.
+    """JPEGs -> uint8 [batch, bytes]: random crops resized with antialiasing, in groups of one size.
 
-    `epoch` may change between passes. An image that does not decode raises ValueError with its
-    position in the file.
+    The crops of an image lie one after the other, each uint8 [height, width, 3]; crops_of_groups
+    parts them. An image that does not decode raises ValueError with its position in the file.
+
+    Args:
+        groups: how the crops of each group are made. Those of the first may be smaller in a pass.
+        seed: what crops are drawn from, with epoch and position.
     """
 
-    def __init__(self, augment: Augment, seed: int):
+    def __init__(self, groups: tuple[Augment, ...], seed: int):
         super().__init__()
-        self.augment, self.seed = augment, seed
-        # Read through its address, as numba takes what it sees as constant.
-        self._epoch = np.zeros(1, np.int64)
+        self.groups, self.seed = groups, seed
+        # What changes between passes: the epoch, and of the first group's crops height, width and
+        # ratios. Read through its address, as numba takes what it sees as constant.
+        self._pass = np.zeros(5)
+        self.next_pass(0, groups[0].image_size)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose crops the next pass makes."""
-        return int(self._epoch[0])
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch[0] = epoch
+    def next_pass(self, epoch: int, image_size: ImageSize) -> None:
+        """Say whose crops the next pass makes, and of what size those of the first group are."""
+        first = replace(self.groups[0], image_size=image_size)
+        self._pass[:] = epoch, *height_width(image_size), *crop_ratios(first)
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out; part of its interface."""
-        size = height_width(self.augment.image_size)
-        shape, uint8 = (self.augment.views, *size, 3), np.dtype("u1")
+        shape, uint8 = (sum(map(_bytes_of, self.groups)),), np.dtype("u1")
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
         return state, AllocationQuery(shape, uint8)
 
     def generate_code(self) -> Callable:
         """Give FFCV the function that it compiles; part of its interface."""
         read, images = self.memory_read, Compiler.get_iterator()
-        epoch_address, seed = self._epoch.ctypes.data, self.seed
-        scale, ratio = self.augment.crop_scale, crop_ratios(self.augment)
+        pass_address, seed = self._pass.ctypes.data, self.seed
+        num_views = np.array([group.views for group in self.groups])
+        sizes = np.array([height_width(group.image_size) for group in self.groups])
+        scales = np.array([group.crop_scale for group in self.groups])
+        ratios = np.array([crop_ratios(group) for group in self.groups])
 
         def decode(batch_indices, destination, metadata, storage_state):
-            epoch = np.empty(1, np.int64)
-            ctypes_memcopy(epoch_address, epoch.ctypes.data, epoch.nbytes)
+            this_pass = np.empty(5, np.float64)
+            ctypes_memcopy(pass_address, this_pass.ctypes.data, this_pass.nbytes)
+            epoch, size_of, ratio_of = int(this_pass[0]), sizes.copy(), ratios.copy()
+            size_of[0, 0], size_of[0, 1] = int(this_pass[1]), int(this_pass[2])
+            ratio_of[0] = this_pass[3:]
             decoded = np.empty(len(batch_indices), np.bool_)
             for i in images(len(batch_indices)):
                 position = batch_indices[i]
@@ -74,10 +82,15 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
                 height, width = int(field["height"]), int(field["width"])
                 image = np.empty((height, width, 3), np.uint8)
                 decoded[i] = _imdecode(jpeg, image, height, width, height, width) == 0
-                for view in range(len(destination[i])):
-                    key = view_key(seed, epoch[0], position, view)
-                    crop = random_crop(key, height, width, scale, ratio)
-                    resized_crop(image, crop, destination[i, view])
+                view, start = 0, 0
+                for group in range(len(num_views)):
+                    h, w = size_of[group]
+                    for _ in range(num_views[group]):
+                        key = view_key(seed, epoch, position, view)
+                        crop = random_crop(key, height, width, scales[group], ratio_of[group])
+                        end = start + 3 * h * w
+                        resized_crop(image, crop, destination[i, start:end].reshape(h, w, 3))
+                        view, start = view + 1, end
             for i in range(len(batch_indices)):  # not raised above, where numba runs in parallel
                 if not decoded[i]:
                     raise ValueError("a damaged JPEG at position", batch_indices[i])
@@ -85,6 +98,20 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
+
+
+def crops_of_groups(pixels: Tensor, groups: tuple[Augment, ...]) -> list[Tensor]:
+    """Part what MultiViewDecoder gives, uint8 [batch, bytes], by groups of views.
+
+    -> for each group its crops, uint8 [batch, views, height, width, 3].
+    """
+    sizes = [(group.views, *height_width(group.image_size), 3) for group in groups]
+    of_groups = pixels[:, : sum(map(_bytes_of, groups))].split(list(map(_bytes_of, groups)), 1)
+    return [part.unflatten(1, size) for part, size in zip(of_groups, sizes, strict=True)]
+
+
+def _bytes_of(group: Augment) -> int:
+    return 3 * group.views * math.prod(height_width(group.image_size))
 
 
 class CentralCropDecoder(CenterCropRGBImageDecoder):

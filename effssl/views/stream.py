@@ -23,7 +23,7 @@ from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import uniform
-from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder
+from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder, crops_of_groups
 from effssl.views.draws import draw_colours, draw_crops, draw_flips, largest_central
 
 CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
@@ -44,6 +44,7 @@ class ViewStream:
         workers: threads that load.
         runtime: where views are made, and whether that is compiled.
         progress: bars, if stderr is a terminal.
+        small: how a second group of views is made, which are of another size (see sizes.py).
         clean_batch_size: images in a batch of `clean`.
 
     What FFCV compiles is kept, so a stream serves any number of passes, one of each kind at a time.
@@ -60,12 +61,15 @@ class ViewStream:
         workers: int,
         runtime: Runtime,
         progress: bool = False,
+        small: Augment | None = None,
     ):
         self.stored, self.augment, self.runtime = stored, augment, runtime
+        self._small = () if small is None else (small,)
         self.batch_size, self._clean_batch_size = batch_size, clean_batch_size
         self._seed, self._workers, self._progress = seed, workers, progress
         self._assemble = views_of_crops if stored.side is None else views_of_images
-        self._assemble_fast = torch.compile(self._assemble) if runtime.compile else self._assemble
+        fast = torch.compile(self._assemble, dynamic=False) if runtime.compile else self._assemble
+        self._assemble_fast = fast
 
     def with_views(
         self, augment: Augment, *, seed: int | None = None, batch_size: int | None = None
@@ -83,31 +87,33 @@ class ViewStream:
         )
 
     def epoch(
-        self, positions: np.ndarray, epoch: int
-    ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Make K augmented views of the images at `positions`, in that order.
+        self, positions: np.ndarray, epoch: int, *, size: ImageSize | None = None
+    ) -> Generator[tuple[list[Tensor], Tensor], None, None]:
+        """Make augmented views of the images at `positions`, in that order.
 
-        Yields (views float32 [views, batch, 3, h, w], normalised; positions int64 [batch]) on
-        the device; the last batch may be smaller.
+        size: of the first group's views, at most what its Augment says; None is just that.
+        Yields (for each group its views, float32 [views, batch, 3, h, w], normalised; positions
+        int64 [batch]) on the device; the last batch may be smaller.
         """
-        with closing(self.load(positions, epoch)) as batches, self._bar(len(positions)) as bar:
+        batches = self.load(positions, epoch, size=size)
+        with closing(batches), self._bar(len(positions)) as bar:
             for pixels, at in batches:
-                yield self.make_views(pixels, at, epoch), at
+                yield self.make_views(pixels, at, epoch, size=size), at
                 bar.update(len(at))
 
     def load(
-        self, positions: np.ndarray, epoch: int
+        self, positions: np.ndarray, epoch: int, *, size: ImageSize | None = None
     ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Read what the views of an epoch are made of: the first half of `epoch`.
 
         It stands by itself for benchmarks, which time the halves apart.
 
         Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole,
-        [batch, height, width, 3]; of images of varied size their K crops, [batch, views, h, w,
-        3].
+        [batch, height, width, 3]; of images of varied size all their crops one after the other, as
+        decode_crops.py has them, [batch, bytes].
         """
         if self.stored.side is None:
-            self._crop_decoder.epoch = epoch
+            self._crop_decoder.next_pass(epoch, self.augment.image_size if size is None else size)
         yield from read_batches(self._crop_loader, positions, self.runtime.device)
 
     def clean(
@@ -133,21 +139,33 @@ class ViewStream:
         """
         yield from read_batches(self._clean_loader, positions, self.runtime.device)
 
-    def make_views(self, pixels: Tensor, positions: Tensor, epoch: int) -> Tensor:
-        """Make a batch's views, float32 [views, batch, 3, h, w], of what `load` gave."""
-        augment, side = self.augment, self.stored.side
-        numbers = uniform(positions, num_views=augment.views, seed=self._seed, epoch=epoch)
-        draws: list[Any] = [draw_flips(numbers, augment), draw_colours(numbers, augment)]
-        if side is not None:  # else the crops are cut already
-            draws.insert(0, draw_crops(numbers, augment, stored=(side, side)))
-        # A batch of another size would make torch.compile compile again, for sizes that vary.
+    def make_views(
+        self, pixels: Tensor, positions: Tensor, epoch: int, *, size: ImageSize | None = None
+    ) -> list[Tensor]:
+        """Make a batch's views of what `load` gave for that size: see `epoch`."""
+        groups, side = self._groups(size), self.stored.side
+        num_views = [group.views for group in groups]
+        numbers = uniform(positions, num_views=sum(num_views), seed=self._seed, epoch=epoch)
+        of_groups = [pixels] * len(groups) if side else crops_of_groups(pixels, groups)
+        # A batch of another size would make torch.compile compile again, for this size too.
         is_whole = len(positions) == self.batch_size
         assemble: Callable[..., Tensor] = self._assemble_fast if is_whole else self._assemble
-        return assemble(pixels, *draws, augment)
+        views = []
+        for group, of_group, u in zip(groups, of_groups, numbers.split(num_views), strict=True):
+            draws: list[Any] = [draw_flips(u, group), draw_colours(u, group)]
+            if side is not None:  # else the crops are cut already
+                draws.insert(0, draw_crops(u, group, stored=(side, side)))
+            views.append(assemble(of_group, *draws, group))
+        return views
+
+    def _groups(self, size: ImageSize | None = None) -> tuple[Augment, ...]:
+        """Say how the views of each group are made, those of the first in this size."""
+        first = self.augment if size is None else replace(self.augment, image_size=size)
+        return first, *self._small
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
-        return MultiViewDecoder(self.augment, self._seed)
+        return MultiViewDecoder(self._groups(), self._seed)
 
     @functools.cached_property
     def _crop_loader(self) -> Loader:

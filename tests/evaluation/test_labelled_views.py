@@ -77,7 +77,7 @@ def test_views_are_those_of_pretraining_with_the_labels_of_their_images(squares)
             assert y.tolist() == beton.labels[at].tolist()
     strong = stream_of(beton, STRONG, batch_size=5, seed=3)
     x, _ = next(labelled_views(strong, positions, seed=3).epoch(1))
-    expected, _ = next(strong.epoch(epoch_order(positions, 3, 1), 1))
+    (expected,), _ = next(strong.epoch(epoch_order(positions, 3, 1), 1))
     assert torch.equal(x, expected)
 
 

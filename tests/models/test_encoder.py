@@ -6,7 +6,7 @@ from torch import nn
 
 from effssl.config import Model
 from effssl.models import Encoder, Projector, build_encoder, create_backbone, representation_dim
-from effssl.models.encoder import InPasses
+from effssl.models.encoder import ViewByView
 from tests.models.test_backbones import images
 
 TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
@@ -88,13 +88,25 @@ def test_a_bias_of_the_last_layer_is_for_who_asks():
     assert built(proj_bias=True).projector[-1].bias is not None
 
 
-def test_views_in_passes_of_their_own_have_batch_statistics_of_their_own():
+def test_view_by_view_each_has_batch_statistics_of_its_own():
     encoder = built()
     views = torch.randn(3, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     views[1] = 2 * views[1] + 5  # statistics of all views would tell the views apart
-    h, z = InPasses(encoder, 3)(views.flatten(0, 1))
+    h, z = ViewByView(encoder, [3])(views.flatten(0, 1))
     expected = [encoder(view) for view in views]
     torch.testing.assert_close(h, torch.cat([each[0] for each in expected]))
     torch.testing.assert_close(z, torch.cat([each[1] for each in expected]))
     together = encoder(views.flatten(0, 1))[1]
     assert (together - z).abs().max() > 0.01
+
+
+def test_groups_of_images_of_other_sizes_are_represented_side_by_side():
+    encoder = built()
+    large, small = torch.randn(6, 3, 16, 16), torch.randn(4, 3, 8, 8)
+    h, z = encoder(large, small)
+    expected = torch.cat([encoder.backbone(large), encoder.backbone(small)])
+    torch.testing.assert_close(h, expected)
+    torch.testing.assert_close(z, encoder.projector(expected))  # BatchNorm there is of all ten
+    _, by_view = ViewByView(encoder, [3, 2])(large, small)
+    each = [encoder(view)[1] for group in (large, small) for view in group.split(2)]
+    torch.testing.assert_close(by_view, torch.cat(each))

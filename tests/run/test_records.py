@@ -100,18 +100,22 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path, capsys):
 
 def test_pictures_show_what_they_are_given(tmp_path):
     mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
-    red, green = (
+    red, green, blue = (
         ((torch.tensor(rgb) - torch.tensor(mean)) / torch.tensor(std))[:, None, None].expand(
             3, 6, 6
         )
-        for rgb in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        for rgb in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     )
     pictures.save_views(
-        tmp_path / "views.png", red.expand(3, 3, 6, 6), green.expand(2, 3, 3, 6, 6), mean, std
+        tmp_path / "views.png",
+        red.expand(3, 3, 6, 6),
+        [green.expand(2, 3, 3, 6, 6), blue.expand(1, 3, 3, 6, 6)[..., :4, :4]],
+        mean,
+        std,
     )
     pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
-    assert {(255, 0, 0), (0, 255, 0)} <= colours
+    assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= colours
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_line_whatever_the_reason(tmp_path):

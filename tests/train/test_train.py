@@ -383,7 +383,7 @@ def test_a_job_can_be_built_and_trained_by_hand(digits_dir, tmp_path):
     job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", "--epochs", 2, "--log-every", 1)))
     assert (job.step, job.total_steps) == (0, 10)
     assert not job.out.exists()  # nothing is written before it trains
-    views, positions = next(job.stream.epoch(job.positions(0), 0))
+    (views,), positions = next(job.stream.epoch(job.positions(0), 0))
     assert views.shape == (2, 256, 3, 8, 8) and positions.shape == (256,)
     _, z = job.forward(views.flatten(0, 1))
     assert torch.isfinite(job.loss_of(z.unflatten(0, (2, 256)))["loss"])

@@ -23,7 +23,13 @@ from effssl.image_config import Augment, Storage
 from effssl.ranges import height_width
 from effssl.views import assemble
 from effssl.views.counters import uniform
-from effssl.views.decode_crops import MultiViewDecoder, random_crop, resized_crop, view_key
+from effssl.views.decode_crops import (
+    MultiViewDecoder,
+    crops_of_groups,
+    random_crop,
+    resized_crop,
+    view_key,
+)
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 from tests.conftest import growth_mb
 
@@ -54,17 +60,19 @@ def photographs(tmp_path_factory):
 
 def loader_of(path, *, augment=NEUTRAL, views=3, batch_size=5, workers=2):
     return open_loader(
-        path, batch_size, workers, MultiViewDecoder(replace(augment, views=views), SEED)
+        path, batch_size, workers, MultiViewDecoder((replace(augment, views=views),), SEED)
     )
 
 
 def crops_of(loader, order=None, epoch=0):
     """uint8 [COUNT, views, size, size, 3] by position."""
     order = np.arange(COUNT) if order is None else order
-    loader.pipeline_specs["image"].decoder.epoch = epoch
+    decoder = loader.pipeline_specs["image"].decoder
+    decoder.next_pass(epoch, decoder.groups[0].image_size)
     parts = list(read_batches(loader, order, CPU))
-    crops, positions = (torch.cat(part) for part in zip(*parts, strict=True))
+    pixels, positions = (torch.cat(part) for part in zip(*parts, strict=True))
     assert torch.equal(positions, torch.from_numpy(order))
+    (crops,) = crops_of_groups(pixels, decoder.groups)
     return crops[torch.from_numpy(np.argsort(order))]
 
 

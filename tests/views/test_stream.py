@@ -52,10 +52,16 @@ def photographs(tmp_path_factory) -> Beton:
 
 
 def stream_of(
-    stored, *, augment=AUGMENT, batch_size=8, workers=2, seed=3, runtime=CPU
+    stored, *, augment=AUGMENT, batch_size=8, workers=2, seed=3, runtime=CPU, small=None
 ) -> ViewStream:
     return ViewStream(
-        stored, augment, seed=seed, batch_size=batch_size, workers=workers, runtime=runtime
+        stored,
+        augment,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        runtime=runtime,
+        small=small,
     )
 
 
@@ -63,7 +69,7 @@ def views_of(stream, positions, epoch=5) -> torch.Tensor:
     """[views, images, 3, size, size], in the order of the positions."""
     batches = list(stream.epoch(positions, epoch))
     assert torch.equal(torch.cat([at for _, at in batches]), torch.from_numpy(positions))
-    return torch.cat([x for x, _ in batches], 1)
+    return torch.cat([x for (x,), _ in batches], 1)
 
 
 def test_views_of_squares_are_drawn_and_put_together(squares):
@@ -113,11 +119,42 @@ def test_clean_views_are_the_images_resized(kind, size, request):
 def test_other_views_of_the_same_images(squares):
     stream = stream_of(squares)
     other = stream.with_views(replace(AUGMENT, views=2, image_size=8), seed=9, batch_size=5)
-    batches = [x.shape for x, _ in other.epoch(np.arange(COUNT), 0)]
+    batches = [x.shape for (x,), _ in other.epoch(np.arange(COUNT), 0)]
     assert batches == [(2, 5, 3, 8, 8)] * 4
     expected = stream_of(squares, augment=other.augment, seed=9)
     torch.testing.assert_close(views_of(other, np.arange(4)), views_of(expected, np.arange(4)))
     assert stream.with_views(AUGMENT).batch_size == 8
+
+
+@pytest.mark.parametrize("kind", ["squares", "photographs"])
+def test_small_views_are_further_views_of_the_same_images(kind, request):
+    """They are drawn as views 3 and 4 of their own recipe would be; the others stay as they are."""
+    stored, positions = request.getfixturevalue(kind), np.arange(COUNT)
+    small = replace(AUGMENT, views=2, image_size=8, crop_scale=(0.1, 0.4))
+    batches = list(stream_of(stored, small=small).epoch(positions, 5))
+    full, of_small = (torch.cat(views, 1) for views in zip(*(x for x, _ in batches), strict=True))
+    assert of_small.shape == (2, COUNT, 3, 8, 8)
+    assert torch.equal(full, views_of(stream_of(stored), positions))
+    five = views_of(stream_of(stored, augment=replace(small, views=5)), positions)
+    assert torch.equal(of_small, five[3:])
+
+
+@pytest.mark.parametrize("size", [8, (10, 16)])
+@pytest.mark.parametrize("kind", ["squares", "photographs"])
+def test_a_pass_may_have_smaller_views_and_the_next_one_the_whole_again(kind, size, request):
+    stored, positions = request.getfixturevalue(kind), np.arange(COUNT)
+    small = replace(AUGMENT, views=1, image_size=9)
+    stream = stream_of(stored, small=small)
+    whole = [x for x, _ in stream.epoch(positions, 5)]
+    smaller = [x for x, _ in stream.epoch(positions, 5, size=size)]
+    again = [x for x, _ in stream.epoch(positions, 5)]
+    expected = views_of(stream_of(stored, augment=replace(AUGMENT, image_size=size)), positions)
+    assert torch.equal(torch.cat([first for first, _ in smaller], 1), expected)
+    for (first, second), (first_again, second_again), (_, beside) in zip(
+        whole, again, smaller, strict=True
+    ):
+        assert torch.equal(first, first_again) and torch.equal(second, second_again)
+        assert torch.equal(second, beside)
 
 
 def test_no_images_are_no_batches(squares):

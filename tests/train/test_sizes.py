@@ -1,0 +1,90 @@
+"""Training on views of several sizes: which the encoder is given at each step, and that a run which
+was stopped ends where an uninterrupted one ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from effssl import InputError, cli
+from effssl.run.log import read_metrics
+from effssl.train import loop as train
+from effssl.train.job import build_job
+from tests.conftest import QUICK, write_class_folders
+
+pytestmark = pytest.mark.slow
+
+SIZES = [
+    *("--image-size", "16", "--first-size", "8", "--grow-by", "4", "--grow-until", "0.8"),
+    *("--small-views", "3", "--small-size", "8", "--small-crop-scale", "0.1", "0.5"),
+]
+
+
+def of_varied_size(root):
+    """Write 60 images that are stored as JPEG, and return the flags that train on them."""
+    images = write_class_folders(root / "set", per_class=20, side=20)
+    for i, path in enumerate(sorted(images.rglob("*.png"))):
+        Image.open(path).resize((20 + i % 7, 24)).save(path)
+    return ["--data", "folder", "--data-dir", str(images), "--batch-size", "16"]
+
+
+def test_views_grow_and_small_ones_lie_beside_them(digits_dir, tmp_path, capsys):
+    flags = [*QUICK, "--data-dir", str(digits_dir), "--out", str(tmp_path / "run"), *SIZES]
+    job = build_job(cli.parse([*flags, "--epochs", "2"]))
+    given = Counter()
+    forward = job.forward
+
+    def seen(*groups):
+        given.update([tuple(tuple(x.shape) for x in groups)])
+        return forward(*groups)
+
+    job.forward = seen
+    assert train.train(job) == 0
+    small = (3 * 256, 3, 8, 8)
+    assert list(given.items()) == [  # ten steps: 40% with each of two sizes, the rest with the last
+        (((2 * 256, 3, side, side), small), count) for side, count in ((8, 4), (12, 4), (16, 2))
+    ]
+    assert read_metrics(job.out)[-1]["encoded_views"] == 10 * 256 * 5
+    assert "2 views (of 8 px at first, 16 px at last) and 3 of 8 px," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["one size", "varied sizes"])
+def test_a_run_that_was_stopped_goes_on_with_the_sizes_of_its_steps(kind, digits_dir, tmp_path):
+    images = ["--data-dir", str(digits_dir)] if kind == "one size" else of_varied_size(tmp_path)
+    flags = [*QUICK, *images, *SIZES, "--epochs", "3", "--norm-by-view"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
+    assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0
+    assert train.main(cli.parse(["--resume", str(halves), "--max-seconds", "1000"])) == 0
+    ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--first-size", "8"], "--first-size 8: must be less than the views' side, 8"),
+        (["--small-views", "-1"], "--small-views"),
+        (["--views", "1"], "--views 1: must be at least 2 in training"),
+        (["--grow-until", "0"], "--grow-until"),
+        (
+            ["--image-size", "16", "--first-size", "8", "--backbone", "vit_tiny_patch16_224"],
+            "vit_tiny_patch16_224 does not take images of 8 px",
+        ),
+        (
+            ["--image-size", "16", "--small-views", "1", "--backbone", "vit_tiny_patch16_224"],
+            "vit_tiny_patch16_224 does not take images of 8 px",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(flags, message, digits_dir, tmp_path):
+    out = tmp_path / "run"
+    given = [*QUICK, "--data-dir", str(digits_dir), "--out", str(out), *flags]
+    if "--backbone" in flags:
+        given += ["--backbone-kwargs", "{depth: 1, embed_dim: 24}"]
+    with pytest.raises(InputError, match=message):
+        build_job(cli.parse(given))
+    assert not out.exists()
