@@ -18,6 +18,7 @@ from effssl.image_config import Augment, Images, Sizes
 from effssl.ranges import (
     SETTINGS,
     AtLeast1,
+    Decay,
     LocalPath,
     NotNegative,
     OptimizerName,
@@ -105,7 +106,8 @@ class Optim:
     """Optimizer and schedule."""
 
     optimizer: OptimizerName = "adamw"
-    """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725."""
+    """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725. muon: for matrices
+    and convolutions, with AdamW for the rest."""
     lr: PositiveFinite = 1e-3
     """Peak learning rate."""
     lr_bias: PositiveFinite | None = None
@@ -115,15 +117,17 @@ class Optim:
     L2 term, on all parameters."""
     warmup_epochs: NotNegative = 1.0
     """Epochs of linear warm-up."""
+    decay: Decay = "cosine"
+    """How the learning rate falls after the warm-up: by half a cosine, or linearly."""
     final_lr: Probability = 0.0
-    """Learning rate at the end of the cosine, as a part of the peak."""
+    """Learning rate at the end, as a part of the peak."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all devices, before views."""
     drop_last: bool = True
     """Leave out what an epoch's images leave over for a last, smaller batch; else train on it."""
     epochs: AtLeast1 = 100
     """Passes over the training images; the schedule ends with them. With --resume more than the run
-    had: the rest follows the cosine of the longer schedule."""
+    had: the rest follows the longer schedule."""
     max_seconds: Positive | None = None
     """Stop after this much training time (probes excluded); the schedule still follows `epochs`."""
 

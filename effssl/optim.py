@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Callable
 from typing import Any
 
+import timm.optim.muon
 import torch
-from timm.optim import Lars
-from torch import nn
+from timm.optim import Lars, Muon
+from torch import Tensor, nn
 
-from effssl.ranges import OptimizerName
+from effssl.ranges import Decay, OptimizerName
 
+_newton_schulz: Callable[..., Tensor] = timm.optim.muon.zeropower_via_newtonschulz
 _LR_SCALE = "lr_scale"  # of a group, where it has a rate of its own: that rate by the others'
 
 
@@ -23,12 +26,16 @@ def build_optimizer(
     weight_decay: float,
     lr_bias: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Build AdamW, Adam, or LARS or SGD with momentum 0.9, on the model's trainable parameters.
+    """Build AdamW, Adam, Muon, or LARS or SGD with momentum 0.9, on the trainable parameters.
+
+    Muon (kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix of each
+    matrix's momentum, convolutions flattened to [out, in k k], as far as AdamW steps
+    (arXiv 2502.16982), so that a rate suits both; what gets no weight decay gets AdamW.
 
     Biases and normalisation (parameters of one dimension), and what timm's models name in
     `no_weight_decay` (class tokens, position embeddings), get no weight decay, and with LARS no
     adaptation. Adam is that of arXiv 2312.10725: its weight decay is an L2 term in the gradient, of
-    all parameters alike. All but LARS are fused on CUDA.
+    all parameters alike. AdamW, Adam and SGD are fused on CUDA.
 
     Args:
         model: what is trained.
@@ -54,6 +61,10 @@ def build_optimizer(
             return torch.optim.Adam(groups, lr=lr, fused=fused)
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
+        case "muon":
+            timm.optim.muon.zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
+            groups[1]["use_fallback"] = True  # AdamW with Nesterov's momentum
+            return Muon(groups, lr=lr, momentum=0.95, nesterov=True, betas=(0.9, 0.999))
         case "lars":
             groups[0]["always_adapt"] = True  # without weight decay too, where timm would not
             return Lars(groups, lr=lr, momentum=0.9)
@@ -66,12 +77,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def learning_rate(
-    step: int, *, peak: float, final: float, warmup_steps: int, total_steps: int
+    step: int,
+    *,
+    peak: float,
+    final: float,
+    warmup_steps: int,
+    total_steps: int,
+    decay: Decay = "cosine",
 ) -> float:
     """Return the learning rate of a step.
 
     It rises linearly from 0 to `peak`, which the last step of the warm-up has, then falls by half a
-    cosine to `peak * final` after the last of `total_steps`.
+    cosine, or linearly, to `peak * final` after the last of `total_steps`.
 
     Args:
         step: number of the step, from 0.
@@ -79,11 +96,13 @@ def learning_rate(
         final: learning rate at the end, as a part of the peak.
         warmup_steps: steps of the warm-up.
         total_steps: steps of the schedule, warm-up included.
+        decay: how it falls.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
+    left = 1 - progress if decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (final + (1 - final) * left)
 
 
 def _without_decay(model: nn.Module) -> set[str]:
@@ -102,3 +121,12 @@ def _without_decay(model: nn.Module) -> set[str]:
         for name, parameter in model.named_parameters()
         if parameter.ndim <= 1 or any(fnmatch.fnmatchcase(name, p) for p in patterns)
     }
+
+
+def _orthogonalised(matrix: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the nearest orthogonal matrix, about, as timm does, but on CPUs in float32.
+
+    In timm's bfloat16 it takes ten times as long on CPUs without instructions for it.
+    """
+    dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
+    return _newton_schulz(matrix, *args, dtype=dtype, **kwargs)

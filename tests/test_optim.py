@@ -9,7 +9,7 @@ from effssl.models.encoder import Encoder
 from effssl.optim import build_optimizer, learning_rate, set_learning_rate
 
 SCHEDULE = {"peak": 0.4, "final": 0.01, "warmup_steps": 10, "total_steps": 110}
-NAMES = ["adamw", "lars", "sgd"]
+NAMES = ["adamw", "muon", "lars", "sgd"]
 
 
 def model():
@@ -29,6 +29,13 @@ def test_decay_is_half_a_cosine_to_the_final_value():
     assert learning_rate(110, **SCHEDULE) == learning_rate(500, **SCHEDULE) == pytest.approx(0.004)
     rates = [learning_rate(step, **SCHEDULE) for step in range(10, 111)]
     assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+def test_a_linear_decay_falls_by_the_same_at_every_step():
+    rates = [learning_rate(step, **SCHEDULE, decay="linear") for step in range(10, 112)]
+    assert rates[0] == 0.4 and rates[100] == rates[101] == pytest.approx(0.004)
+    falls = [a - b for a, b in itertools.pairwise(rates[:101])]
+    assert falls == pytest.approx([0.00396] * 100)
 
 
 def test_final_of_one_is_a_constant_rate():
@@ -73,7 +80,9 @@ def test_weight_decay_is_on_matrices_alone(name):
     assert {group["lr"] for group in optimizer.param_groups} == {0.1}
 
 
-@pytest.mark.parametrize(("name", "lr"), [("adamw", 0.1), ("lars", 1.0), ("sgd", 0.01)])
+@pytest.mark.parametrize(
+    ("name", "lr"), [("adamw", 0.1), ("muon", 0.1), ("lars", 1.0), ("sgd", 0.01)]
+)
 def test_optimizer_lowers_a_quadratic(name, lr):
     torch.manual_seed(0)
     net, target = nn.Linear(4, 3), torch.linspace(-1, 1, 12).view(3, 4)
@@ -155,3 +164,34 @@ def test_without_a_rate_of_their_own_biases_follow_the_schedule_to_the_bit():
     optimizer = build_optimizer(model(), "lars", lr=0.3, weight_decay=1e-6)
     set_learning_rate(optimizer, 0.1)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_muon_steps_along_an_orthogonal_matrix_and_adamw_for_the_rest():
+    net = nn.Sequential(nn.Conv2d(3, 6, 2), nn.BatchNorm2d(6))
+    optimizer = build_optimizer(net, "muon", lr=0.1, weight_decay=0.0)
+    before = [p.detach().clone() for p in net.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+    optimizer.step()
+    steps = [(was - p.detach()) / 0.1 for p, was in zip(net.parameters(), before, strict=True)]
+    u, _, v = torch.linalg.svd(net[0].weight.grad.flatten(1), full_matrices=False)
+    nearest = 0.2 * 12**0.5 * (u @ v)  # as large as AdamW's: 0.2 a number, as a root mean square
+    assert (steps[0].flatten(1) - nearest).norm() < 0.35 * nearest.norm()  # five iterations
+    for step, p in zip(steps[1:], list(net.parameters())[1:], strict=True):
+        assert torch.equal(step.sign(), p.grad.sign())
+        assert 0.5 < step.abs().min() <= step.abs().max() < 2
+
+
+def test_muon_computes_in_float32_on_a_cpu(monkeypatch):
+    """In bfloat16, as timm has it, a step would take ten times as long on most CPUs."""
+    net, seen = nn.Linear(5, 4, bias=False), []
+    optimizer = build_optimizer(net, "muon", lr=0.1, weight_decay=0.0)
+    monkeypatch.setattr(
+        torch,
+        "addmm",
+        lambda *args, _of=torch.addmm, **kw: (seen.append(args[0].dtype), _of(*args, **kw))[1],
+    )
+    net.weight.grad = torch.randn(4, 5)
+    optimizer.step()
+    assert set(seen) == {torch.float32}

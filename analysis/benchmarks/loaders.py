@@ -83,10 +83,8 @@ def _loader_of_images(case: Case) -> Loader:
 def _crops(case: Case, pixels: torch.Tensor, positions: torch.Tensor, epoch: int) -> torch.Tensor:
     """Return the crops [views, batch, ...] of what the stream loaded."""
     if case.side is None:
-        (crops,) = crops_of_groups(
-            pixels, (replace(COLOUR, views=case.views, image_size=case.size),)
-        )
-        return crops.transpose(0, 1)  # the loader cut them
+        (cut,) = crops_of_groups(pixels, (replace(COLOUR, views=case.views, image_size=case.size),))
+        return cut.transpose(0, 1)  # by the loader
     augment, stored = replace(COLOUR, hflip_prob=0.0), (case.side, case.side)
     numbers = uniform(positions, num_views=case.views, seed=0, epoch=epoch)
     crops = draw_crops(numbers, augment, stored=stored)

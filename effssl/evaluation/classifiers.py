@@ -95,6 +95,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,
         warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),
+        decay=optim.decay,
         final_lr=optim.final_lr,
         lr_bias=optim.lr_bias,
     )

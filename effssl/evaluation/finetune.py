@@ -23,7 +23,7 @@ from effssl.evaluation.layers import evaluating
 from effssl.evaluation.probes import best_of_grid
 from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate, set_learning_rate
-from effssl.ranges import OptimizerName
+from effssl.ranges import Decay, OptimizerName
 from effssl.run.device import Runtime
 
 # Rates (of the backbone, of the head) for SGD with batches of 256. The first two are VICReg's own
@@ -39,10 +39,11 @@ class Recipe(NamedTuple):
 
     backbone_lr: float  # peak; at 0 the backbone is frozen, BatchNorm's statistics too
     head_lr: float  # peak
-    steps: int  # the cosine falls over all of them
+    steps: int  # the learning rate falls over all of them
     optimizer: OptimizerName = "sgd"
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    decay: Decay = "cosine"  # how it falls
     final_lr: float = 0.0  # as a part of the peak
     lr_bias: float | None = (
         None  # peak for what gets no weight decay; None: as the rest of its part
@@ -218,5 +219,6 @@ def _set_rates(
             final=recipe.final_lr,
             warmup_steps=recipe.warmup_steps,
             total_steps=recipe.steps,
+            decay=recipe.decay,
         )
         set_learning_rate(optimizer, rate)

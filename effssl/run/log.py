@@ -124,7 +124,7 @@ class RunLog:
         self.say(
             f"--epochs {record['epochs_before']} -> {record['epochs']}: the schedule now ends at "
             f"step {self._total_steps}; from here, step {record['step']}, the learning rate is "
-            f"that of the longer cosine: {record['lr']:.3g} in place of {record['lr_before']:.3g}"
+            f"that of the longer schedule: {record['lr']:.3g} in place of {record['lr_before']:.3g}"
         )
 
     def has_probe(self, step: int) -> bool:

@@ -171,7 +171,7 @@ def resume(job: Job) -> None:
 def extension(job: Job) -> dict[str, float] | None:
     """Return what changes for a run that goes on with more epochs than its folder notes, else None.
 
-    The rest follows the cosine of the longer schedule, so the learning rate rises where it goes on:
+    The rest follows the longer schedule, so the learning rate rises where it goes on:
     `lr_before` is what the shorter schedule has at that step, `lr` what the longer one has.
     """
     epochs, optim = cli.load(job.out / "config.yaml").optim.epochs, job.cfg.optim
@@ -244,4 +244,5 @@ def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[
         final=optim.final_lr,
         warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
         total_steps=total_steps,
+        decay=optim.decay,
     )

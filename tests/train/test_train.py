@@ -267,7 +267,7 @@ def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
     assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert (
         "--epochs 1 -> 2: the schedule now ends at step 10; from here, step 5, the learning rate "
-        "is that of the longer cosine: 0.0015 in place of 0\n"
+        "is that of the longer schedule: 0.0015 in place of 0\n"
     ) in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["steps"] == 10
     assert cli.load(run / "config.yaml").optim.epochs == 2
