@@ -67,15 +67,15 @@ def epoch_order(positions: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(positions)
 
 
-def batch_ends(num_images: int, batch_size: int, drop_last: bool, world_size: int) -> np.ndarray:
+def batch_ends(num_images: int, batch_size: int, drop_last: bool, fewest: int) -> np.ndarray:
     """Return for each batch of an epoch how many images there are up to its end, int64 [batches].
 
-    drop_last: leave out what is left after the last whole batch. It is left out too if it is too
-    small to train on: one image, or fewer than one for each of `world_size` processes.
+    drop_last: leave out what is left after the last whole batch. It is left out too if it has fewer
+    images than `fewest`, which are too few to train on.
     """
     ends = np.arange(batch_size, num_images + 1, batch_size)
     left = num_images % batch_size
-    is_kept = not drop_last and left >= max(2, world_size)
+    is_kept = not drop_last and left >= fewest
     return np.append(ends, num_images) if is_kept else ends
 
 

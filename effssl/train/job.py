@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from effssl import InputError, cli
 from effssl.config import Config, Optim
@@ -25,11 +22,11 @@ from effssl.image_config import Augment
 from effssl.losses.objective import build_objective
 from effssl.models import Encoder, build_encoder
 from effssl.models.backbones import check_takes
-from effssl.models.encoder import ViewByView
 from effssl.optim import build_optimizer, learning_rate
 from effssl.ranges import ImageSize
 from effssl.run import checkpoint, distributed, folder
 from effssl.run.device import Runtime, open_runtime
+from effssl.train.forward import build_forward, fewest_images
 from effssl.views.sizes import growing_sizes, size_at, small_group
 from effssl.views.stream import ViewStream
 
@@ -115,10 +112,9 @@ def build_job(cfg: Config) -> Job:
         check_takes(encoder.backbone, size, cfg.model.backbone)
     data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
     num_images = len(data.pretrain_positions)
-    _check_batch(cfg.optim.batch_size, num_images)
-    ends = batch_ends(
-        num_images, cfg.optim.batch_size, cfg.optim.drop_last, distributed.world_size()
-    )
+    fewest = fewest_images(cfg)
+    _check_batch(cfg.optim.batch_size, num_images, fewest)
+    ends = batch_ends(num_images, cfg.optim.batch_size, cfg.optim.drop_last, fewest)
     total_steps = cfg.optim.epochs * len(ends)
     last_layer = encoder.projector[-1]
     assert isinstance(last_layer, nn.Linear)
@@ -138,7 +134,7 @@ def build_job(cfg: Config) -> Job:
             small=small,
         ),
         encoder=encoder,
-        forward=_forward(_by_view(encoder, cfg) if cfg.model.norm_by_view else encoder, runtime),
+        forward=build_forward(encoder, cfg, runtime),
         sizes=sizes,
         small=small,
         loss_of=build_objective(
@@ -186,12 +182,6 @@ def extension(job: Job) -> dict[str, float] | None:
     }
 
 
-def normalised_apart(job: Job) -> bool:
-    """Say whether each of several processes normalises by its own images: see _forward."""
-    norms = [m for m in job.encoder.modules() if isinstance(m, _BatchNorm)]
-    return distributed.world_size() > 1 and not all(isinstance(m, nn.SyncBatchNorm) for m in norms)
-
-
 def seed_dropout(job: Job) -> None:
     """Let every process but the first draw dropout of its own."""
     if (rank := distributed.rank()) > 0:
@@ -204,37 +194,18 @@ def _label(cfg: Config) -> str:
     return f"{cfg.images.data}_{cfg.loss.method}_k{cfg.num_views}_d{cfg.model.proj_dim}"
 
 
-def _check_batch(batch_size: int, num_images: int) -> None:
+def _check_batch(batch_size: int, num_images: int, fewest: int) -> None:
     if batch_size % distributed.world_size():
         num_processes = distributed.world_size()
         raise InputError(
             f"--batch-size {batch_size} does not divide among {num_processes} processes"
         )
+    if batch_size < fewest:
+        raise InputError(f"--batch-size {batch_size} is too small to normalise: at least {fewest}")
     if batch_size > num_images:
         raise InputError(
             f"--batch-size {batch_size} is larger than the set: {num_images} training images"
         )
-
-
-def _by_view(encoder: Encoder, cfg: Config) -> ViewByView:
-    return ViewByView(encoder, [cfg.augment.views, *filter(None, [cfg.sizes.small_views])])
-
-
-def _forward(encoder: Encoder | ViewByView, runtime: Runtime) -> nn.Module:
-    """Return what is called in place of the encoder: groups of images -> (h, z).
-
-    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
-    then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
-    BatchNorm, and each process normalises by its own images.
-    """
-    if distributed.world_size() == 1:
-        # Compiled for each size of views by itself: there are few.
-        return torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[return-value]
-    # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
-    if runtime.device.type == "cuda":
-        timm.layers.convert_sync_batchnorm(encoder)
-        return DistributedDataParallel(encoder, [runtime.device])
-    return DistributedDataParallel(encoder)
 
 
 def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

@@ -21,7 +21,8 @@ from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.run.signals import StopSwitch
 from effssl.train.finish import finish
-from effssl.train.job import Job, build_job, extension, normalised_apart, resume, seed_dropout
+from effssl.train.forward import normalised_apart
+from effssl.train.job import Job, build_job, extension, resume, seed_dropout
 
 _INTERRUPTED = "interrupted; --resume goes on if training had begun"
 
@@ -224,7 +225,7 @@ def _introduction(job: Job) -> str:
     cfg, data = job.cfg, job.data
     num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
     num_test = len(data.test.labels) if data.test else 0
-    apart = normalised_apart(job)
+    apart = normalised_apart(job.encoder)
     processes = distributed.world_size()
     norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (

@@ -134,7 +134,7 @@ def test_epoch_order_is_a_permutation_by_seed_and_epoch():
 @pytest.mark.parametrize("first_step", [0, 2])
 def test_processes_see_disjoint_parts_of_every_batch(first_step):
     order = epoch_order(np.arange(100, 147), seed=0, epoch=3)
-    ends = batch_ends(47, 12, drop_last=True, world_size=4)
+    ends = batch_ends(47, 12, drop_last=True, fewest=4)
     parts = [own_part(order, ends, first_step, rank, 4).reshape(-1, 3) for rank in range(4)]
     for step in range(3 - first_step):
         batch = order[12 * (first_step + step) :][:12]
@@ -145,14 +145,14 @@ def test_processes_see_disjoint_parts_of_every_batch(first_step):
 
 def test_the_last_smaller_batch_is_kept_if_it_can_be_trained_on():
     order = epoch_order(np.arange(47), seed=0, epoch=3)
-    ends = batch_ends(47, 12, drop_last=False, world_size=4)
+    ends = batch_ends(47, 12, drop_last=False, fewest=4)
     assert ends.tolist() == [12, 24, 36, 47]
     parts = [own_part(order, ends, 1, rank, 4) for rank in range(4)]
     assert [len(part) for part in parts] == [9, 9, 9, 8]
     assert sorted(np.concatenate(parts)) == sorted(order[12:])
-    too_small = {(48, 1): [12, 24, 36, 48], (49, 1): [12, 24, 36, 48], (51, 4): [12, 24, 36, 48]}
-    for (num_images, world_size), expected in too_small.items():
-        assert batch_ends(num_images, 12, False, world_size).tolist() == expected
+    too_small = {(48, 2): [12, 24, 36, 48], (49, 2): [12, 24, 36, 48], (51, 4): [12, 24, 36, 48]}
+    for (num_images, fewest), expected in too_small.items():
+        assert batch_ends(num_images, 12, False, fewest).tolist() == expected
 
 
 def test_all_images_are_as_many_of_every_class():

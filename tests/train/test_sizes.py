@@ -5,12 +5,14 @@ was stopped ends where an uninterrupted one ends.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from effssl import InputError, cli
 from effssl.run.log import read_metrics
+from effssl.train import forward
 from effssl.train import loop as train
 from effssl.train.job import build_job
 from tests.conftest import QUICK, write_class_folders
@@ -88,3 +90,26 @@ def test_sizes_that_cannot_be_are_one_line(flags, message, digits_dir, tmp_path)
     with pytest.raises(InputError, match=message):
         build_job(cli.parse(given))
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "processes", "fewest"),
+    [
+        ([], 1, 2),
+        ([], 4, 4),
+        (["--norm-by-view"], 4, 8),
+        (["--small-views", "1"], 4, 8),
+        (["--views", "1", "--small-views", "2"], 1, 2),
+        (["--small-views", "2"], 4, 4),
+    ],
+)
+def test_no_view_is_normalised_alone_in_its_process(
+    flags, processes, fewest, digits_dir, tmp_path, monkeypatch
+):
+    cfg = cli.parse([*QUICK, "--data-dir", str(digits_dir), "--out", str(tmp_path / "run"), *flags])
+    monkeypatch.setattr(forward.distributed, "world_size", lambda: processes)
+    assert forward.fewest_images(cfg) == fewest
+    if fewest == 2 * processes > 2:
+        few = replace(cfg, optim=replace(cfg.optim, batch_size=processes))
+        with pytest.raises(InputError, match=f"--batch-size {processes} is too small to normalise"):
+            build_job(few)

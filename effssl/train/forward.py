@@ -1,0 +1,52 @@
+"""What training calls in place of the encoder: by view, compiled, or shared by processes."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from effssl.config import Config
+from effssl.models import Encoder
+from effssl.models.encoder import ViewByView
+from effssl.run import distributed
+from effssl.run.device import Runtime
+
+
+def build_forward(encoder: Encoder, cfg: Config, runtime: Runtime) -> nn.Module:
+    """Return what is called in place of the encoder: groups of views -> (h, z).
+
+    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
+    then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
+    BatchNorm, and each process normalises by its own images.
+    """
+    module = ViewByView(encoder, _views_of_groups(cfg)) if cfg.model.norm_by_view else encoder
+    if distributed.world_size() == 1:
+        # Compiled for each size of views by itself: there are few.
+        return torch.compile(module, dynamic=False) if runtime.compile else module  # type: ignore[return-value]
+    # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
+    if runtime.device.type == "cuda":
+        timm.layers.convert_sync_batchnorm(encoder)
+        return DistributedDataParallel(module, [runtime.device])
+    return DistributedDataParallel(module)
+
+
+def fewest_images(cfg: Config) -> int:
+    """Return how many images a batch has at least, over all processes.
+
+    The loss compares two, and BatchNorm normalises no view that stands alone in its process.
+    """
+    is_alone = cfg.model.norm_by_view or 1 in _views_of_groups(cfg)
+    return max(2, distributed.world_size() * (2 if is_alone else 1))
+
+
+def normalised_apart(encoder: Encoder) -> bool:
+    """Say whether each of several processes normalises by its own images: see build_forward."""
+    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm)]
+    return distributed.world_size() > 1 and not all(isinstance(m, nn.SyncBatchNorm) for m in norms)
+
+
+def _views_of_groups(cfg: Config) -> list[int]:
+    return [views for views in (cfg.augment.views, cfg.sizes.small_views) if views]
