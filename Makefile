@@ -1,4 +1,4 @@
-# make demo | check | test | docs | setup | clean      (.venv is made once; PYTHON=python3.12 chooses the interpreter)
+# make demo | check | test | gpu-evidence | docs | setup | clean      (.venv is made once; PYTHON=python3.12 chooses the interpreter)
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +11,7 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(B
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed  ## set up if needed, pretrain on handwritten digits (minutes on two cores), print the table
 	@$(BIN)/python -m effssl.train --config configs/digits.yaml --out "runs/demo-$$(date +%Y%m%d-%H%M%S)"
@@ -23,6 +23,9 @@ check: $(VENV)/.installed  ## set up if needed, then lint, types, import layers 
 test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers and all tests, in up to 25 minutes
 	@$(LINT)
 	$(PYTEST)
+
+gpu-evidence: $(VENV)/.installed  ## what is to be measured on a GPU, eight minutes a call, each going on: DATA_DIR=DIR OUT=DIR
+	@$(BIN)/python analysis/gpu_evidence.py --data-dir "$(or $(DATA_DIR),data)" --out "$(or $(OUT),runs/gpu-evidence)" $(FLAGS)
 
 docs: $(VENV)/.installed  ## the pages of docs/ as a site: site/index.html, which needs no server
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -41,4 +44,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 clean:  ## remove the virtual environment, caches and the site (data/ and runs/ stay)
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
-.PHONY: help demo check test docs setup clean
+.PHONY: help demo check test gpu-evidence docs setup clean

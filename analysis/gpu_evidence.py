@@ -1,0 +1,169 @@
+"""What is to be measured on a GPU, in order of worth, in calls that go on where the last one was.
+
+make gpu-evidence DATA_DIR=DIR OUT=DIR                    # at most eight minutes a call
+python analysis/gpu_evidence.py --data-dir DIR --out OUT --seconds 480
+python analysis/gpu_evidence.py --preset digits --device cpu   # a rehearsal: all of it, tiny
+
+A piece is a command of this repository. Each call runs the pieces that have not ended, in order,
+until its seconds are used up; one that is stopped then goes on in the next call, or begins again if
+it cannot. OUT has what they wrote and said, and done.json, which says how each one ended. The last
+lines printed are a table of that."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
+
+from analysis.harness import cli
+from analysis.harness.tables import markdown
+from effssl.run.files import check_writable, write_text
+
+ROOT = Path(__file__).parents[1]
+_TO_SAVE_S = 30.0  # what a command that is stopped has, to save what it did
+_ENOUGH_S = 20.0  # with less time left no piece is begun: importing torch takes as long
+
+
+class Piece(NamedTuple):
+    """A command to run; in its words {seconds} is the time that it has."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class Ended(NamedTuple):
+    """How a run of a piece ended."""
+
+    code: int
+    seconds: float
+    in_time: bool  # by itself
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--preset", choices=["gpu", "digits"], default="gpu", help="scale of the pieces")
+    add("--device", default="cuda", help="cuda or cpu")
+    add("--data-dir", type=cli.path, default=Path("data"), help="folder of CIFAR-10, or digits")
+    add("--out", type=cli.path, default=Path("runs/gpu-evidence"), help="where all of it goes")
+    add("--seconds", type=float, default=480.0, metavar="S", help="of this call")
+    add("--only", nargs="+", metavar="NAME", help="just these pieces")
+    args = parser.parse_args(argv)
+    return cli.exit_code(lambda: _run_all(args))
+
+
+def pieces(args: argparse.Namespace) -> list[Piece]:
+    """Return all that is to be measured, in order of worth."""
+    data, out, python = str(args.data_dir), args.out, sys.executable
+    is_gpu = args.preset == "gpu"
+    of_set = ("--data", "cifar10" if is_gpu else "digits", "--device", args.device)
+    few = () if is_gpu else ("--image-size", "8", "--proj-dim", "16", "--batch-size", "64")
+
+    def study(name: str, *more: str) -> Piece:
+        script = (python, f"analysis/{name}.py", "--preset", args.preset, "--data-dir", data)
+        where = ("--runs", str(out / "runs"), "--out", str(out / name), "--seconds", "{seconds}")
+        return Piece(name, (*script, *where, *more))
+
+    steps = [word for k in (2, 4, 8) for word in ("--vary", f"--views {k}")]
+    bench = (python, "-m", "analysis.benchmarks.step", "--data-dir", data, *steps)
+    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_device.py")
+    train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
+    run = out / "run"
+    begun = ("--resume", str(run)) if (run / "config.yaml").is_file() else ("--out", str(run))
+    return [
+        Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
+        Piece("step", (*bench, "--", *of_set, *few)),
+        study("wallclock"),
+        study("views"),
+        Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),
+        study("projector", "--parallel", "3"),
+        study("subset", "--parallel", "3"),
+    ]
+
+
+def _run_all(args: argparse.Namespace) -> None:
+    check_writable(args.out, f"--out {args.out}")
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    wanted = [p for p in pieces(args) if args.only is None or p.name in args.only]
+    ends, done = time.monotonic() + args.seconds, _read(args.out)
+    for piece in wanted:
+        left = ends - time.monotonic() - _TO_SAVE_S
+        if not done.get(piece.name, {}).get("ended") and left > _ENOUGH_S:
+            print(f"{piece.name}: {' '.join(piece.command[1:])}", flush=True)
+            ended = run_piece(piece, args.out / f"{piece.name}.log", left)
+            before = done.get(piece.name, {}).get("seconds", 0.0)
+            done[piece.name] = {
+                "ended": ended.in_time,
+                "code": ended.code,
+                "seconds": round(before + ended.seconds, 1),
+            }
+            write_text(_file(args.out), json.dumps(done, indent=2) + "\n")
+            print("\n".join(f"  {line}" for line in _last_lines(args.out / f"{piece.name}.log")))
+    print(markdown([{"piece": p.name, "state": _state(done.get(p.name))} for p in wanted]))
+
+
+def run_piece(piece: Piece, log: Path, seconds: float) -> Ended:
+    """Run a piece for at most that long, and let it save what it did; its words go to `log`."""
+    command = [word.replace("{seconds}", f"{seconds - _TO_SAVE_S:.0f}") for word in piece.command]
+    began = time.monotonic()
+    with log.open("a") as said:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env=os.environ | dict(piece.environment),
+            start_new_session=True,
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_TO_SAVE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
+    took = time.monotonic() - began
+    # A command that was told its seconds and used them up has more to do.
+    is_told = "{seconds}" in piece.command
+    return Ended(process.returncode, took, took < seconds - _TO_SAVE_S * is_told)
+
+
+def _state(done: dict[str, Any] | None) -> str:
+    if done is None:
+        return "not begun"
+    if not done["ended"]:
+        return f"goes on, {done['seconds']:.0f} s so far"
+    return f"ended after {done['seconds']:.0f} s" + f", code {done['code']}" * (done["code"] != 0)
+
+
+def _last_lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-12:]
+
+
+def _file(out: Path) -> Path:
+    return out / "done.json"
+
+
+def _read(out: Path) -> dict[str, dict[str, Any]]:
+    return json.loads(_file(out).read_text()) if _file(out).is_file() else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
