@@ -91,7 +91,7 @@ def _make_views(images, drawn, looks, kernel_size, begin, end, out):
         _resized_crop(images[image, view % images.shape[1]], draw, planes)
         _recoloured(planes, draw, kernel_size)
         for channel in range(3):
-            plane = planes[channel].reshape(-1)
+            plane = planes.reshape(3, -1)[channel]
             if draw.solarize > 0:
                 cpu_colours.solarize(plane)
             cpu_colours.normalize(plane, looks[0, channel], looks[1, channel])
@@ -130,25 +130,18 @@ def _split(row, flip, red, green, blue):
 @_inlined
 def _recoloured(planes, draw, kernel_size):
     """Do to a view, float32 [3, height, width] in [0, 1], what ops.recoloured does up to blur."""
-    red, green, blue = planes[0].reshape(-1), planes[1].reshape(-1), planes[2].reshape(-1)
-    sum_of_gray = 0.0
-    for start in range(0, len(red), _TILE):
-        r, g, b = (
-            red[start : start + _TILE],
-            green[start : start + _TILE],
-            blue[start : start + _TILE],
-        )
+    flat, sum_of_gray = planes.reshape(3, -1), 0.0
+    for start in range(0, flat.shape[1], _TILE):
+        end = start + _TILE
+        r, g, b = flat[0, start:end], flat[1, start:end], flat[2, start:end]
         if draw.brightness != 1:
             cpu_colours.brighten(r, g, b, draw.brightness)
         if draw.contrast != 1:
             sum_of_gray += cpu_colours.sum_of_gray(r, g, b)
-    mean = np.float32(sum_of_gray / len(red))
-    for start in range(0, len(red), _TILE):
-        r, g, b = (
-            red[start : start + _TILE],
-            green[start : start + _TILE],
-            blue[start : start + _TILE],
-        )
+    mean = np.float32(sum_of_gray / flat.shape[1])
+    for start in range(0, flat.shape[1], _TILE):
+        end = start + _TILE
+        r, g, b = flat[0, start:end], flat[1, start:end], flat[2, start:end]
         if draw.contrast != 1:
             cpu_colours.contrast(r, g, b, draw.contrast, mean)
         if draw.saturation != 1:
