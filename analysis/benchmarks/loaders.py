@@ -13,16 +13,16 @@ from analysis.benchmarks.cases import COLOUR, Case, Pass, chosen_positions
 from effssl.data.beton import Beton
 from effssl.data.ffcv_loader import Loader, open_loader, read_batches
 from effssl.run.device import Runtime
+from effssl.views.assemble import views_of_images
 from effssl.views.counters import uniform
 from effssl.views.decode_crops import crops_of_groups
-from effssl.views.draws import draw_crops, draw_flips
-from effssl.views.ops import resized_crop
+from effssl.views.draws import draw_colours, draw_crops, draw_flips
 from effssl.views.stream import ViewStream
 
 
 def effssl_views(case: Case, device: str) -> Pass:
     """Return passes through effssl: with all augmentations its stream, as training uses it; crops
-    alone as its loader cuts them, or one of its operations; without views the loader alone."""
+    alone as its loader cuts them, or with colours as they are; without views the loader alone."""
     chosen, where = chosen_positions(case), torch.device(device)
 
     def order(epoch: int) -> np.ndarray:
@@ -85,7 +85,8 @@ def _crops(case: Case, pixels: torch.Tensor, positions: torch.Tensor, epoch: int
     if case.side is None:
         (cut,) = crops_of_groups(pixels, (replace(COLOUR, views=case.views, image_size=case.size),))
         return cut.transpose(0, 1)  # by the loader
-    augment, stored = replace(COLOUR, hflip_prob=0.0), (case.side, case.side)
+    plain = replace(COLOUR, image_size=case.size, hflip_prob=0.0, jitter_prob=0.0, gray_prob=0.0)
     numbers = uniform(positions, num_views=case.views, seed=0, epoch=epoch)
-    crops = draw_crops(numbers, augment, stored=stored)
-    return resized_crop(pixels, crops, draw_flips(numbers, augment), case.size)
+    crops = draw_crops(numbers, plain, stored=(case.side, case.side))
+    flips, colours = draw_flips(numbers, plain), draw_colours(numbers, plain)
+    return views_of_images(pixels, crops, flips, colours, plain)

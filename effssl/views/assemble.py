@@ -1,19 +1,20 @@
-"""uint8 pixels and draws put together: normalised views, in blocks that fit a CPU's cache."""
+"""uint8 pixels and draws put together: normalised views, by torch or by compiled loops.
+
+On a CPU the loops of cpu_views.py make them, which keep a view in cache; on a GPU, and under
+torch.compile, the operations of ops.py. Both give the same up to rounding.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from effssl.image_config import Augment
-from effssl.ranges import ImageSize, height_width
+from effssl.ranges import height_width
 from effssl.views import ops
+from effssl.views.cpu_views import views_on_cpu
 from effssl.views.draws import ColourDraws, CropDraws, largest_central
-
-_BLOCK_BYTES = 2**21  # of views made at once on a CPU: what fits its cache is several times faster
 
 
 def views_of_images(
@@ -24,16 +25,10 @@ def views_of_images(
     images: uint8 [batch, height, width, 3]; draws: [views, batch]
     -> float32 [views, batch, 3, h, w], of the view's size, normalised.
     """
-    size = augment.image_size
-
-    def views_of(block: slice) -> Tensor:
-        of_block = CropDraws._make(draw[:, block] for draw in crops)
-        x = ops.resized_crop(images[block], of_block, flips[:, block], size)
-        recoloured = ops.recoloured(x.flatten(0, 1), colours.map(lambda d: d[:, block]), augment)
-        return recoloured.view_as(x)
-
-    num_views, batch = flips.shape
-    return _in_blocks(views_of, num_views, batch, size, images.device)
+    if _is_for_loops(images):
+        return views_on_cpu(images[:, None], crops, flips, colours, augment)
+    x = ops.resized_crop(images, crops, flips, augment.image_size)
+    return ops.recoloured(x.flatten(0, 1), colours, augment).view_as(x)
 
 
 def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
@@ -42,15 +37,13 @@ def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: 
     crops: uint8 [batch, views, h, w, 3]; draws: [views, batch]
     -> float32 [views, batch, 3, h, w], normalised.
     """
-    pixels = rearrange(crops, "b k h w c -> (k b) c h w")
-    flip_of, colours_of = flips.flatten(), colours.map(torch.flatten)
-
-    def views_of(block: slice) -> Tensor:
-        x = ops.flipped(pixels[block], flip_of[block])
-        return ops.recoloured(x, colours_of.map(lambda d: d[block]), augment)[None]
-
-    x = _in_blocks(views_of, 1, len(pixels), augment.image_size, crops.device)
-    return x.view(*flips.shape, *x.shape[2:])
+    if _is_for_loops(crops):
+        zero, (height, width) = torch.zeros(flips.shape), crops.shape[2:4]
+        whole = CropDraws(zero, zero, zero + height, zero + width)
+        return views_on_cpu(crops, whole, flips, colours, augment)
+    x = ops.flipped(rearrange(crops, "b k h w c -> (k b) c h w"), flips.flatten())
+    x = ops.recoloured(x, colours, augment)
+    return x.view(*flips.shape, *x.shape[1:])
 
 
 def clean_view(images: Tensor, augment: Augment) -> Tensor:
@@ -68,31 +61,12 @@ def clean_view(images: Tensor, augment: Augment) -> Tensor:
     zero = torch.zeros(1, batch, device=images.device)
     top, left = zero + (height - crop_height) // 2, zero + (width - crop_width) // 2
     central, flips = CropDraws(top, left, zero + crop_height, zero + crop_width), zero.bool()
-
-    def resized(block: slice) -> Tensor:
-        of_block = CropDraws._make(draw[:, block] for draw in central)
-        return ops.resized_crop(images[block], of_block, flips[:, block], size)
-
-    (x,) = _in_blocks(resized, 1, batch, size, images.device)
+    if _is_for_loops(images):
+        unchanged = ColourDraws(zero + 1, zero + 1, zero + 1, None, None, None, None)
+        return views_on_cpu(images[:, None], central, flips, unchanged, augment)[0]
+    (x,) = ops.resized_crop(images, central, flips, size)
     return ops.normalize(x, augment.mean, augment.std)
 
 
-def _in_blocks(
-    views_of: Callable[[slice], Tensor],
-    views: int,
-    batch: int,
-    size: ImageSize,
-    device: torch.device,
-) -> Tensor:
-    """Put together views_of(block) [views, block, 3, h, w], of this size, for all of the batch.
-
-    On a CPU the blocks fit its cache; elsewhere, and compiled, there is one block.
-    """
-    if device.type != "cpu" or torch.compiler.is_compiling():
-        return views_of(slice(None))
-    out = torch.empty(views, batch, 3, *height_width(size))
-    length = max(1, _BLOCK_BYTES // (out[0, 0].nbytes * views))
-    for start in range(0, batch, length):
-        block = slice(start, start + length)
-        out[:, block] = views_of(block)
-    return out
+def _is_for_loops(pixels: Tensor) -> bool:
+    return pixels.device.type == "cpu" and not torch.compiler.is_compiling()

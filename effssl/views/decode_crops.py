@@ -23,6 +23,7 @@ from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.views import counters
 from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
+from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import crop_ratios
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
@@ -188,62 +189,18 @@ def resized_crop(image, crop, out):
 
     crop: (top, left, height, width) in pixels. Bilinear and antialiased, as torchvision's.
     """
-    top, left, height, width = crop
-    rows, columns = _resize_weights(height, len(out)), _resize_weights(width, out.shape[1])
-    blended = np.empty(3 * width, np.float32)  # the stored rows of one row of `out`
+    height, width = crop[2:]
+    rows, columns = resize_weights(height, len(out)), resize_weights(width, out.shape[1])
+    blended = np.zeros(3 * (width + len(columns[1])), np.float32)  # stored rows of one of `out`
+    resized = np.empty(3 * out.shape[1], np.float32)
     for s in range(len(out)):
-        first, taps, weights = rows[0][s], rows[1][s], rows[2][s]
-        for k in range(taps):
-            row = image[top + first + k, left : left + width].reshape(-1)
-            _add_row(row, weights[k], k > 0, blended)
-        _resize_row(blended, columns, out[s].reshape(-1))
+        blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * width])
+        resize_row(blended, columns, np.float32(0.5), resized)
+        _round_down(resized, out[s].reshape(-1))
 
 
 @_compiled
-def _resize_weights(length, size):
-    """Return which of `length` pixels make up each of `size`: (first, taps, weights).
-
-    The weights, float32 [size, most taps], are those of the `taps` pixels from `first` on, both
-    int64 [size]: a triangle as wide as an output or an input pixel, whichever is larger, cut at the
-    border, as in ops.resized_crop.
-    """
-    scale = length / size
-    reach = max(scale, 1.0)
-    first, taps = np.empty(size, np.int64), np.empty(size, np.int64)
-    weights = np.empty((size, 2 * math.ceil(reach) + 1), np.float32)
-    for s in range(size):
-        centre = (s + 0.5) * scale
-        first[s] = max(0, int(centre - reach + 0.5))
-        taps[s] = min(length, int(centre + reach + 0.5)) - first[s]
-        total = 0.0
-        for k in range(taps[s]):
-            weights[s, k] = 1 - abs(first[s] + k + 0.5 - centre) / reach
-            total += weights[s, k]
-        for k in range(taps[s]):
-            weights[s, k] /= total
-    return first, taps, weights
-
-
-@_compiled
-def _add_row(row, weight, more, total):
-    """Set `total` to weight * row, or add that to it if there is `more` in it; [3 width] each."""
-    if more:
-        for x in range(len(total)):
-            total[x] += weight * np.float32(row[x])
-    else:
-        for x in range(len(total)):
-            total[x] = weight * np.float32(row[x])
-
-
-@_compiled
-def _resize_row(row, columns, out):
-    """Resize a row of RGB pixels, float32 [3 width], into `out`, uint8 [3 size], rounded."""
-    first, taps, weights = columns
-    for t in range(len(first)):
-        red, green, blue = np.float32(0.5), np.float32(0.5), np.float32(0.5)
-        for k in range(taps[t]):
-            x = np.uint64(3 * (first[t] + k))  # unsigned: numba would look for indices below 0
-            red += weights[t, k] * row[x]
-            green += weights[t, k] * row[x + np.uint64(1)]
-            blue += weights[t, k] * row[x + np.uint64(2)]
-        out[3 * t], out[3 * t + 1], out[3 * t + 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
+def _round_down(row, out):
+    """Write float32 numbers into `out`, uint8."""
+    for x in range(len(out)):
+        out[x] = np.uint8(row[x])

@@ -115,17 +115,15 @@ def _crop_size(
     stored_height, stored_width = stored
     scale, ratio = augment.crop_scale, crop_ratios(augment)
     fallback_height, fallback_width = largest_central(stored, ratio)
-    height = torch.full_like(numbers[..., 0], fallback_height)
-    width = torch.full_like(numbers[..., 0], fallback_width)
-    fits_any = torch.zeros_like(height, dtype=torch.bool)
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in reversed(range(counters.CROP_ATTEMPTS)):  # so that the first that fits stays
-        u_area = numbers[..., counters.CROP_AREA + 2 * attempt]
-        u_ratio = numbers[..., counters.CROP_RATIO + 2 * attempt]
-        area = stored_height * stored_width * (scale[0] + (scale[1] - scale[0]) * u_area)
-        wide = torch.exp(low + (high - low) * u_ratio)
-        w, h = (area * wide).sqrt().round(), (area / wide).sqrt().round()
-        fits = (w > 0) & (w <= stored_width) & (h > 0) & (h <= stored_height)
-        height, width = torch.where(fits, h, height), torch.where(fits, w, width)
-        fits_any = fits_any | fits
+    # All attempts at once, [views, batch, attempts], of which the first that fits is taken.
+    of_attempts = numbers[..., counters.CROP_AREA : counters.CROP_TOP]
+    u_area, u_ratio = of_attempts.unflatten(-1, (-1, 2)).unbind(-1)
+    area = stored_height * stored_width * (scale[0] + (scale[1] - scale[0]) * u_area)
+    wide = torch.exp(low + (high - low) * u_ratio)
+    width, height = (area * wide).sqrt().round(), (area / wide).sqrt().round()
+    fits = (width > 0) & (width <= stored_width) & (height > 0) & (height <= stored_height)
+    first, fits_any = fits.byte().argmax(-1, keepdim=True), fits.any(-1)
+    height = torch.where(fits_any, height.gather(-1, first).squeeze(-1), fallback_height)
+    width = torch.where(fits_any, width.gather(-1, first).squeeze(-1), fallback_width)
     return height, width, fits_any

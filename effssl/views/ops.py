@@ -1,4 +1,6 @@
-"""Operations on views, each for a batch with a parameter per view.
+"""Operations on views, each for a batch with a parameter per view: what GPUs compute.
+
+On a CPU cpu_views.py does the same in compiled loops, and is held to this.
 
 Every operation is torchvision's. Colour jitter applies brightness, contrast, saturation and hue in
 that order (torchvision draws the order, which moves results only where values are clamped, or
@@ -8,7 +10,7 @@ through hue).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -60,13 +62,17 @@ def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
     if each.gray is not None:
         x = _where(each.gray, lambda v: to_gray(v).expand_as(v), x)
     if each.blur_sigma is not None:
-        tenth = min(x.shape[-2:]) // 10
-        kernel_size = tenth + (tenth + 1) % 2  # a tenth of the shorter side, odd
-        blur = functools.partial(gaussian_blur, kernel_size=kernel_size)
+        blur = functools.partial(gaussian_blur, kernel_size=blur_kernel_size(x.shape[-2:]))
         x = _where(each.blur_sigma > 0, blur, x, each.blur_sigma)
     if each.solarize is not None:
         x = _where(each.solarize, solarize, x)
     return normalize(x, augment.mean, augment.std)
+
+
+def blur_kernel_size(size: Sequence[int]) -> int:
+    """Return the blur's kernel in pixels, an odd tenth of the shorter side of views of a size."""
+    tenth = min(size) // 10
+    return tenth + (tenth + 1) % 2
 
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

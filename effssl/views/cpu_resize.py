@@ -1,0 +1,86 @@
+"""Antialiased resizing in compiled loops: of crops of JPEGs, and of the views made on a CPU.
+
+A row of the result blends the few stored rows under its triangle; each of its pixels then blends
+the few columns under one. Nothing here is compiled with fastmath, so pixels do not depend on how
+the work is divided.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+_compiled = numba.njit(
+    nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
+
+
+@_compiled
+def resize_weights(length, size):
+    """Return which of `length` pixels make up each of `size`: (first, weights).
+
+    The weights, float32 [taps, size], are those of the pixels from `first` on, int64 [size]: a
+    triangle as wide as an output or an input pixel, whichever is larger, cut at the border, as in
+    ops.resized_crop. `taps` is even, as pixels are blended in pairs; weights that are left over,
+    also beyond the border, are 0.
+    """
+    scale = length / size
+    reach = max(scale, 1.0)
+    first = np.empty(size, np.int64)
+    weights = np.zeros((2 * math.ceil(reach), size), np.float32)
+    for s in range(size):
+        centre = (s + 0.5) * scale
+        first[s] = max(0, int(centre - reach + 0.5))
+        taps = min(len(weights), min(length, int(centre + reach + 0.5)) - first[s])
+        total = 0.0
+        for k in range(taps):
+            weights[k, s] = 1 - abs(first[s] + k + 0.5 - centre) / reach
+            total += weights[k, s]
+        for k in range(taps):
+            weights[k, s] /= total
+    return first, weights
+
+
+@_compiled
+def blend_rows(rows, crop, s, rows_of_s, out):
+    """Write row `s` of a resized crop, which still has the stored width, into `out`.
+
+    rows: uint8 [H, 3 W], of the image; crop: (top, left, height, width) in pixels; rows_of_s: first
+    and weights of `resize_weights`; out: float32 [3 width].
+    """
+    top, left, height, width = crop
+    first, weights = rows_of_s
+    last = top + height - 1  # what lies below it has weights of 0
+    for k in range(0, len(weights), 2):
+        y = top + first[s] + k
+        upper = rows[min(y, last), 3 * left : 3 * (left + width)]  # contiguous, which numba sees
+        lower = rows[min(y + 1, last), 3 * left : 3 * (left + width)]
+        of_upper, of_lower = weights[k, s], weights[k + 1, s]
+        if k == 0:
+            for x in range(len(out)):
+                out[x] = of_upper * np.float32(upper[x]) + of_lower * np.float32(lower[x])
+        else:
+            for x in range(len(out)):
+                out[x] = out[x] + of_upper * np.float32(upper[x]) + of_lower * np.float32(lower[x])
+
+
+@_compiled
+def resize_row(row, columns, start, out):
+    """Resize a row of RGB pixels, float32 [3 width], into `out`, float32 [3 size], plus `start`.
+
+    columns: first and weights of `resize_weights`. The row goes on with `taps` pixels of any finite
+    numbers, as weights of 0 may reach beyond it.
+    """
+    first, weights = columns
+    three = np.uint64(3)  # unsigned: numba would look for indices below 0
+    for k in range(0, len(weights), 2):
+        left, right = weights[k], weights[k + 1]
+        for t in range(len(first)):
+            x, pixel = three * np.uint64(first[t] + k), three * np.uint64(t)
+            of_left, of_right = left[t], right[t]
+            for channel in range(three):
+                before = start if k == 0 else out[pixel + channel]
+                of_pair = of_left * row[x + channel]
+                out[pixel + channel] = before + of_pair + of_right * row[x + three + channel]

@@ -1,0 +1,156 @@
+"""Views made on a CPU: uint8 pixels in, normalised float32 out, a view at a time in compiled loops.
+
+It is what ops.py does, up to rounding. A view stays in cache from its first operation to its last,
+and only what is drawn for it is computed. Views are divided over as many threads as torch uses;
+what a view is depends neither on that nor on the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from effssl.image_config import Augment
+from effssl.ranges import height_width
+from effssl.views import cpu_colours
+from effssl.views.cpu_blur import blur, gaussian_weights
+from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
+from effssl.views.draws import ColourDraws, CropDraws
+from effssl.views.ops import blur_kernel_size
+
+_compiled = numba.njit(nogil=True, error_model="numpy")
+# These are compiled once, as a part of what calls them.
+_inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
+
+# What is drawn for one view, as the compiled code reads it.
+_NAMES = (*CropDraws._fields, "flip", *ColourDraws._fields)
+_DRAWN = np.dtype([(name, np.float32) for name in _NAMES])
+_TILE = 1024  # pixels whose three channels fit the first cache, with room
+_OF_BYTE = np.float32(1 / 255)
+
+
+def views_on_cpu(
+    images: Tensor, crops: CropDraws, flips: Tensor, colours: ColourDraws, augment: Augment
+) -> Tensor:
+    """Cut, resize, mirror, recolour and normalise K views of each image.
+
+    images: uint8 [batch, 1 or views, height, width, 3], one for all views of an image or one for
+    each; draws: [views, batch] -> float32 [views, batch, 3, h, w], of the view's size.
+    """
+    size, (num_views, batch) = height_width(augment.image_size), flips.shape
+    never = torch.zeros_like(crops.top)
+    draws = [never if draw is None else draw.float() for draw in (*crops, flips, *colours)]
+    drawn = torch.stack(draws, -1).numpy().view(_DRAWN)[..., 0]
+    out = torch.empty(num_views, batch, 3, *size)
+    pixels, views = images.contiguous().numpy(), out.numpy()
+    looks = np.array([augment.mean, augment.std], np.float32)
+    kernel_size = blur_kernel_size(size)
+
+    def make(begin: int, end: int) -> None:
+        _make_views(pixels, drawn, looks, kernel_size, begin, end, views)
+
+    _divided(make, num_views * batch)
+    return out
+
+
+def _divided(work: Callable[[int, int], None], count: int) -> None:
+    """Call work(begin, end) for parts of range(count), in as many threads as torch uses."""
+    num_parts = max(1, min(torch.get_num_threads(), count))
+    bounds = [count * i // num_parts for i in range(num_parts + 1)]
+    if num_parts == 1:
+        work(0, count)
+        return
+    # FFCV's threads are numba's, and of as many as its own; these are apart from them.
+    others = _threads(num_parts - 1, os.getpid())
+    pending = [others.submit(work, bounds[i], bounds[i + 1]) for i in range(1, num_parts)]
+    work(0, bounds[1])
+    for part in pending:
+        part.result()
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Return threads of this process, which are kept; a forked process has none of them."""
+    return ThreadPoolExecutor(count, "views")
+
+
+@_compiled
+def _make_views(images, drawn, looks, kernel_size, begin, end, out):
+    """Make the views from `begin` to `end`, counted over images, then views of each."""
+    num_views = len(drawn)
+    for i in range(begin, end):
+        image, view = i // num_views, i % num_views
+        draw, planes = drawn[view, image], out[view, image]
+        _resized_crop(images[image, view % images.shape[1]], draw, planes)
+        _recoloured(planes, draw, kernel_size)
+        for channel in range(3):
+            plane = planes.reshape(3, -1)[channel]
+            if draw.solarize > 0:
+                cpu_colours.solarize(plane)
+            cpu_colours.normalize(plane, looks[0, channel], looks[1, channel])
+
+
+@_inlined
+def _resized_crop(image, draw, planes):
+    """Resize a crop of `image`, uint8 [H, W, 3], into `planes`, float32 [3, height, width]."""
+    _, height, width = planes.shape
+    crop = int(draw.top), int(draw.left), int(draw.height), int(draw.width)
+    rows, columns = resize_weights(crop[2], height), resize_weights(crop[3], width)
+    blended = np.zeros(3 * (crop[3] + len(columns[1])), np.float32)  # stored rows of one of a view
+    resized = np.empty(3 * width, np.float32)
+    for s in range(height):
+        blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * crop[3]])
+        resize_row(blended, columns, np.float32(0), resized)
+        _split(resized, draw.flip > 0, planes[0, s], planes[1, s], planes[2, s])
+
+
+@_compiled
+def _split(row, flip, red, green, blue):
+    """Part a row of RGB pixels, [3 width] in [0, 255], into its channels in [0, 1]."""
+    last = len(red) - 1
+    if flip:
+        for x in range(len(red)):
+            red[last - x] = row[3 * x] * _OF_BYTE
+            green[last - x] = row[3 * x + 1] * _OF_BYTE
+            blue[last - x] = row[3 * x + 2] * _OF_BYTE
+    else:
+        for x in range(len(red)):
+            red[x] = row[3 * x] * _OF_BYTE
+            green[x] = row[3 * x + 1] * _OF_BYTE
+            blue[x] = row[3 * x + 2] * _OF_BYTE
+
+
+@_inlined
+def _recoloured(planes, draw, kernel_size):
+    """Do to a view, float32 [3, height, width] in [0, 1], what ops.recoloured does up to blur."""
+    flat, sum_of_gray = planes.reshape(3, -1), 0.0
+    for start in range(0, flat.shape[1], _TILE):
+        end = start + _TILE
+        r, g, b = flat[0, start:end], flat[1, start:end], flat[2, start:end]
+        if draw.brightness != 1:
+            cpu_colours.brighten(r, g, b, draw.brightness)
+        if draw.contrast != 1:
+            sum_of_gray += cpu_colours.sum_of_gray(r, g, b)
+    mean = np.float32(sum_of_gray / flat.shape[1])
+    for start in range(0, flat.shape[1], _TILE):
+        end = start + _TILE
+        r, g, b = flat[0, start:end], flat[1, start:end], flat[2, start:end]
+        if draw.contrast != 1:
+            cpu_colours.contrast(r, g, b, draw.contrast, mean)
+        if draw.saturation != 1:
+            cpu_colours.saturate(r, g, b, draw.saturation)
+        if draw.hue != 0:
+            cpu_colours.turn_hue(r, g, b, draw.hue)
+        if draw.gray > 0:
+            cpu_colours.to_gray(r, g, b)
+    if draw.blur_sigma > 0:
+        weights = gaussian_weights(draw.blur_sigma, kernel_size)
+        for channel in range(3):
+            blur(planes[channel], weights)
