@@ -13,11 +13,17 @@ from dataclasses import replace
 
 import numba
 import numpy as np
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
-from ffcv.libffcv import ctypes_memcopy, imdecode
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
 
+from effssl.data.compiled import compiled
+from effssl.data.ffcv_decoders import (
+    Storage,
+    decode_jpeg,
+    raise_if_damaged,
+    resize_crop,
+    stored_bytes,
+)
 from effssl.image_config import Augment
 from effssl.ranges import height_width
 from effssl.views import counters
@@ -25,7 +31,6 @@ from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATI
 from effssl.views.draws import crop_ratios
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
-_imdecode = _compiled(imdecode)
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
@@ -37,18 +42,7 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
 
     def __init__(self, augment: Augment, seed: int):
         super().__init__()
-        self.augment, self.seed = augment, seed
-        # Read through its address, as numba takes what it sees as constant.
-        self._epoch = np.zeros(1, np.int64)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose crops the next pass makes."""
-        return int(self._epoch[0])
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch[0] = epoch
+        self.augment, self.seed, self.epoch = augment, seed, 0
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out; part of its interface."""
@@ -58,49 +52,75 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
         return state, AllocationQuery(shape, uint8)
 
     def generate_code(self) -> Callable:
-        """Give FFCV the function that it compiles; part of its interface."""
-        read, images = self.memory_read, Compiler.get_iterator()
-        epoch_address, seed = self._epoch.ctypes.data, self.seed
+        """Give FFCV the function that decodes a batch; part of its interface."""
         scale, ratio = self.augment.crop_scale, crop_ratios(self.augment)
 
-        def decode(batch_indices, destination, metadata, storage_state):
-            epoch = np.empty(1, np.int64)
-            ctypes_memcopy(epoch_address, epoch.ctypes.data, epoch.nbytes)
-            decoded = np.empty(len(batch_indices), np.bool_)
-            for i in images(len(batch_indices)):
-                position = batch_indices[i]
-                field = metadata[position]
-                jpeg = read(field["data_ptr"], storage_state)
-                height, width = int(field["height"]), int(field["width"])
-                image = np.empty((height, width, 3), np.uint8)
-                decoded[i] = _imdecode(jpeg, image, height, width, height, width) == 0
-                for view in range(len(destination[i])):
-                    key = view_key(seed, epoch[0], position, view)
-                    crop = random_crop(key, height, width, scale, ratio)
-                    resized_crop(image, crop, destination[i, view])
-            for i in range(len(batch_indices)):  # not raised above, where numba runs in parallel
-                if not decoded[i]:
-                    raise ValueError("a damaged JPEG at position", batch_indices[i])
-            return destination[: len(batch_indices)]
+        def decode(positions, crops, fields, storage: Storage):
+            drawn_from = self.seed, self.epoch, scale, ratio
+            is_read = _decode_crops(positions, crops, fields, storage, drawn_from)
+            raise_if_damaged(is_read, positions)
+            return crops
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
 
 
-class CentralCropDecoder(CenterCropRGBImageDecoder):
+class CentralCropDecoder(SimpleRGBImageDecoder):
     """JPEGs -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
 
-    output_size: (height, width), whose shape the crop has.
+    output_size: (height, width), whose shape the crop has. An image that does not decode raises
+    ValueError with its position in the file.
     """
 
     def __init__(self, output_size: tuple[int, int]):
-        height, width = output_size
-        super().__init__(output_size, ratio=(width / height, width / height))
+        super().__init__()
+        self.output_size = output_size
 
-    @property
-    def get_crop_generator(self) -> Callable:
-        """The function that cuts, which FFCV compiles; part of its interface."""
-        return lambda height, width, _, ratio: central_crop(height, width, ratio)
+    def declare_state_and_memory(self, previous_state):
+        """Tell FFCV what comes out; part of its interface."""
+        shape, uint8 = (*self.output_size, 3), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
+        return state, AllocationQuery(shape, uint8)
+
+    def generate_code(self) -> Callable:
+        """Give FFCV the function that decodes a batch; part of its interface."""
+        height, width = self.output_size
+        ratio = (width / height, width / height)
+
+        def decode(positions, parts, fields, storage: Storage):
+            is_read = _decode_central_crops(positions, parts, fields, storage, ratio)
+            raise_if_damaged(is_read, positions)
+            return parts
+
+        return decode
+
+
+@compiled
+def _decode_crops(positions, crops, fields, storage, drawn_from):
+    """Decode JPEGs and cut their crops, and return which of them could be decoded."""
+    seed, epoch, scale, ratio = drawn_from
+    is_read = np.empty(len(positions), np.bool_)
+    for i in numba.prange(len(positions)):
+        field = fields[positions[i]]
+        height, width = int(field["height"]), int(field["width"])
+        image = np.empty((height, width, 3), np.uint8)
+        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        for view in range(len(crops[i])):
+            key = view_key(seed, epoch, positions[i], view)
+            crop = random_crop(key, height, width, scale, ratio)
+            resized_crop(image, crop, crops[i, view])
+    return is_read
+
+
+@compiled
+def _decode_central_crops(positions, parts, fields, storage, ratio):
+    """Decode JPEGs and cut their central parts, and return which of them could be decoded."""
+    is_read = np.empty(len(positions), np.bool_)
+    for i in numba.prange(len(positions)):
+        field = fields[positions[i]]
+        image = np.empty((int(field["height"]), int(field["width"]), 3), np.uint8)
+        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        resize_crop(image, central_crop(image.shape[0], image.shape[1], ratio), parts[i])
+    return is_read
 
 
 @_compiled
