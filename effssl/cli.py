@@ -32,7 +32,7 @@ def _optional(kind: type) -> list[str]:
 # the weights, but that it may also be given more epochs.
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
-    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
+    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images", "profile"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume"))

@@ -167,6 +167,9 @@ class Run:
     """Steps between records in metrics.jsonl."""
     save_every_s: NotNegative = 300.0
     """Seconds between checkpoints; others are written at probes, the end, Ctrl-C and SIGTERM."""
+    profile: Annotated[int, Field(ge=0)] = 0
+    """Steps, after the first five, of which RUN/trace.json tells a trace viewer what took the time;
+    20 if no number follows."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

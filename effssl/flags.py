@@ -18,6 +18,7 @@ from effssl.config import Config, flag_of
 Given = dict[str, Any]  # the fields that were given: a text, a list of texts, or True or False
 
 POSITIONAL = {"run": "?", "runs": "*"}  # field -> how many, in argparse's letters
+ALONE = {"profile": "20"}  # what a flag means that no value follows
 REPEATED = {"checkpoint": "NAME=FILE"}  # field -> what `--help` shows as its value
 _HELP_FORMAT = functools.partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=26)
 
@@ -122,6 +123,8 @@ def _options(name: str, hint: Any) -> dict[str, Any]:
         return {"action": "append", "metavar": REPEATED[name]}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
+    if name in ALONE:
+        return {"nargs": "?", "const": ALONE[name], "metavar": _metavar(hint)}
     # A tuple that may be None is given as a tuple is; one that may be one value, as either.
     kinds = (hint,) if typing.get_origin(hint) is tuple else typing.get_args(hint)
     tuples = [kind for kind in kinds if typing.get_origin(kind) is tuple]

@@ -153,15 +153,11 @@ def read_all(path, count, *, workers=2, batch_size=5, square=None):
 
     square: side of the central squares that images of varied size are decoded to.
     """
-    from effssl.data.ffcv_loader import open_loader, read_batches  # before FFCV, which it tames
+    from effssl.data.ffcv_decoders import WholeImageDecoder
+    from effssl.data.ffcv_loader import open_loader, read_batches
+    from effssl.views.decode_crops import CentralCropDecoder
 
-    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder  # isort: skip
-
-    decoder = (
-        SimpleRGBImageDecoder()
-        if square is None
-        else CenterCropRGBImageDecoder((square, square), ratio=1.0)
-    )
+    decoder = WholeImageDecoder() if square is None else CentralCropDecoder((square, square))
     loader = open_loader(path, batch_size, workers, decoder)
     order = np.random.default_rng(1).permutation(count)
     batches = list(read_batches(loader, order, torch.device("cpu")))

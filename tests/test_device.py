@@ -10,10 +10,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 
 from effssl import cli, optim
 from effssl.data.beton import ensure_beton
+from effssl.data.ffcv_decoders import WholeImageDecoder
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from effssl.embed import embed_set
@@ -98,7 +98,7 @@ def test_images_arrive_whole_while_the_device_is_busy(digits_dir, device):
     """FFCV writes the next images into the same memory."""
     source = open_source("digits", digits_dir, "train")
     beton = ensure_beton(source, digits_dir / "beton", "digits-train", STORE)
-    loader = open_loader(beton.path, 64, 2, SimpleRGBImageDecoder())
+    loader = open_loader(beton.path, 64, 2, WholeImageDecoder())
     order = np.random.default_rng(0).permutation(1024)
     busy = torch.randn(2048, 2048, device=device)
     kept = []

@@ -11,11 +11,12 @@ import torch
 
 from analysis.benchmarks.cases import COLOUR, Case, Pass, chosen_positions
 from effssl.data.beton import Beton
+from effssl.data.ffcv_decoders import WholeImageDecoder
 from effssl.data.ffcv_loader import Loader, open_loader, read_batches
 from effssl.run.device import Runtime
 from effssl.views.assemble import views_of_images
 from effssl.views.counters import uniform
-from effssl.views.decode_crops import crops_of_groups
+from effssl.views.decode_crops import CentralCropDecoder, crops_of_groups
 from effssl.views.draws import draw_colours, draw_crops, draw_flips
 from effssl.views.stream import ViewStream
 
@@ -71,12 +72,8 @@ def _open_stream(case: Case, runtime: Runtime) -> ViewStream:
 
 def _loader_of_images(case: Case) -> Loader:
     """Return a loader of whole images of one size, or of the central squares of others."""
-    # Here and not above: effssl.data is to import FFCV first.
-    from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
-
-    square = (case.size, case.size)
-    raw = case.side is not None
-    decoder = SimpleRGBImageDecoder() if raw else CenterCropRGBImageDecoder(square, ratio=1.0)
+    is_raw, square = case.side is not None, (case.size, case.size)
+    decoder = WholeImageDecoder() if is_raw else CentralCropDecoder(square)
     return open_loader(case.beton, case.batch, case.workers, decoder)
 
 

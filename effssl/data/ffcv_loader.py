@@ -12,6 +12,7 @@ import torch
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import ToTensor
 from torch import Tensor
 
@@ -21,13 +22,14 @@ from effssl import InputError
 def open_loader(
     path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder
 ) -> Loader:
-    """Compile the reading of a .beton, which takes seconds.
+    """Open a .beton for any number of passes, one at a time.
 
-    One loader serves any number of passes, one at a time. decoder: what makes pixels of a stored
-    image, made for this loader alone; SimpleRGBImageDecoder reads images of one size as they are.
+    decoder: what makes pixels of stored images, made for this loader alone, such as
+    ffcv_decoders.WholeImageDecoder. FFCV compiles nothing: its own decoders work, but are slow.
     Raises InputError for a file that FFCV cannot read.
     """
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
+    Compiler.set_enabled(False)
     try:
         return Loader(
             str(path),
@@ -39,6 +41,8 @@ def open_loader(
     except (AssertionError, ValueError, IndexError, OSError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a .beton that can be read: {reason}") from None
+    finally:
+        Compiler.set_enabled(True)
 
 
 def read_batches(

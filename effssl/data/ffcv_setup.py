@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 
 import numba
+import numba.typed
 import torch
 
 
@@ -18,9 +19,12 @@ def _import_ffcv() -> None:
     # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later:
     # training would run on one core, and its results would depend on --workers.
     num_threads = torch.get_num_threads()
+    # FFCV keeps two numbers in a numba dictionary, which takes seconds to compile.
+    numbas_dict, numba.typed.Dict = numba.typed.Dict, dict
     import ffcv.loader.epoch_iterator
     import ffcv.pipeline.compiler
 
+    numba.typed.Dict = numbas_dict
     torch.set_num_threads(num_threads)
     ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
     # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the

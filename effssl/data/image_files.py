@@ -119,7 +119,8 @@ def find_images(
                 for file in files
                 if not file.startswith(".") and not is_image(file)
             )
-    return FoundFiles(sorted(images), others)
+    # As paths are compared, but each is taken apart once: there may be a million.
+    return FoundFiles(sorted(images, key=lambda path: path.parts), others)
 
 
 def has_images(root: Path) -> bool:
@@ -144,13 +145,18 @@ def is_read(folder_name: str) -> bool:
 
 def is_image(file_name: str) -> bool:
     """Say whether a file is taken for an image."""
-    return Path(file_name).suffix.lower() in suffixes() and not file_name.startswith(".")
+    _, suffix = os.path.splitext(file_name)
+    return suffix.lower() in suffixes() and not file_name.startswith(".")
 
 
 def class_of(path: Path, root: Path) -> str:
     """Return the first folder below `root` on the way to the image; "" for a loose one."""
-    first, *others = path.relative_to(root).parts
-    return first if others else ""
+    return _class_of_folder(path.parent, root)
+
+
+@functools.lru_cache(maxsize=4096)
+def _class_of_folder(folder: Path, root: Path) -> str:
+    return next(iter(folder.relative_to(root).parts), "")
 
 
 def class_labels(

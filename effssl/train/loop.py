@@ -20,6 +20,7 @@ from effssl.run import checkpoint, distributed, folder, pictures, signals
 from effssl.run.files import write_text
 from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.run.signals import StopSwitch
+from effssl.run.trace import Trace, tracing
 from effssl.train.finish import finish
 from effssl.train.forward import normalised_apart
 from effssl.train.job import Job, build_job, extension, resume, seed_dropout
@@ -65,7 +66,8 @@ def train(job: Job) -> int:
             log.extension(_axes(job, clock) | longer)
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
             _look_before_training(job, clock, log)
-            _train_epochs(job, clock, log, stop)
+            with tracing(cfg.run.profile, out / "trace.json", clock, log.say) as trace:
+                _train_epochs(job, clock, log, stop, trace)
             if stop.signalled:
                 _save(job, clock)
                 log.say(
@@ -79,7 +81,7 @@ def train(job: Job) -> int:
     return 0
 
 
-def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None:
+def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: Trace) -> None:
     """Train until all steps are done or `stop` is set; probe after the epochs that ask for it."""
     run, saved_s = job.cfg.run, time.monotonic()
     is_stopped = stop.is_set()
@@ -99,6 +101,7 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch) -> None
                 job.optimizer.step()
                 job.optimizer.zero_grad(set_to_none=True)
                 job.step += 1
+                trace.step()
                 if is_logged:
                     log.train(_record(job, clock, terms))
                 if is_saved:

@@ -13,12 +13,18 @@ from dataclasses import replace
 
 import numba
 import numpy as np
-from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
-from ffcv.libffcv import ctypes_memcopy, imdecode
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
 from torch import Tensor
 
+from effssl.data.compiled import compiled
+from effssl.data.ffcv_decoders import (
+    Storage,
+    decode_jpeg,
+    raise_if_damaged,
+    resize_crop,
+    stored_bytes,
+)
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.views import counters
@@ -27,7 +33,6 @@ from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import crop_ratios
 
 _compiled = numba.njit(nogil=True, error_model="numpy")
-_imdecode = _compiled(imdecode)
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
@@ -44,15 +49,12 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
     def __init__(self, groups: tuple[Augment, ...], seed: int):
         super().__init__()
         self.groups, self.seed = groups, seed
-        # What changes between passes: the epoch, and of the first group's crops height, width and
-        # ratios. Read through its address, as numba takes what it sees as constant.
-        self._pass = np.zeros(5)
         self.next_pass(0, groups[0].image_size)
 
     def next_pass(self, epoch: int, image_size: ImageSize) -> None:
         """Say whose crops the next pass makes, and of what size those of the first group are."""
         first = replace(self.groups[0], image_size=image_size)
-        self._pass[:] = epoch, *height_width(image_size), *crop_ratios(first)
+        self._epoch, self._views = epoch, _by_view((first, *self.groups[1:]))
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out; part of its interface."""
@@ -61,43 +63,14 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
         return state, AllocationQuery(shape, uint8)
 
     def generate_code(self) -> Callable:
-        """Give FFCV the function that it compiles; part of its interface."""
-        read, images = self.memory_read, Compiler.get_iterator()
-        pass_address, seed = self._pass.ctypes.data, self.seed
-        num_views = np.array([group.views for group in self.groups])
-        sizes = np.array([height_width(group.image_size) for group in self.groups])
-        scales = np.array([group.crop_scale for group in self.groups])
-        ratios = np.array([crop_ratios(group) for group in self.groups])
+        """Give FFCV the function that decodes a batch; part of its interface."""
 
-        def decode(batch_indices, destination, metadata, storage_state):
-            this_pass = np.empty(5, np.float64)
-            ctypes_memcopy(pass_address, this_pass.ctypes.data, this_pass.nbytes)
-            epoch, size_of, ratio_of = int(this_pass[0]), sizes.copy(), ratios.copy()
-            size_of[0, 0], size_of[0, 1] = int(this_pass[1]), int(this_pass[2])
-            ratio_of[0] = this_pass[3:]
-            decoded = np.empty(len(batch_indices), np.bool_)
-            for i in images(len(batch_indices)):
-                position = batch_indices[i]
-                field = metadata[position]
-                jpeg = read(field["data_ptr"], storage_state)
-                height, width = int(field["height"]), int(field["width"])
-                image = np.empty((height, width, 3), np.uint8)
-                decoded[i] = _imdecode(jpeg, image, height, width, height, width) == 0
-                view, start = 0, 0
-                for group in range(len(num_views)):
-                    h, w = size_of[group]
-                    for _ in range(num_views[group]):
-                        key = view_key(seed, epoch, position, view)
-                        crop = random_crop(key, height, width, scales[group], ratio_of[group])
-                        end = start + 3 * h * w
-                        resized_crop(image, crop, destination[i, start:end].reshape(h, w, 3))
-                        view, start = view + 1, end
-            for i in range(len(batch_indices)):  # not raised above, where numba runs in parallel
-                if not decoded[i]:
-                    raise ValueError("a damaged JPEG at position", batch_indices[i])
-            return destination[: len(batch_indices)]
+        def decode(positions, crops, fields, storage: Storage):
+            drawn_from = self.seed, self._epoch
+            is_read = _decode_crops(positions, crops, fields, storage, drawn_from, self._views)
+            raise_if_damaged(is_read, positions)
+            return crops
 
-        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
 
 
@@ -115,20 +88,76 @@ def _bytes_of(group: Augment) -> int:
     return 3 * group.views * math.prod(height_width(group.image_size))
 
 
-class CentralCropDecoder(CenterCropRGBImageDecoder):
+def _by_view(groups: tuple[Augment, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each view's size, int64 [views, 2], and the limits of its crop, float64 [views, 4]."""
+    sizes = [height_width(group.image_size) for group in groups for _ in range(group.views)]
+    limits = [
+        (*group.crop_scale, *crop_ratios(group)) for group in groups for _ in range(group.views)
+    ]
+    return np.array(sizes, np.int64), np.array(limits, np.float64)
+
+
+class CentralCropDecoder(SimpleRGBImageDecoder):
     """JPEGs -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
 
-    output_size: (height, width), whose shape the crop has.
+    output_size: (height, width), whose shape the crop has. An image that does not decode raises
+    ValueError with its position in the file.
     """
 
     def __init__(self, output_size: tuple[int, int]):
-        height, width = output_size
-        super().__init__(output_size, ratio=(width / height, width / height))
+        super().__init__()
+        self.output_size = output_size
 
-    @property
-    def get_crop_generator(self) -> Callable:
-        """The function that cuts, which FFCV compiles; part of its interface."""
-        return lambda height, width, _, ratio: central_crop(height, width, ratio)
+    def declare_state_and_memory(self, previous_state):
+        """Tell FFCV what comes out; part of its interface."""
+        shape, uint8 = (*self.output_size, 3), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
+        return state, AllocationQuery(shape, uint8)
+
+    def generate_code(self) -> Callable:
+        """Give FFCV the function that decodes a batch; part of its interface."""
+        height, width = self.output_size
+        ratio = (width / height, width / height)
+
+        def decode(positions, parts, fields, storage: Storage):
+            is_read = _decode_central_crops(positions, parts, fields, storage, ratio)
+            raise_if_damaged(is_read, positions)
+            return parts
+
+        return decode
+
+
+@compiled
+def _decode_crops(positions, crops, fields, storage, drawn_from, views):
+    """Decode JPEGs and cut their crops, and return which of them could be decoded."""
+    (seed, epoch), (sizes, limits) = drawn_from, views
+    is_read = np.empty(len(positions), np.bool_)
+    for i in numba.prange(len(positions)):
+        field = fields[positions[i]]
+        height, width = int(field["height"]), int(field["width"])
+        image = np.empty((height, width, 3), np.uint8)
+        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        start = 0
+        for view in range(len(sizes)):
+            key = view_key(seed, epoch, positions[i], view)
+            crop = random_crop(key, height, width, limits[view, :2], limits[view, 2:])
+            h, w = sizes[view]
+            end = start + 3 * h * w
+            resized_crop(image, crop, crops[i, start:end].reshape(h, w, 3))
+            start = end
+    return is_read
+
+
+@compiled
+def _decode_central_crops(positions, parts, fields, storage, ratio):
+    """Decode JPEGs and cut their central parts, and return which of them could be decoded."""
+    is_read = np.empty(len(positions), np.bool_)
+    for i in numba.prange(len(positions)):
+        field = fields[positions[i]]
+        image = np.empty((int(field["height"]), int(field["width"]), 3), np.uint8)
+        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        resize_crop(image, central_crop(image.shape[0], image.shape[1], ratio), parts[i])
+    return is_read
 
 
 @_compiled

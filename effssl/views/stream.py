@@ -11,12 +11,12 @@ from typing import Any
 import ffcv.libffcv
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from torch import Tensor
 from tqdm import tqdm
 
 from effssl.data.beton import Beton
+from effssl.data.ffcv_decoders import WholeImageDecoder
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
@@ -47,7 +47,7 @@ class ViewStream:
         small: how a second group of views is made, which are of another size (see sizes.py).
         clean_batch_size: images in a batch of `clean`.
 
-    What FFCV compiles is kept, so a stream serves any number of passes, one of each kind at a time.
+    Its loaders are kept, so a stream serves any number of passes, one of each kind at a time.
     """
 
     def __init__(
@@ -169,14 +169,13 @@ class ViewStream:
 
     @functools.cached_property
     def _crop_loader(self) -> Loader:
-        decoder = self._crop_decoder if self.stored.side is None else SimpleRGBImageDecoder()
+        decoder = self._crop_decoder if self.stored.side is None else WholeImageDecoder()
         return open_loader(self.stored.path, self.batch_size, self._workers, decoder)
 
     @functools.cached_property
     def _clean_loader(self) -> Loader:
-        decoder = SimpleRGBImageDecoder()
-        if self.stored.side is None:
-            decoder = CentralCropDecoder(canvas_of(self.augment.image_size))
+        is_whole, canvas = self.stored.side is not None, canvas_of(self.augment.image_size)
+        decoder = WholeImageDecoder() if is_whole else CentralCropDecoder(canvas)
         return open_loader(self.stored.path, self._clean_batch_size, self._workers, decoder)
 
     def _bar(self, num_images: int) -> tqdm:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from effssl.data.beton import ensure_beton
+from effssl.data.ffcv_decoders import WholeImageDecoder
 from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from tests.conftest import STORE, growth_mb
@@ -28,9 +29,7 @@ def digits(digits_dir) -> Path:
 
 
 def open_digits(digits: Path, workers: int):
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # not before effssl.data has tamed FFCV
-
-    return open_loader(digits, 64, workers, SimpleRGBImageDecoder())
+    return open_loader(digits, 64, workers, WholeImageDecoder())
 
 
 def test_a_failure_in_ffcvs_thread_surfaces_within_seconds(digits):
@@ -87,8 +86,8 @@ def test_more_workers_than_cores_that_the_process_may_use(digits):
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "import numpy, torch;"
         "from effssl.data.ffcv_loader import open_loader, read_batches;"
-        "from ffcv.fields.rgb_image import SimpleRGBImageDecoder;"
-        "loader = open_loader(sys.argv[1], 64, 8, SimpleRGBImageDecoder());"
+        "from effssl.data.ffcv_decoders import WholeImageDecoder;"
+        "loader = open_loader(sys.argv[1], 64, 8, WholeImageDecoder());"
         "batches = read_batches(loader, numpy.arange(100), torch.device('cpu'));"
         "print(sum(len(images) for images, _ in batches))"
     )

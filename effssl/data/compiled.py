@@ -1,0 +1,79 @@
+"""Machine code that numba made, kept on disk: what one process has compiled, the next one loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numba
+from filelock import FileLock
+from numba.core.caching import FunctionCache
+
+_SOURCES = Path(__file__).parents[1]  # of all that is compiled
+_LOCKED_AT_MOST_S = 10.0
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile a function of a module with numba, its `prange` in parallel, and keep that on disk.
+
+    All it uses has to come in its arguments, or be constant: numba keeps no code with addresses in
+    it. Machine code is kept by types of arguments and processor, in numba's NUMBA_CACHE_DIR or else
+    in the user's folder for caches; code of another version is never taken. Where that folder
+    cannot be used, every process compiles for itself.
+    """
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", parallel=True)(function)
+    with suppress(Exception):  # whatever is wrong with the folder: code can be compiled
+        kept = _kept(function, _folder())
+        dispatcher._cache = dispatcher._cache if kept is None else kept
+    return dispatcher
+
+
+def _kept(function: Callable, folder: Path) -> _Kept | None:
+    """Return the cache of a function; None if numba would keep it outside of `folder`."""
+    config = numba.config
+    before = config.CACHE_DIR  # type: ignore[attr-defined]
+    try:
+        config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+        kept = _Kept(function)
+    finally:
+        config.CACHE_DIR = before  # type: ignore[attr-defined]
+    return kept if folder in Path(kept.cache_path).parents else None
+
+
+class _Kept(FunctionCache):
+    """numba's cache of one function, which raises nothing and is written by one process at a time.
+
+    Two that compile for different types would else give both codes the same file.
+    """
+
+    def load_overload(self, sig, target_context):
+        """Return what is kept for these types of arguments, or None; part of numba's interface."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # of a damaged file, which is written anew
+            with suppress(Exception):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        """Keep what was compiled, if that can be written; part of numba's interface."""
+        lock = FileLock(Path(self.cache_path) / "lock", timeout=_LOCKED_AT_MOST_S)
+        with suppress(Exception), lock:
+            super().save_overload(sig, data)
+
+
+def _folder() -> Path:
+    """Return where machine code of this version of everything is kept.
+
+    numba looks at the file of the function alone, though what that calls is compiled into it.
+    """
+    version = hashlib.sha256(numba.__version__.encode())
+    for file in sorted(p for part in ("data", "views") for p in (_SOURCES / part).glob("*.py")):
+        version.update(file.read_bytes())
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(numba.config.CACHE_DIR or caches / "effssl")  # type: ignore[attr-defined]
+    return root / f"effssl-{version.hexdigest()[:16]}"
