@@ -6,7 +6,9 @@ analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" --
 
 Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a
 machine that slows down slows all. The device is waited for after each part, so on a GPU the parts
-together take longer than a step that is not measured. Nothing is written."""
+together take longer than a step that is not measured. With --bare, forward and backward of the
+backbone alone, on views that are there, take turns with them: what part of a step they are, and how
+many times their memory a step takes at its peak. Nothing is written."""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from analysis.benchmarks.bare import passes, peak_mb, views_mb
 from analysis.harness import cli
 from analysis.harness.tables import markdown
 from effssl.cli import parse
 from effssl.config import Config
 
+BARE = "bare backbone"
 PARTS = ("loader", "augmentation", "encoder", "projector and loss", "optimizer")
 
 
@@ -44,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         help='flags of one of the settings, as one word: "--views 8"; may be repeated',
     )
     parser.add_argument("--rounds", type=cli.count, default=12, help="steps of each that count")
+    parser.add_argument("--bare", action="store_true", help="measure the backbone alone, too")
     parser.add_argument("--threads", type=cli.count, help="of torch on a CPU (default: torch's)")
     args = parser.parse_args(own)
     return cli.exit_code(lambda: _measure_and_print(args, further), resumes=False)
@@ -54,13 +59,33 @@ def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
         vary or "as given": parse([*further, "--data-dir", str(args.data_dir), *shlex.split(vary)])
         for vary in args.vary or [""]
     }
-    measured = measure(settings, rounds=args.rounds, threads=args.threads)
-    print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]))
+    measured = measure(settings, rounds=args.rounds, threads=args.threads, bare=args.bare)
+    rows = [{"settings": name} | shown(ms) for name, ms in measured.items()]
+    if args.bare:
+        rows = [
+            row | shown_bare(ms, memory_mb(settings[name]))
+            for row, (name, ms) in zip(rows, measured.items(), strict=True)
+        ]
+    print(markdown(rows))
 
 
 def shown(ms: dict[str, float]) -> dict[str, str]:
     """Return the milliseconds of a step and of its parts, as text."""
-    return {"ms a step": f"{sum(ms.values()):.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
+    whole = f"{sum(ms[part] for part in PARTS):.1f}"
+    return {"ms a step": whole} | {part: f"{ms[part]:.1f}" for part in PARTS}
+
+
+def shown_bare(ms: dict[str, float], mb: tuple[float, float]) -> dict[str, str]:
+    """Return the milliseconds and megabytes of the bare backbone beside those of a step, as text.
+
+    mb: of the bare backbone and of a step."""
+    bare, whole = mb
+    part = ms[BARE] / sum(ms[part] for part in PARTS)
+    return {BARE: f"{ms[BARE]:.1f}", "part of a step": f"{part:.3f}"} | {
+        "MB, bare": f"{bare:.0f}",
+        "MB, a step": f"{whole:.0f}",
+        "times": f"{whole / bare:.2f}",
+    }
 
 
 def measure(
@@ -69,22 +94,26 @@ def measure(
     rounds: int = 12,
     seconds: float = 60.0,
     threads: int | None = None,
+    bare: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Return the milliseconds of each part of a training step, by the name of the settings: medians
-    over `rounds`, fewer (but three) once `seconds` are over. threads: of torch on a CPU."""
+    over `rounds`, fewer (but three) once `seconds` are over. threads: of torch on a CPU. bare: of
+    the backbone alone too, as BARE."""
     before = torch.get_num_threads()
     times: dict[str, list[list[float]]] = {name: [] for name in settings}
     with ExitStack() as stack:
         if threads is not None:
             torch.set_num_threads(threads)
             stack.callback(torch.set_num_threads, before)
-        steps = {name: stack.enter_context(closing(_steps(cfg))) for name, cfg in settings.items()}
+        turns = {name: [_steps(cfg)] + [passes(cfg)] * bare for name, cfg in settings.items()}
+        for generator in itertools.chain(*turns.values()):
+            stack.enter_context(closing(generator))
         began = time.monotonic()
         for turn in tqdm(range(rounds + 2), desc="parts of a step", unit="turn", leave=False):
             if turn >= 5 and time.monotonic() - began > seconds:
                 break
-            for name, step in steps.items():
-                taken = next(step)
+            for name, generators in turns.items():
+                taken = [s for generator in generators for s in next(generator)]
                 if turn >= 2:  # the first ones compile and allocate
                     times[name].append(taken)
     return {name: _medians(taken) for name, taken in times.items()}
@@ -92,7 +121,20 @@ def measure(
 
 def _medians(taken: list[list[float]]) -> dict[str, float]:
     columns = zip(*taken, strict=True)
-    return {p: 1000 * statistics.median(column) for p, column in zip(PARTS, columns, strict=True)}
+    names = (*PARTS, BARE)  # the last one if it was measured
+    return {name: 1000 * statistics.median(c) for name, c in zip(names, columns, strict=False)}
+
+
+def memory_mb(cfg: Config) -> tuple[float, float]:
+    """Return the megabytes that a pass of the bare backbone and a training step take at their peak,
+    the views included, and not what stays: weights, and what the optimizer notes of them."""
+    peaks = []
+    for generator, held in ((passes(cfg), views_mb(cfg)), (_steps(cfg), 0.0)):
+        with closing(generator):
+            next(generator), next(generator)
+            peaks.append(held + peak_mb(lambda: next(generator), cfg.run.device))  # noqa: B023
+    bare, whole = peaks
+    return bare, whole
 
 
 def _steps(cfg: Config) -> Generator[list[float], None, None]:

@@ -3,9 +3,13 @@ import itertools
 
 import pytest
 import timm
+import torch
 
-from analysis.benchmarks import backbones, loading, probes
+from analysis.benchmarks import backbones, loading, probes, start, step
+from analysis.benchmarks.bare import passes, peak_mb
 from analysis.benchmarks.timm_families import FAMILIES
+from effssl.cli import parse
+from tests.conftest import QUICK
 
 
 @pytest.mark.slow
@@ -76,10 +80,10 @@ def test_probe_cost_of_no_run_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("family", "step"), [("resnet", 1), ("vision_transformer", 16), ("convnext", 4)]
+    ("family", "side"), [("resnet", 1), ("vision_transformer", 16), ("convnext", 4)]
 )
-def test_the_step_of_a_family_is_that_of_the_sizes_it_takes(family, step):
-    assert backbones.step_of(FAMILIES[family]) == step
+def test_the_step_of_a_family_is_that_of_the_sizes_it_takes(family, side):
+    assert backbones.step_of(FAMILIES[family]) == side
 
 
 def test_families_are_listed_by_the_sizes_that_work():
@@ -92,3 +96,31 @@ def test_families_are_listed_by_the_sizes_that_work():
     assert "| few | 1 | byoanet** |" in text
     assert "| byoanet | halonet26t | 256 |" in text
     assert "; torch " in text and f"timm {timm.__version__}" in text
+
+
+def test_the_peak_of_memory_is_that_of_what_is_there_at_once():
+    def work():
+        for _ in range(3):
+            torch.ones(1_000_000)
+        both = torch.ones(1_000_000), torch.ones(500_000)
+        return both
+
+    assert peak_mb(work, "cpu") == pytest.approx(6.0, abs=0.1)
+
+
+def test_the_bare_backbone_is_a_part_of_a_step(digits_dir):
+    cfg = parse([*QUICK, "--data-dir", str(digits_dir)])
+    (ms,) = step.measure({"a": cfg}, rounds=3, threads=1, bare=True).values()
+    bare, whole = step.memory_mb(cfg)
+    assert set(ms) == {*step.PARTS, step.BARE} and 0 < bare < 2 * whole
+    row = step.shown_bare(ms, (bare, whole))
+    assert float(row["times"]) == pytest.approx(whole / bare, abs=0.01)
+    steps = next(passes(cfg))
+    assert len(steps) == 1 and steps[0] > 0
+
+
+def test_a_starts_parts_add_up_to_all():
+    ends = {part: [1.0 + i, 2.0 + i] for i, part in enumerate(start.PARTS)} | {"numba": [3, 0.5]}
+    row = start.shown([ends] * 3)
+    assert row["to the first step"] == "4.0 (5.0)" and row[start.PARTS[1]] == "1.0 (1.0)"
+    assert row["of these numba"] == "3 functions, 0.5 s"

@@ -219,6 +219,7 @@ def test_a_damaged_image_is_named_by_its_position(photographs, tmp_path, workers
     stored[start + 300 : start + 500] = bytes(200)
     damaged = tmp_path / "damaged.beton"
     damaged.write_bytes(stored)
+    crops_of(loader_of(photographs, workers=workers))  # compiled
     loader = loader_of(damaged, workers=workers)
     began = time.monotonic()
     with pytest.raises(RuntimeError, match=r"damaged\.beton failed.*damaged image at position 7"):
