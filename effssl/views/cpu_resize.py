@@ -12,9 +12,7 @@ import math
 import numba
 import numpy as np
 
-_compiled = numba.njit(
-    nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+_compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)
 
 
 @_compiled
@@ -67,20 +65,23 @@ def blend_rows(rows, crop, s, rows_of_s, out):
 
 
 @_compiled
-def resize_row(row, columns, start, out):
-    """Resize a row of RGB pixels, float32 [3 width], into `out`, float32 [3 size], plus `start`.
+def resize_row(row, columns, start, out, begin, strides):
+    """Resize a row of RGB pixels, float32 [3 width], into `out`, float32, plus `start`.
 
     columns: first and weights of `resize_weights`. The row goes on with `taps` pixels of any finite
-    numbers, as weights of 0 may reach beyond it.
+    numbers, as weights of 0 may reach beyond it. begin: where in `out` the row begins; strides: how
+    far apart its pixels lie, and a pixel's channels.
     """
     first, weights = columns
     three = np.uint64(3)  # unsigned: numba would look for indices below 0
+    to_begin, of_pixel, of_channel = np.uint64(begin), np.uint64(strides[0]), np.uint64(strides[1])
     for k in range(0, len(weights), 2):
         left, right = weights[k], weights[k + 1]
         for t in range(len(first)):
-            x, pixel = three * np.uint64(first[t] + k), three * np.uint64(t)
+            x, pixel = three * np.uint64(first[t] + k), to_begin + of_pixel * np.uint64(t)
             of_left, of_right = left[t], right[t]
             for channel in range(three):
-                before = start if k == 0 else out[pixel + channel]
+                i = pixel + of_channel * channel
+                before = start if k == 0 else out[i]
                 of_pair = of_left * row[x + channel]
-                out[pixel + channel] = before + of_pair + of_right * row[x + three + channel]
+                out[i] = before + of_pair + of_right * row[x + three + channel]

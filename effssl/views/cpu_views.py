@@ -103,28 +103,27 @@ def _resized_crop(image, draw, planes):
     _, height, width = planes.shape
     crop = int(draw.top), int(draw.left), int(draw.height), int(draw.width)
     rows, columns = resize_weights(crop[2], height), resize_weights(crop[3], width)
+    _finish_weights(rows[1], columns, draw.flip > 0)
     blended = np.zeros(3 * (crop[3] + len(columns[1])), np.float32)  # stored rows of one of a view
-    resized = np.empty(3 * width, np.float32)
     for s in range(height):
         blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * crop[3]])
-        resize_row(blended, columns, np.float32(0), resized)
-        _split(resized, draw.flip > 0, planes[0, s], planes[1, s], planes[2, s])
+        strides = 1, height * width
+        resize_row(blended, columns, np.float32(0), planes.reshape(-1), s * width, strides)
 
 
 @_compiled
-def _split(row, flip, red, green, blue):
-    """Part a row of RGB pixels, [3 width] in [0, 255], into its channels in [0, 1]."""
-    last = len(red) - 1
+def _finish_weights(rows, columns, flip):
+    """Let weights of rows, [taps, height], give numbers in [0, 1], and mirror columns if told."""
+    for k in range(len(rows)):
+        for s in range(rows.shape[1]):
+            rows[k, s] *= _OF_BYTE
     if flip:
-        for x in range(len(red)):
-            red[last - x] = row[3 * x] * _OF_BYTE
-            green[last - x] = row[3 * x + 1] * _OF_BYTE
-            blue[last - x] = row[3 * x + 2] * _OF_BYTE
-    else:
-        for x in range(len(red)):
-            red[x] = row[3 * x] * _OF_BYTE
-            green[x] = row[3 * x + 1] * _OF_BYTE
-            blue[x] = row[3 * x + 2] * _OF_BYTE
+        first, weights = columns
+        for t in range(len(first) // 2):
+            other = len(first) - 1 - t
+            first[t], first[other] = first[other], first[t]
+            for k in range(len(weights)):
+                weights[k, t], weights[k, other] = weights[k, other], weights[k, t]
 
 
 @_inlined

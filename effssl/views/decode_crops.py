@@ -224,7 +224,7 @@ def resized_crop(image, crop, out):
     resized = np.empty(3 * out.shape[1], np.float32)
     for s in range(len(out)):
         blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * width])
-        resize_row(blended, columns, np.float32(0.5), resized)
+        resize_row(blended, columns, np.float32(0.5), resized, 0, (3, 1))
         _round_down(resized, out[s].reshape(-1))
 
 
