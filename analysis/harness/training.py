@@ -1,5 +1,5 @@
-"""Runs of effssl.train, side by side and resumable: what is missing is trained, what is there
-stays."""
+"""Runs of effssl.train, and of other trainers with its flags, side by side and resumable: what is
+missing is trained, what is there stays."""
 
 from __future__ import annotations
 
@@ -10,31 +10,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
+from analysis.harness import progress
 from analysis.harness.records import Record
 from analysis.harness.runs import changed
 from effssl import InputError, cli
 from effssl.config import Config, flat
-from effssl.run.log import read_metrics
 
 Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
-Show = Callable[[int, bool], None]  # how many runs are finished; whether to show it at once
+
+
+class Trainer(NamedTuple):
+    """What trains: a module with the flags of effssl.train. resumes: a run that was stopped goes
+    on, else it begins again."""
+
+    module: str
+    resumes: bool = True
+
+
+EFFSSL = Trainer("effssl.train")
 
 
 class RunFailed(InputError):
-    """A run of effssl.train ended with an error; the message is one line."""
+    """A run ended with an error; the message is one line."""
+
+    def __init__(self, message: str, name: str, code: int):
+        super().__init__(message)
+        self.name, self.code = name, code
 
 
 class Running:
     """The processes that train now, each in a slot of its own: a GPU, or a part of the cores."""
 
-    def __init__(self, folder: Path, slots: int):
-        self._folder, self._slots = folder, slots
+    def __init__(self, folder: Path, slots: int, trainers: Mapping[str, Trainer]):
+        self._folder, self._slots, self._trainers = folder, slots, trainers
         self._free = list(range(slots))
         self._processes: dict[str, tuple[subprocess.Popen, int]] = {}
 
@@ -47,7 +61,8 @@ class Running:
 
     def start(self, name: str, flags: list[str]) -> None:
         slot = self._free.pop(0)
-        self._processes[name] = start_process(self._folder / name, flags, slot, self._slots), slot
+        trainer, run = self._trainers.get(name, EFFSSL), self._folder / name
+        self._processes[name] = start_process(run, flags, slot, self._slots, trainer), slot
 
     def take_ended(self) -> list[str]:
         """Return the names of runs that ended since. Raises RunFailed with a log's last lines."""
@@ -59,7 +74,8 @@ class Running:
             self._free.append(slot)
             if process.returncode != 0:
                 last_lines = (self._folder / f"{name}.log").read_text().splitlines()[-3:]
-                raise RunFailed(f"{self._folder / name} failed: {' | '.join(last_lines)}")
+                said = f"{self._folder / name} failed: {' | '.join(last_lines)}"
+                raise RunFailed(said, name, process.returncode)
         return ended
 
     def stop(self) -> None:
@@ -78,6 +94,8 @@ def complete(
     parallel: int | None = None,
     seconds: float | None = None,
     keep_mb: float = math.inf,
+    trainers: Mapping[str, Trainer] | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Train every run that has no result in folder/NAME yet, nor a record with its settings; return
     the names of those that have one at the end.
@@ -86,8 +104,9 @@ def complete(
     small encoders faster than one run on all of them). After `seconds`, on Ctrl-C and on SIGTERM
     the running ones save and stop; the next call goes on with them. A finished run's checkpoint of
     over `keep_mb` is removed: that of a projector 8192 wide is 0.9 GB, of which nothing but that
-    projector's weights is lost. Raises InputError for bad flags, or if a folder holds a run with
-    other settings; RunFailed when a run fails, with the end of its log."""
+    projector's weights is lost. trainers: of the runs that effssl.train does not train. costs: what
+    the bar weighs the runs by (None: encoded views). Raises InputError for bad flags, or if a
+    folder holds a run with other settings; RunFailed when a run fails, with the end of its log."""
     configs = {name: _config(folder / name, flags) for name, flags in runs.items()}
     recorded = {name for name, cfg in configs.items() if _is_recorded(name, cfg, records or {})}
 
@@ -95,9 +114,10 @@ def complete(
         return name in recorded or has_result(folder / name)
 
     missing = [name for name in runs if not is_done(name)]
-    running = Running(folder, parallel or torch.cuda.device_count() or os.cpu_count() or 1)
+    slots = parallel or torch.cuda.device_count() or os.cpu_count() or 1
+    running = Running(folder, slots, trainers or {})
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    with _bar(configs, missing, folder) as show, _sigterm_is_ctrl_c():
+    with progress.bar(configs, missing, folder, costs) as show, _sigterm_is_ctrl_c():
         try:
             while (missing or len(running)) and time.monotonic() < ends:
                 while missing and not running.is_full:
@@ -120,11 +140,12 @@ def has_result(run: Path) -> bool:
     return (run / "result.json").is_file()
 
 
-def start_process(run: Path, flags: list[str], slot: int, slots: int) -> subprocess.Popen:
-    """Start effssl.train in a process, or go on with a run that has begun; its words go to
-    RUN.log."""
-    begun = (run / "config.yaml").is_file()
-    command = [sys.executable, "-m", "effssl.train"]
+def start_process(
+    run: Path, flags: list[str], slot: int, slots: int, trainer: Trainer = EFFSSL
+) -> subprocess.Popen:
+    """Start a trainer in a process, or go on with a run that has begun; its words go to RUN.log."""
+    begun = trainer.resumes and (run / "config.yaml").is_file()
+    command = [sys.executable, "-m", trainer.module]
     command += ["--resume", str(run)] if begun else [*flags, "--out", str(run)]
     threads = {}
     if gpus := torch.cuda.device_count():
@@ -183,51 +204,3 @@ def _sigterm_is_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _bar(configs: dict[str, Config], missing: list[str], folder: Path) -> Iterator[Show]:
-    """Give a function that shows how much of the training is done; without missing runs it is
-    silent.
-
-    Progress is counted in encoded views of the whole set, which are what most of the time goes to.
-    """
-    cost = {
-        name: cfg.optim.epochs * cfg.images.fraction * cfg.num_views
-        for name, cfg in configs.items()
-    }
-    trained = set(missing)
-
-    def done() -> float:
-        return sum(
-            cost[name] * (_share_done(folder / name, cfg) if name in trained else 1.0)
-            for name, cfg in configs.items()
-        )
-
-    every_s, shown_s = (1 if sys.stderr.isatty() else 30), time.monotonic()
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} to go"
-    title = f"{len(configs) - len(missing)} of {len(configs)} runs"
-    total = sum(cost.values())
-    bar = tqdm(total=total, initial=done(), desc=title, bar_format=layout, disable=not missing)
-
-    def show(finished: int, at_once: bool) -> None:
-        nonlocal shown_s
-        if at_once or time.monotonic() - shown_s > every_s:
-            shown_s = time.monotonic()
-            bar.set_description_str(f"{finished} of {len(configs)} runs", refresh=False)
-            bar.n = done()
-            bar.refresh()
-
-    with bar:
-        yield show
-
-
-def _share_done(run: Path, cfg: Config) -> float:
-    """Return the part of a run's training that is done, in [0, 1]."""
-    if has_result(run):
-        return 1.0
-    metrics = read_metrics(run)
-    if not metrics:
-        return 0.0
-    in_time = metrics[-1]["seconds"] / cfg.optim.max_seconds if cfg.optim.max_seconds else 0.0
-    return min(1.0, max(metrics[-1]["epoch"] / cfg.optim.epochs, in_time))

@@ -50,7 +50,7 @@ def trained(digits_dir, tmp_path_factory):
     """Return the folder of runs that the four commands share; they train in this process, without
     pictures."""
 
-    def start(run: Path, flags: list[str], slot: int, slots: int) -> types.SimpleNamespace:
+    def start(run: Path, flags: list[str], *_: object) -> types.SimpleNamespace:
         code = loop.main(cli.parse([*flags, "--out", str(run)]))
         none = lambda *_: None  # noqa: E731
         return types.SimpleNamespace(
