@@ -17,15 +17,18 @@ _SOURCES = Path(__file__).parents[1]  # of all that is compiled
 _LOCKED_AT_MOST_S = 10.0
 
 
-def compiled(function: Callable) -> Callable:
-    """Compile a function of a module with numba, its `prange` in parallel, and keep that on disk.
+def compiled(function: Callable, *, parallel: bool = True) -> Callable:
+    """Compile a function of a module with numba, and keep that on disk.
+
+    parallel: divide its `prange` over numba's threads; a function that has none is compiled
+    without.
 
     All it uses has to come in its arguments, or be constant: numba keeps no code with addresses in
     it. Machine code is kept by types of arguments and processor, in numba's NUMBA_CACHE_DIR or else
     in the user's folder for caches; code of another version is never taken. Where that folder
     cannot be used, every process compiles for itself.
     """
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", parallel=True)(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", parallel=parallel)(function)
     with suppress(Exception):  # whatever is wrong with the folder: code can be compiled
         kept = _kept(function, _folder())
         dispatcher._cache = dispatcher._cache if kept is None else kept

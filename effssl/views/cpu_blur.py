@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+_compiled = numba.njit(nogil=True, error_model="numpy")
 
 _NEGLIGIBLE = 6.0  # standard deviations from where on weights are lost in float32's rounding
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+_compiled = numba.njit(nogil=True, error_model="numpy")
 
 _ZERO, _HALF, _ONE, _TWO, _FOUR, _SIX = (np.float32(x) for x in (0, 0.5, 1, 2, 4, 6))
 _OF_RED, _OF_GREEN, _OF_BLUE = (np.float32(x) for x in (0.2989, 0.587, 0.114))

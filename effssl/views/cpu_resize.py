@@ -12,7 +12,7 @@ import math
 import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+_compiled = numba.njit(nogil=True, error_model="numpy")
 
 
 @_compiled

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effssl.data.compiled import compiled
 from effssl.image_config import Augment
 from effssl.ranges import height_width
 from effssl.views import cpu_colours
@@ -81,7 +82,7 @@ def _threads(count: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "views")
 
 
-@_compiled
+@functools.partial(compiled, parallel=False)
 def _make_views(images, drawn, looks, kernel_size, begin, end, out):
     """Make the views from `begin` to `end`, counted over images, then views of each."""
     num_views = len(drawn)

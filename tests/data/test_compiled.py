@@ -85,9 +85,9 @@ def test_any_changed_source_has_a_folder_of_its_own(folder, monkeypatch):
 
 
 def read_all_ways(digits: Path, jpegs: Path) -> int:
-    """Load what views and clean views are made of, of images of one size and of varied size;
-    returns how many functions numba compiled."""
-    augment = Augment(views=2, image_size=8)
+    """Make views and clean views of images of one size and of varied size; returns how many
+    functions numba compiled."""
+    augment = Augment(views=2, image_size=10)
     with event.install_recorder("numba:compile") as compilations:
         for name, data_dir in (("digits", digits), ("folder", jpegs)):
             stored = ensure_beton(open_source(name, data_dir, "train"), data_dir, name, STORE)
@@ -95,7 +95,7 @@ def read_all_ways(digits: Path, jpegs: Path) -> int:
                 stored, augment, seed=0, batch_size=4, workers=2, runtime=open_runtime("cpu")
             )
             at = np.arange(4)
-            assert len(list(stream.load(at, 0))) == len(list(stream.load_clean(at))) == 1
+            assert len(list(stream.epoch(at, 0))) == len(list(stream.clean(at))) == 1
     return sum(one.is_start for _, one in compilations.buffer)
 
 
