@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -68,8 +69,8 @@ def flags_of(race: Race, start: Start) -> list[str]:
     """Return the flags of effssl.train of a run. What is as long as its epochs has them cut to the
     length, and below a whole one its images; warm-up takes the same part of each."""
     args, contender = race.args, start.contender
-    base = [*race.preset.flags, *contender.flags, "--data-dir", str(args.data_dir), *args.further]
-    cfg = cli.parse(base)
+    base = (*race.preset.flags, *contender.flags, "--data-dir", str(args.data_dir), *args.further)
+    cfg = _parsed(base)
     flags = [*base, *trial_flags(cfg, contender.trials[start.trial])]
     flags += ["--seed", str(start.seed), "--split-seed", str(start.seed)]
     if contender.side != OURS:
@@ -132,6 +133,12 @@ def trained(race: Race, starts: Iterable[Start], began: float) -> list[Start]:
             if error.code != DIVERGED:
                 raise
             write_text(_mark(folder / error.name), f"{error}\n")
+
+
+@functools.lru_cache
+def _parsed(flags: tuple[str, ...]) -> Config:
+    """Return the settings of a contender, which all of its runs begin from."""
+    return cli.parse(list(flags))
 
 
 def diverged(run: Path) -> bool:

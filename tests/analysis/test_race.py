@@ -89,9 +89,9 @@ def test_contenders_and_seeds_come_by_turns(tmp_path):
     assert [s.seed for s in started] == [0] * 6 + [1] * 6
 
 
-def _finish(run: Path, start: Start, linear: float, seconds: float, cfg: cli.Config) -> None:
+def _finish(run: Path, seed: int, linear: float, seconds: float) -> None:
     run.mkdir(parents=True)
-    files.write_text(run / "config.yaml", cli.dump(cfg))
+    files.write_text(run / "config.yaml", f"{{seed: {seed}, split_seed: {seed}}}\n")
     probe = {"kind": "probe", "step": 0, "epoch": 0.0, "seconds": 0.0, "encoded_views": 0}
     probes = [probe | {"linear": 0.3, "knn": 0.25}]
     probes += [probe | {"seconds": seconds, "encoded_views": 9, "linear": linear, "knn": 0.3}]
@@ -104,14 +104,12 @@ def _finish(run: Path, start: Start, linear: float, seconds: float, cfg: cli.Con
 
 def _made(racing: Race, starts: list[Start], linear_of) -> None:
     for start in starts:
-        cfg = cli.parse(race_runs.flags_of(racing, start))
-        is_ours = start.contender.side == OURS
-        seconds = (800 if is_ours else 900) * start.length
-        _finish(racing.args.runs / start.name, start, linear_of(start), seconds, cfg)
+        seconds = (800 if start.contender.side == OURS else 900) * start.length
+        _finish(racing.args.runs / start.name, start.seed, linear_of(start), seconds)
 
 
 def test_the_best_trial_of_all_is_chosen_and_the_ratio_judged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(race_runs.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(training, "complete", lambda left, *_, **__: list(left))
     racing = race_of(tmp_path, *CPU.ours, FAKE, seeds=3)
     _made(racing, race_runs.trials(racing), lambda start: 0.3 + 0.01 * (start.trial == 4))
     chosen = race.choose(racing, race_runs.trials(racing))
