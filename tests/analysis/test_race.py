@@ -7,9 +7,11 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from analysis import race
 from analysis.harness import race_contenders, race_runs, race_tables, training
@@ -204,8 +206,7 @@ def fake_peer(cfg, dim_h: int) -> timed.Peer:
     projector = torch.nn.Linear(dim_h, 4)
 
     def views(image):
-        x = torch.tensor(list(image.resize((8, 8)).getdata()), dtype=torch.float32)
-        x = x.T.reshape(3, 8, 8) / 255
+        x = torch.from_numpy(np.array(image.resize((8, 8)))).permute(2, 0, 1) / 255
         return [x + 0.1 * torch.randn_like(x) for _ in range(2)]
 
     return timed.Peer(
@@ -268,8 +269,6 @@ def test_each_installed_tool_builds_what_it_trains_with(contender):
     module = {"analysis.peers.lightly": lightly, "analysis.peers.solo": solo}
     cfg = cli.parse([*CPU.flags, *contender.flags])
     peer = module.get(contender.trainer.module, lejepa).build(cfg, 8)
-    from PIL import Image
-
     views = peer.transform(Image.new("RGB", (32, 32), (200, 90, 10)))
     assert [tuple(view.shape) for view in views] == [(3, 32, 32)] * cfg.augment.views
     h = [torch.randn(16, 8, requires_grad=True) for _ in views]
