@@ -75,7 +75,7 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
         return Piece(name, (*script, *where, *more))
 
     steps = [word for k in (2, 4, 8) for word in ("--vary", f"--views {k}")]
-    bench = (python, "-m", "analysis.benchmarks.step", "--data-dir", data, *steps)
+    bench = (python, "-m", "analysis.benchmarks.step", "--bare", "--data-dir", data, *steps)
     tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_device.py")
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
     run = out / "run"
@@ -88,6 +88,8 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
         Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),
         study("projector", "--parallel", "3"),
         study("subset", "--parallel", "3"),
+        # A run of another tool cannot be gone on with, so it has to fit into a call.
+        study("race", "--seeds", "1", "--run-seconds", "200" if is_gpu else "4"),
     ]
 
 
