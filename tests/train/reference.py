@@ -7,8 +7,9 @@ what a run computes is held through every change of the code. Its alphas and fin
 renewed once, when alpha took the authors' ranks and probes were solved to their optimum; losses,
 weights and stored images stayed. Losses and weights were renewed when compiled loops began to make
 a CPU's views: they round otherwise. The first five losses of every run stayed within 1e-6, all of
-nine runs within 3e-6; in the other three, on digits, AdamW made up to 1.5% of that. The runs use instructions that every x86-64 processor has, and one
-thread, so that few bits, if any, depend on the processor.
+nine runs within 3e-6; in the other three, on digits, AdamW made up to 1.5% of that. The runs use
+instructions that every x86-64 processor has, and one thread, so that few bits, if any, depend on
+the processor.
 """
 
 from __future__ import annotations
