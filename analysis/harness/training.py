@@ -147,11 +147,13 @@ def start_process(
     begun = trainer.resumes and (run / "config.yaml").is_file()
     command = [sys.executable, "-m", trainer.module]
     command += ["--resume", str(run)] if begun else [*flags, "--out", str(run)]
-    threads = {}
+    # The checkout, for trainers that are part of it, whatever folder this is called from.
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if gpus := torch.cuda.device_count():
         command += ["--device", f"cuda:{slot % gpus}"]
     else:
-        threads["OMP_NUM_THREADS"] = str(threads_each(slots))
+        variables["OMP_NUM_THREADS"] = str(threads_each(slots))
     run.parent.mkdir(parents=True, exist_ok=True)
     with (run.parent / f"{run.name}.log").open("a") as log:
         # Its own session: Ctrl-C comes to this process alone, which then stops them in order.
@@ -159,7 +161,7 @@ def start_process(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | threads,
+            env=os.environ | variables,
             start_new_session=True,
         )
 

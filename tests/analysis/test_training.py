@@ -78,3 +78,13 @@ def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path):
     assert then.startswith(first)
     assert "Traceback" not in then
     assert "stopped at step" in then
+
+
+def test_a_trainer_of_the_checkout_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    trainer = training.Trainer("analysis.peers", resumes=False)
+    process = training.start_process(tmp_path / "run", [], 0, 1, trainer)
+    assert process.wait() != 0
+    # A package without a main part: it was found, which is what is asked here.
+    assert "analysis.peers.__main__" in (tmp_path / "run.log").read_text()
