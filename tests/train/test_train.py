@@ -540,7 +540,7 @@ def test_the_command_line_has_no_traceback_for_bad_input(tmp_path):
     began = time.monotonic()
     done = run_train(["--veiws", "4"], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown flag --veiws; did you mean --views?\n"
+    assert done.stderr == "error: unknown flag --veiws; did you mean --views or --small-views?\n"
     assert time.monotonic() - began < 5  # before the slow imports
     assert list(tmp_path.iterdir()) == []
 
