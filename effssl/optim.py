@@ -29,8 +29,8 @@ def build_optimizer(
     """Build AdamW, Adam, Muon, or LARS or SGD with momentum 0.9, on the trainable parameters.
 
     Muon (kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix of each
-    matrix's momentum, convolutions flattened to [out, in k k], as far as AdamW steps
-    (arXiv 2502.16982), so that a rate suits both; what gets no weight decay gets AdamW.
+    matrix's momentum, convolutions flattened to [out, in k k], about as far as AdamW steps
+    (arXiv 2502.16982), though larger rates suit it; what gets no weight decay gets AdamW.
 
     Biases and normalisation (parameters of one dimension), and what timm's models name in
     `no_weight_decay` (class tokens, position embeddings), get no weight decay, and with LARS no
