@@ -74,6 +74,15 @@ def write_class_folders(
     return root
 
 
+def varied_sizes(root: Path) -> list[str]:
+    """Write 40 images of varied size, which are stored as JPEG; returns the flags to train on
+    them."""
+    images = write_class_folders(root / "set", per_class=20, side=20)
+    for i, path in enumerate(sorted(images.rglob("*.png"))):
+        Image.open(path).resize((20 + i % 7, 24)).save(path)
+    return ["--data", "folder", "--data-dir", str(images), "--batch-size", "16"]
+
+
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory) -> Path:
     """A data folder whose digits are stored once for all tests."""

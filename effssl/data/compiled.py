@@ -16,6 +16,9 @@ from numba.core.caching import FunctionCache
 _SOURCES = Path(__file__).parents[1]  # of all that is compiled
 _LOCKED_AT_MOST_S = 10.0
 
+# Compiles a function that compiled code calls, as a part of which it is kept on disk.
+part_of_compiled = numba.njit(nogil=True, error_model="numpy")
+
 
 def compiled(function: Callable, *, parallel: bool = True) -> Callable:
     """Compile a function of a module with numba, and keep that on disk.

@@ -18,7 +18,7 @@ from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.libffcv import ctypes_imdecode, ctypes_resize
 from numba import types
 
-from effssl.data.compiled import compiled
+from effssl.data.compiled import compiled, part_of_compiled
 
 # What FFCV gives every decoder: the bytes of the file, and where in it the parts that it wrote
 # begin, sorted, and how long they are.
@@ -60,7 +60,7 @@ def _read_raw(positions, images, fields, storage):
     return is_read
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@part_of_compiled
 def stored_bytes(address, storage):
     """Return the part of the file that begins at `address`."""
     stored, starts, sizes = storage
@@ -68,7 +68,7 @@ def stored_bytes(address, storage):
     return stored[start : start + np.int64(sizes[np.searchsorted(starts, address)])]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@part_of_compiled
 def decode_jpeg(jpeg, image):
     """Decode into `image`, uint8 [height, width, 3], of the JPEG's size; say whether that went."""
     height, width = np.uint32(image.shape[0]), np.uint32(image.shape[1])
@@ -80,7 +80,7 @@ def decode_jpeg(jpeg, image):
     return failed == 0
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@part_of_compiled
 def resize_crop(image, crop, out):
     """Resize a crop (top, left, height, width) of `image` into `out`, uint8 [h, w, 3] both."""
     top, left, height, width = crop

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy")
+from effssl.data.compiled import part_of_compiled
 
 _NEGLIGIBLE = 6.0  # standard deviations from where on weights are lost in float32's rounding
 
 
-@_compiled
+@part_of_compiled
 def gaussian_weights(sigma, kernel_size):
     """Return the middle weight and those on one side of it, float32 [at most kernel_size // 2 + 1].
 
@@ -31,7 +30,7 @@ def gaussian_weights(sigma, kernel_size):
     return kept
 
 
-@_compiled
+@part_of_compiled
 def blur(plane, weights):
     """Blur a plane, float32 [height, width], in place; it is reflected at its border."""
     height, width = plane.shape
@@ -60,7 +59,7 @@ def blur(plane, weights):
             _add_pair(out, left[:width], right[:width], weights[k])
 
 
-@_compiled
+@part_of_compiled
 def _add_pair(total, a, b, weight):
     for x in range(len(total)):
         total[x] += weight * (a[x] + b[x])

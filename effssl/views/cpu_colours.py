@@ -7,17 +7,16 @@ only for views that it changes.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy")
+from effssl.data.compiled import part_of_compiled
 
 _ZERO, _HALF, _ONE, _TWO, _FOUR, _SIX = (np.float32(x) for x in (0, 0.5, 1, 2, 4, 6))
 _OF_RED, _OF_GREEN, _OF_BLUE = (np.float32(x) for x in (0.2989, 0.587, 0.114))
 _LANES = 16  # sums that run side by side
 
 
-@_compiled
+@part_of_compiled
 def brighten(red, green, blue, factor):
     """Multiply by `factor`, as ops.adjust_brightness."""
     for i in range(len(red)):
@@ -26,7 +25,7 @@ def brighten(red, green, blue, factor):
         blue[i] = _clamped(blue[i] * factor)
 
 
-@_compiled
+@part_of_compiled
 def sum_of_gray(red, green, blue):
     """Return the sum of the gray image, float64."""
     whole = len(red) // _LANES * _LANES
@@ -43,7 +42,7 @@ def sum_of_gray(red, green, blue):
     return total
 
 
-@_compiled
+@part_of_compiled
 def contrast(red, green, blue, factor, mean):
     """Blend with the mean of the view's gray image, as ops.adjust_contrast."""
     rest = (_ONE - factor) * mean
@@ -53,7 +52,7 @@ def contrast(red, green, blue, factor, mean):
         blue[i] = _clamped(blue[i] * factor + rest)
 
 
-@_compiled
+@part_of_compiled
 def saturate(red, green, blue, factor):
     """Blend with the gray image, as ops.adjust_saturation."""
     of_gray = _ONE - factor
@@ -64,7 +63,7 @@ def saturate(red, green, blue, factor):
         blue[i] = _clamped(blue[i] * factor + rest)
 
 
-@_compiled
+@part_of_compiled
 def turn_hue(red, green, blue, turns):
     """Rotate the hue in HSV, as ops.adjust_hue."""
     shift = _SIX * turns
@@ -80,21 +79,21 @@ def turn_hue(red, green, blue, turns):
         blue[i] = value - chroma * _part_off(sixths + _ONE)
 
 
-@_compiled
+@part_of_compiled
 def to_gray(red, green, blue):
     """Make all channels the luma, as ops.to_gray."""
     for i in range(len(red)):
         red[i] = green[i] = blue[i] = _gray(red[i], green[i], blue[i])
 
 
-@_compiled
+@part_of_compiled
 def solarize(plane):
     """Invert what is at least 0.5, as ops.solarize."""
     for i in range(len(plane)):
         plane[i] = _ONE - plane[i] if plane[i] >= _HALF else plane[i]
 
 
-@_compiled
+@part_of_compiled
 def normalize(plane, mean, std):
     """Set one channel to (plane - mean) / std."""
     scale = _ONE / std
@@ -103,17 +102,17 @@ def normalize(plane, mean, std):
         plane[i] = plane[i] * scale - shift
 
 
-@_compiled
+@part_of_compiled
 def _clamped(x):
     return min(max(x, _ZERO), _ONE)
 
 
-@_compiled
+@part_of_compiled
 def _gray(red, green, blue):
     return _OF_RED * red + _OF_GREEN * green + _OF_BLUE * blue
 
 
-@_compiled
+@part_of_compiled
 def _part_off(k):
     """Return which part of the chroma a channel lacks, for its hue in sixths of a turn."""
     k = k - _SIX * np.floor(k * (_ONE / _SIX))

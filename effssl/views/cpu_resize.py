@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, error_model="numpy")
+from effssl.data.compiled import part_of_compiled
 
 
-@_compiled
+@part_of_compiled
 def resize_weights(length, size):
     """Return which of `length` pixels make up each of `size`: (first, weights).
 
@@ -41,7 +40,7 @@ def resize_weights(length, size):
     return first, weights
 
 
-@_compiled
+@part_of_compiled
 def blend_rows(rows, crop, s, rows_of_s, out):
     """Write row `s` of a resized crop, which still has the stored width, into `out`.
 
@@ -64,7 +63,7 @@ def blend_rows(rows, crop, s, rows_of_s, out):
                 out[x] = out[x] + of_upper * np.float32(upper[x]) + of_lower * np.float32(lower[x])
 
 
-@_compiled
+@part_of_compiled
 def resize_row(row, columns, start, out, begin, strides):
     """Resize a row of RGB pixels, float32 [3 width], into `out`, float32, plus `start`.
 

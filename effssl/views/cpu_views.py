@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effssl.data.compiled import compiled
+from effssl.data.compiled import compiled, part_of_compiled
 from effssl.image_config import Augment
 from effssl.ranges import height_width
 from effssl.views import cpu_colours
@@ -26,7 +26,6 @@ from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import ColourDraws, CropDraws
 from effssl.views.ops import blur_kernel_size
 
-_compiled = numba.njit(nogil=True, error_model="numpy")
 # These are compiled once, as a part of what calls them.
 _inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
 
@@ -112,7 +111,7 @@ def _resized_crop(image, draw, planes):
         resize_row(blended, columns, np.float32(0), planes.reshape(-1), s * width, strides)
 
 
-@_compiled
+@part_of_compiled
 def _finish_weights(rows, columns, flip):
     """Let weights of rows, [taps, height], give numbers in [0, 1], and mirror columns if told."""
     for k in range(len(rows)):

@@ -17,7 +17,7 @@ from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.pipeline.allocation_query import AllocationQuery
 from torch import Tensor
 
-from effssl.data.compiled import compiled
+from effssl.data.compiled import compiled, part_of_compiled
 from effssl.data.ffcv_decoders import (
     Storage,
     decode_jpeg,
@@ -31,8 +31,6 @@ from effssl.views import counters
 from effssl.views.counters import CROP_AREA, CROP_ATTEMPTS, CROP_LEFT, CROP_RATIO, CROP_TOP
 from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import crop_ratios
-
-_compiled = numba.njit(nogil=True, error_model="numpy")
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
@@ -160,7 +158,7 @@ def _decode_central_crops(positions, parts, fields, storage, ratio):
     return is_read
 
 
-@_compiled
+@part_of_compiled
 def view_key(seed, epoch, index, view):
     """Return the key of counters.uniform from which one view's numbers follow."""
     key_of_epoch = counters.next_key(counters.mix(np.int64(seed)), np.int64(epoch))
@@ -168,7 +166,7 @@ def view_key(seed, epoch, index, view):
     return counters.next_key(key_of_sample, np.int64(view) + 1)
 
 
-@_compiled
+@part_of_compiled
 def random_crop(key, stored_height, stored_width, crop_scale, crop_ratio):
     """Return (top, left, height, width) in pixels, which draws.draw_crops gives this view.
 
@@ -190,7 +188,7 @@ def random_crop(key, stored_height, stored_width, crop_scale, crop_ratio):
     return central_crop(stored_height, stored_width, crop_ratio)
 
 
-@_compiled
+@part_of_compiled
 def central_crop(stored_height, stored_width, crop_ratio):
     """Return (top, left, height, width) of the largest central crop of an allowed ratio.
 
@@ -205,14 +203,14 @@ def central_crop(stored_height, stored_width, crop_ratio):
     return top, left, height, width
 
 
-@_compiled
+@part_of_compiled
 def _uniform(key, slot):
     """Return the number of counters.uniform for one slot of a view: float32 in [0, 1)."""
     bits = counters.upper_24_bits(counters.next_key(key, np.int64(slot) + 1))
     return np.float32(bits) * np.float32(counters.UNIT)
 
 
-@_compiled
+@part_of_compiled
 def resized_crop(image, crop, out):
     """Resize a crop of `image`, uint8 [H, W, 3], into `out`, uint8 [height, width, 3].
 
@@ -228,7 +226,7 @@ def resized_crop(image, crop, out):
         _round_down(resized, out[s].reshape(-1))
 
 
-@_compiled
+@part_of_compiled
 def _round_down(row, out):
     """Write float32 numbers into `out`, uint8."""
     for x in range(len(out)):

@@ -8,14 +8,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from effssl import InputError, cli
 from effssl.run.log import read_metrics
 from effssl.train import forward
 from effssl.train import loop as train
 from effssl.train.job import build_job
-from tests.conftest import QUICK, write_class_folders
+from tests.conftest import QUICK, varied_sizes
 
 pytestmark = pytest.mark.slow
 
@@ -23,14 +22,6 @@ SIZES = [
     *("--image-size", "16", "--first-size", "8", "--grow-by", "4", "--grow-until", "0.8"),
     *("--small-views", "3", "--small-size", "8", "--small-crop-scale", "0.1", "0.5"),
 ]
-
-
-def of_varied_size(root):
-    """Write 60 images that are stored as JPEG, and return the flags that train on them."""
-    images = write_class_folders(root / "set", per_class=20, side=20)
-    for i, path in enumerate(sorted(images.rglob("*.png"))):
-        Image.open(path).resize((20 + i % 7, 24)).save(path)
-    return ["--data", "folder", "--data-dir", str(images), "--batch-size", "16"]
 
 
 def test_views_grow_and_small_ones_lie_beside_them(digits_dir, tmp_path, capsys):
@@ -54,7 +45,7 @@ def test_views_grow_and_small_ones_lie_beside_them(digits_dir, tmp_path, capsys)
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_sizes_of_its_steps(tmp_path):
-    flags = [*QUICK, *of_varied_size(tmp_path), *SIZES, "--epochs", "3", "--norm-by-view"]
+    flags = [*QUICK, *varied_sizes(tmp_path), *SIZES, "--epochs", "3", "--norm-by-view"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
     assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0

@@ -28,7 +28,7 @@ from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.job import build_job
-from tests.conftest import QUICK, command, run_train, write_class_folders
+from tests.conftest import QUICK, command, run_train, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -565,20 +565,7 @@ def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
 
 
 def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
-    images = write_class_folders(tmp_path / "set", per_class=20, side=20)
-    for i, path in enumerate(sorted(images.rglob("*.png"))):
-        Image.open(path).resize((20 + i % 7, 24)).save(path)
-    flags = [
-        *QUICK,
-        "--data",
-        "folder",
-        "--data-dir",
-        str(images),
-        "--batch-size",
-        "16",
-        "--epochs",
-        "3",
-    ]
+    flags = [*QUICK, *varied_sizes(tmp_path), "--epochs", "3"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
     assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0
