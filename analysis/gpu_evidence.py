@@ -102,7 +102,7 @@ def _run_all(args: argparse.Namespace) -> None:
     for piece in wanted:
         left = ends - time.monotonic() - _TO_SAVE_S
         if not done.get(piece.name, {}).get("ended") and left > _ENOUGH_S:
-            print(f"{piece.name}: {' '.join(piece.command[1:])}", flush=True)
+            print(f"{piece.name}: {' '.join(command_in(piece, left)[1:])}", flush=True)
             ended = run_piece(piece, args.out / f"{piece.name}.log", left)
             before = done.get(piece.name, {}).get("seconds", 0.0)
             done[piece.name] = {
@@ -115,9 +115,14 @@ def _run_all(args: argparse.Namespace) -> None:
     print(markdown([{"piece": p.name, "state": _state(done.get(p.name))} for p in wanted]))
 
 
+def command_in(piece: Piece, seconds: float) -> list[str]:
+    """Return a piece's command, told to end in time to save what it did."""
+    return [word.replace("{seconds}", f"{seconds - _TO_SAVE_S:.0f}") for word in piece.command]
+
+
 def run_piece(piece: Piece, log: Path, seconds: float) -> Ended:
     """Run a piece for at most that long, and let it save what it did; its words go to `log`."""
-    command = [word.replace("{seconds}", f"{seconds - _TO_SAVE_S:.0f}") for word in piece.command]
+    command = command_in(piece, seconds)
     began = time.monotonic()
     with log.open("a") as said:
         process = subprocess.Popen(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from effssl import optim
 from effssl.models import create_backbone
 from effssl.models.encoder import Encoder
 from effssl.optim import build_optimizer, learning_rate, set_learning_rate
@@ -36,6 +37,39 @@ def test_a_linear_decay_falls_by_the_same_at_every_step():
     assert rates[0] == 0.4 and rates[100] == rates[101] == pytest.approx(0.004)
     falls = [a - b for a, b in itertools.pairwise(rates[:101])]
     assert falls == pytest.approx([0.00396] * 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "further", "decay_of_norms"),
+    [
+        ("adamw", torch.optim.AdamW, {}, 0.0),
+        ("adam", torch.optim.Adam, {}, 0.1),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}, 0.0),
+    ],
+)
+def test_fused_steps_are_those_of_torch_one_by_one(name, kind, further, decay_of_norms):
+    """In channels_last too, where gradients and moments have to lie in memory as the weights do."""
+    images = torch.randn(3, 8, 3, 8, 8, dtype=torch.float64)
+
+    def trained(build) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1))
+        net = net.double().to(memory_format=torch.channels_last)
+        optimizer = build(net)
+        for x in images:
+            net(x.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    def one_by_one(net):
+        matrices = {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": 0.1}
+        rest = [p for p in net.parameters() if p.ndim <= 1]
+        groups = [matrices, {"params": rest, "weight_decay": decay_of_norms}]
+        return kind(groups, lr=0.01, foreach=False, **further)
+
+    fused = trained(lambda net: build_optimizer(net, name, lr=0.01, weight_decay=0.1))
+    torch.testing.assert_close(fused, trained(one_by_one), rtol=1e-10, atol=1e-12)
 
 
 def test_final_of_one_is_a_constant_rate():
@@ -183,15 +217,40 @@ def test_muon_steps_along_an_orthogonal_matrix_and_adamw_for_the_rest():
         assert 0.5 < step.abs().min() <= step.abs().max() < 2
 
 
-def test_muon_computes_in_float32_on_a_cpu(monkeypatch):
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (8, 8), (8, 15), (1, 9)])
+@pytest.mark.parametrize("spread", [0, -3])
+def test_orthogonalised_as_timm_does(shape, spread):
+    """Long matrices go another way, on their Gram matrix; singular values span 1 or 1000."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(*shape, dtype=torch.float64), full_matrices=False)
+    matrix = u @ torch.logspace(0, spread, min(shape), dtype=torch.float64).diag() @ v
+    coefficients = [(4.0, -6.0, 3.0), (3.4445, -4.775, 2.0315)]  # the last one is repeated
+    ours = optim._orthogonalised(matrix.float(), 5, coefficients)
+    exact = optim._newton_schulz(matrix, 5, coefficients, dtype=torch.float64)
+    assert ours.shape == shape
+    torch.testing.assert_close(ours.double(), exact, rtol=0.0, atol=1e-3)
+
+
+def test_muon_stays_finite_where_nothing_is_to_be_learned():
+    net = nn.Sequential(nn.Linear(20, 3, bias=False), nn.Linear(3, 3, bias=False))
+    optimizer = build_optimizer(net, "muon", lr=0.1, weight_decay=0.0)
+    before = [p.detach().clone() for p in net.parameters()]
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert all(torch.equal(p, was) for p, was in zip(net.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("width", [5, 50])
+def test_muon_computes_in_float32_on_a_cpu(monkeypatch, width):
     """In bfloat16, as timm has it, a step would take ten times as long on most CPUs."""
-    net, seen = nn.Linear(5, 4, bias=False), []
+    net, seen = nn.Linear(width, 4, bias=False), []
     optimizer = build_optimizer(net, "muon", lr=0.1, weight_decay=0.0)
     monkeypatch.setattr(
         torch,
         "addmm",
         lambda *args, _of=torch.addmm, **kw: (seen.append(args[0].dtype), _of(*args, **kw))[1],
     )
-    net.weight.grad = torch.randn(4, 5)
+    net.weight.grad = torch.randn(4, width)
     optimizer.step()
     assert set(seen) == {torch.float32}

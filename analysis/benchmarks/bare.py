@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity
 from effssl.config import Config
 from effssl.ranges import height_width
 from effssl.run.device import open_runtime
+from effssl.views.sizes import small_group
 
 
 def passes(cfg: Config) -> Generator[list[float], None, None]:
@@ -26,13 +27,13 @@ def passes(cfg: Config) -> Generator[list[float], None, None]:
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
     encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
     backbone = torch.compile(encoder.backbone) if runtime.compile else encoder.backbone
-    x = _views(cfg).to(runtime.device)
+    groups = [views.to(runtime.device) for views in _views(cfg)]
     gradient = None
     while True:
         runtime.wait()
         began = time.perf_counter()
         with runtime.autocast():
-            h = backbone(x)
+            h = torch.cat([backbone(views) for views in groups])
         gradient = torch.ones_like(h) if gradient is None else gradient
         h.backward(gradient)
         encoder.zero_grad(set_to_none=True)
@@ -43,7 +44,7 @@ def passes(cfg: Config) -> Generator[list[float], None, None]:
 
 def views_mb(cfg: Config) -> float:
     """Return the megabytes of a step's views."""
-    return _views(cfg).nbytes / 1e6
+    return sum(views.nbytes for views in _views(cfg)) / 1e6
 
 
 def peak_mb(work: Callable[[], object], device: str) -> float:
@@ -70,8 +71,9 @@ def peak_mb(work: Callable[[], object], device: str) -> float:
     return highest / 1e6
 
 
-def _views(cfg: Config) -> Tensor:
-    """Return noise of the shape of a step's views, [views x batch, 3, height, width]."""
-    num_views = cfg.augment.views * cfg.optim.batch_size
-    x = torch.randn(num_views, 3, *height_width(cfg.augment.image_size))
-    return x.contiguous(memory_format=torch.channels_last)
+def _views(cfg: Config) -> list[Tensor]:
+    """Return noise in the shapes of a step's views: [views x batch, 3, height, width] a group."""
+    small, batch = small_group(cfg.augment, cfg.sizes), cfg.optim.batch_size
+    groups = [cfg.augment, *([small] if small else [])]
+    views = [torch.randn(g.views * batch, 3, *height_width(g.image_size)) for g in groups]
+    return [x.contiguous(memory_format=torch.channels_last) for x in views]

@@ -128,23 +128,20 @@ def lightly_views(case: Case, device: str) -> Pass:
 
 
 def solo_views(case: Case, device: str) -> Pass:
-    """Return passes through a DataLoader with solo-learn's pipeline."""
-    from omegaconf import OmegaConf
-    from solo.data.pretrain_dataloader import build_transform_pipeline
+    """Return passes through a DataLoader with solo-learn's views, those of version 1.0.2."""
+    from analysis.peers.solo import part
 
     c = COLOUR
     low, high = c.crop_scale
-    jitter = {"prob": c.jitter_prob, "brightness": c.brightness, "contrast": c.contrast}
-    cfg = {
-        "rrc": {"enabled": True, "crop_min_scale": low, "crop_max_scale": high},
-        "crop_size": case.size,
-        "color_jitter": jitter | {"saturation": c.saturation, "hue": c.hue},
-        "grayscale": {"prob": c.gray_prob},
-        "gaussian_blur": {"prob": 0},
-        "solarization": {"prob": 0},
-        "equalization": {"prob": 0},
-        "horizontal_flip": {"prob": c.hflip_prob},
-        "mean": list(c.mean),
-        "std": list(c.std),
-    }
-    return _dataloader(case, build_transform_pipeline("custom", OmegaConf.create(cfg)))
+    view = part("utils.pretrain_dataloader").CifarTransform(
+        *(c.brightness, c.contrast, c.saturation, c.hue),
+        color_jitter_prob=c.jitter_prob,
+        gray_scale_prob=c.gray_prob,
+        horizontal_flip_prob=c.hflip_prob,
+        gaussian_prob=0.0,
+        solarization_prob=0.0,
+        min_scale=low,
+        max_scale=high,
+        crop_size=case.size,
+    )
+    return _dataloader(case, view)

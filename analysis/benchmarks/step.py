@@ -1,14 +1,15 @@
 """Where the time of a training step goes: waiting for images, making views, encoder, projector and
 loss, optimizer.
 
-python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml python -m
-analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8" -- --data cifar10
+python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml
+python -m analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8"
 
 Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a
-machine that slows down slows all. The device is waited for after each part, so on a GPU the parts
-together take longer than a step that is not measured. With --bare, forward and backward of the
-backbone alone, on views that are there, take turns with them: what part of a step they are, and how
-many times their memory a step takes at its peak. Nothing is written."""
+machine that slows down slows all. Views that grow have their last size. The device is waited for
+after each part, so on a GPU the parts together take longer than a step that is not measured. With
+--bare, forward and backward of the backbone alone, on views that are there, take turns with them:
+what part of a step they are, and how many times their memory a step takes at its peak. Nothing is
+written."""
 
 from __future__ import annotations
 
@@ -141,6 +142,7 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
     """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut
     where the parts meet."""
     from effssl.train.job import build_job  # slow, and not needed for --help
+    from effssl.train.loop import in_a_row
 
     job = build_job(cfg)
     encoder, runtime, stream = job.encoder, job.runtime, job.stream
@@ -158,16 +160,15 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
         began = now()
         for pixels, positions in stream.load(order, epoch):
             loaded = now()
-            (views,) = stream.make_views(pixels, positions, epoch)  # [views, batch, 3, size, size]
-            x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            groups = [in_a_row(views) for views in stream.make_views(pixels, positions, epoch)]
             viewed = now()
             with runtime.autocast():
-                h = backbone(x)
+                h = torch.cat([backbone(views) for views in groups])
             encoded = now()
             cut = h.detach().requires_grad_()
             with runtime.autocast():
                 z = projector(cut)
-            job.loss_of(z.unflatten(0, views.shape[:2]))["loss"].backward()
+            job.loss_of(z.unflatten(0, (cfg.num_views, -1)))["loss"].backward()
             lost = now()
             h.backward(cut.grad)
             differentiated = now()

@@ -91,7 +91,7 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: 
             for groups in batches:  # of views of one size, each [views, batch, 3, h, w]
                 set_learning_rate(job.optimizer, job.schedule(job.step))
                 with job.runtime.autocast():
-                    _, z = job.forward(*map(_in_a_row, groups))
+                    _, z = job.forward(*map(in_a_row, groups))
                 terms = job.loss_of(z.unflatten(0, (job.cfg.num_views, -1)))  # [views, batch, dim]
                 is_logged = (job.step + 1) % run.log_every == 0
                 is_saved = time.monotonic() - saved_s > run.save_every_s
@@ -115,7 +115,7 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: 
             saved_s, is_stopped = time.monotonic(), stop.is_set()
 
 
-def _in_a_row(views: Tensor) -> Tensor:
+def in_a_row(views: Tensor) -> Tensor:
     """Lay views [views, batch, 3, h, w] side by side, as the encoder wants them."""
     return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 

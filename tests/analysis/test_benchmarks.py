@@ -108,8 +108,9 @@ def test_the_peak_of_memory_is_that_of_what_is_there_at_once():
     assert peak_mb(work, "cpu") == pytest.approx(6.0, abs=0.1)
 
 
-def test_the_bare_backbone_is_a_part_of_a_step(digits_dir):
-    cfg = parse([*QUICK, "--data-dir", str(digits_dir)])
+@pytest.mark.parametrize("sizes", [[], ["--small-views", "2", "--small-size", "8"]])
+def test_the_bare_backbone_is_a_part_of_a_step(digits_dir, sizes):
+    cfg = parse([*QUICK, *sizes, "--data-dir", str(digits_dir)])
     (ms,) = step.measure({"a": cfg}, rounds=3, threads=1, bare=True).values()
     bare, whole = step.memory_mb(cfg)
     assert set(ms) == {*step.PARTS, step.BARE} and 0 < bare < 2 * whole
