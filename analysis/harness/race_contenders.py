@@ -10,7 +10,7 @@ from analysis.harness.training import EFFSSL, Trainer
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
 OURS, PEER, AUTHORS = "effssl", "peer", "authors"
-LENGTHS = (1 / 16, 1 / 8, 1 / 4, 0.4, 1.0)  # of the recipes of effssl, in parts of their epochs
+LENGTHS = (1 / 16, 1 / 8, 1 / 4, 0.4, 1.0)  # of a recipe of effssl, in parts of its epochs
 TRIAL = 1 / 4  # length of a trial, as a part of the timed run
 
 
@@ -27,7 +27,8 @@ class Trial(NamedTuple):
 
 class Contender(NamedTuple):
     """One that races. flags: of effssl.train, beside those of the scale. package: as it is imported
-    (None: effssl's own). A side OURS is as long as its epochs, others are as long as the clock."""
+    (None: effssl's own). A side OURS is as long as its epochs, others are as long as the clock.
+    lengths: at which it is timed, in parts of the whole."""
 
     name: str
     side: str
@@ -35,6 +36,7 @@ class Contender(NamedTuple):
     trainer: Trainer = EFFSSL
     package: str | None = None
     install: str = ""
+    lengths: tuple[float, ...] = (1.0,)
 
     @property
     def is_installed(self) -> bool:
@@ -42,30 +44,18 @@ class Contender(NamedTuple):
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        return TRIALS_OF_OURS if self.side == OURS else TRIALS_OF_OTHERS
-
-    @property
-    def lengths(self) -> tuple[float, ...]:
-        return LENGTHS if self.side == OURS else (1.0,)
+        return (Trial(),) if self.side == OURS else TRIALS
 
 
-# As many for all. The documented batches of the others, 256 and 512 images, make few steps in
-# minutes; ours, 64, is small already.
-TRIALS_OF_OTHERS = (
+# The documented batches of the others, 256 and 512 images, make few steps in minutes. A recipe of
+# effssl has none here: `today` is what it was, and the trials of the others are in LOG.md.
+TRIALS = (
     Trial(),
     Trial("rate x 4", rate=4),
     Trial("batch / 4", batch=1 / 4),
     Trial("batch / 4, rate x 4", rate=4, batch=1 / 4),
     Trial("batch / 4, weight x 4", batch=1 / 4, weight=4),
     Trial("batch / 4, crops from 0.3", batch=1 / 4, crop=0.3),
-)
-TRIALS_OF_OURS = (
-    Trial(),
-    Trial("rate / 2", rate=1 / 2),
-    Trial("rate x 2", rate=2),
-    Trial("batch x 2", batch=2),
-    Trial("weight / 4", weight=1 / 4),
-    Trial("crops from 0.3", crop=0.3),
 )
 
 _VIEWS = (
@@ -130,6 +120,10 @@ PEERS = (
 AUTHORS_WAY = Contender("authors", AUTHORS, _AUTHORS)
 
 
+def _ours(name: str, *flags: str) -> Contender:
+    return Contender(name, OURS, flags, lengths=LENGTHS)
+
+
 class Preset(NamedTuple):
     """The scale of a race. flags: of all contenders, before their own; seconds: of the others'
     timed runs; ours: the recipes of effssl, what is compared with first, what is judged last."""
@@ -147,23 +141,23 @@ _HALF_RESNET = (
 )
 _CIFAR = ("--data", "cifar10", "--image-size", "32")
 RACES = {
-    # An improvement is one line: Contender("small-views", OURS, (*TODAY, "--small-views", "4")).
+    # An improvement is one line: _ours("small-views", *TODAY, "--small-views", "4").
     "cpu": Preset(
         (*_CIFAR, *_HALF_RESNET, *_ALL),
         900.0,
         (
             Contender("today", OURS, TODAY),
-            Contender("best", OURS, ("--config", str(_CONFIGS / "cifar10_cpu.yaml"))),
+            _ours("best", "--config", str(_CONFIGS / "cifar10_cpu.yaml")),
         ),
     ),
     "gpu": Preset(
         (*_CIFAR, "--backbone", "resnet18", "--stem", "small", *_ALL),
         900.0,
-        (Contender("best", OURS, ("--config", str(_CONFIGS / "cifar10.yaml"))),),
+        (_ours("best", "--config", str(_CONFIGS / "cifar10.yaml")),),
     ),
     "digits": Preset(
         ("--data", "digits", *_ALL),
         8.0,
-        (Contender("best", OURS, ("--views", "4", "--epochs", "4")),),
+        (_ours("best", "--views", "4", "--epochs", "4"),),
     ),
 }

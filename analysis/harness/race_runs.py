@@ -47,18 +47,23 @@ class Start(NamedTuple):
 
 
 def trials(race: Race) -> list[Start]:
-    """Return the trials, contenders by turns."""
+    """Return the trials of all that have a choice, contenders by turns."""
     most = max(len(contender.trials) for contender in race.contenders)
-    return [Start(each, i, TRIAL, TRIAL_SEED) for i in range(most) for each in race.contenders]
+    return [
+        Start(each, i, TRIAL, TRIAL_SEED)
+        for i in range(most)
+        for each in race.contenders
+        if i < len(each.trials) > 1
+    ]
 
 
-def timed(race: Race, chosen: dict[str, int]) -> list[Start]:
+def timed(race: Race, chosen: dict[str, int], seeds: Iterable[int]) -> list[Start]:
     """Return the timed runs of contenders of which a trial is chosen: seed by seed, the longest
     first, contenders by turns."""
     lengths = sorted({x for each in race.contenders for x in each.lengths}, reverse=True)
     return [
         Start(each, chosen[each.name], length, seed)
-        for seed in range(race.args.seeds)
+        for seed in seeds
         for length in lengths
         for each in race.contenders
         if each.name in chosen and length in each.lengths

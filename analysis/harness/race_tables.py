@@ -59,6 +59,21 @@ def best_peer(rows: pd.DataFrame, contenders: Iterable[Contender]) -> str | None
     return max(counted)[2] if counted else None
 
 
+def in_reach(
+    rows: pd.DataFrame, contenders: Iterable[Contender], margin: float
+) -> tuple[Contender, ...]:
+    """Return the contenders that race on: our recipes, and of the other tools those that end at
+    most `margin`, in [0, 1], below the best one."""
+    contenders = list(contenders)
+    reached = {c.name: ended_at(rows, c.name) or 0.0 for c in contenders if c.side == PEER}
+    best = max(reached.values(), default=0.0)
+    return tuple(
+        each
+        for each in contenders
+        if each.side == OURS or reached.get(each.name, -1.0) >= best - margin
+    )
+
+
 def compared(rows: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[Compared]:
     """Yield each recipe of effssl against the end of every other contender, paired by seed."""
     for own in (c for c in contenders if c.side == OURS):
@@ -124,6 +139,8 @@ def trials_table(tried: pd.DataFrame, contenders: Iterable[Contender], diverged:
     for each in contenders:
         own = tried[tried["contender"] == each.name] if len(tried) else tried
         reached = dict(zip(own["trial"], own["linear"], strict=True)) if len(own) else {}
+        if len(each.trials) == 1:
+            continue  # it had no choice
         line = {"contender": each.name}
         for i, trial in enumerate(each.trials):
             text = f"{100 * reached[i]:.1f}" if i in reached else ""
