@@ -237,7 +237,7 @@ def test_resume_takes_the_runs_own_settings_and_shows_a_difference(tmp_path):
     assert (cfg.augment.views, cfg.optim.epochs, cfg.images.workers) == (6, 7, 1)
     assert (cfg.run.out, cfg.run.resume) == (tmp_path, tmp_path)
     assert cli.parse(["--resume", str(tmp_path), "--epochs", "8"]).optim.epochs == 8
-    for flags, change in ((["--epochs", "6"], "--epochs 7 -> 6"), (["--lr", "1"], "--lr 0.003 ->")):
+    for flags, change in ((["--epochs", "6"], "--epochs 7 -> 6"), (["--lr", "1"], "--lr 0.03 ->")):
         with pytest.raises(InputError, match=change):
             cli.parse(["--resume", str(tmp_path), *flags])
     with pytest.raises(InputError, match="leave --out away"):

@@ -19,7 +19,7 @@ TRAINING = ("effssl/train", "effssl/views", "effssl/models", "effssl/losses", "e
 PROBES = ("effssl/evaluation/probes.py", "effssl/evaluation/logistic.py")
 CLAIM = (*TRAINING, *PROBES, "analysis/harness/recipes.py", "analysis/harness/presets.py")
 MADE_BY = {
-    "digits": (*TRAINING, "effssl/evaluation", "configs/digits.yaml"),
+    "digits": (*TRAINING, "effssl/evaluation", "effssl/set_defaults.py"),
     "cifar10_cpu": (*TRAINING, "effssl/evaluation", "configs/cifar10_cpu.yaml"),
     "weight_rule": (*TRAINING, *PROBES, "analysis/weight_rule.py"),
     "orthogonality": (*TRAINING, *PROBES, "effssl/evaluation/spectrum.py"),

@@ -43,8 +43,9 @@ SAME_BITS_EVERYWHERE = {
 }
 _SETS = {
     # 10 steps on handwritten digits, stored raw and cropped on the device, with every operation
-    "digits": """--data digits --batch-size 128 --epochs 1 --warmup-epochs 0.2 --views 3
-        --proj-dim 24 --hflip-prob 0.5 --hue 0.1 --blur-prob 0.3 --solarize-prob 0.2""",
+    "digits": """--data digits --optimizer adamw --lr 3e-3 --batch-size 128 --epochs 1
+        --warmup-epochs 0.2 --views 3 --proj-dim 24 --hflip-prob 0.5 --hue 0.1 --blur-prob 0.3
+        --solarize-prob 0.2""",
     # 20 steps on images of varied size, stored as JPEG and cropped where they are decoded
     "photographs": """--data folder --batch-size 16 --epochs 5 --views 3 --proj-dim 12
         --image-size 32 --stem small-s2""",
