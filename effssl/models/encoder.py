@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from effssl.config import Model
 from effssl.models.backbones import create_backbone, representation_dim
+from effssl.models.small_maps import fast_on_small_maps
 from effssl.ranges import ImageSize
 
 Norm = Literal["batch", "layer", "none"]
@@ -103,6 +104,7 @@ def build_encoder(model: Model, image_size: ImageSize, seed: int) -> Encoder:
     backbone = create_backbone(
         model.backbone, image_size, stem=model.stem, kwargs=model.backbone_kwargs
     )
+    fast_on_small_maps(backbone)
     num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]
     hidden_dim = model.proj_hidden_dim or model.proj_dim
     encoder = Encoder(
