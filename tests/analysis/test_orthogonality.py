@@ -163,9 +163,9 @@ def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
         config("--method", "barlow_twins", "--lr", 0.1),
     ]
     names = orthogonality_measures.recipes([base[0], *others])
-    assert names[0][0] == "VICReg, d = 64, w d = 40, views 4, lr 0.003"
-    assert names[1][0] == "VICReg, d = 64, w d = 40, views 8, lr 0.003"
-    assert names[2][0] == "VICReg, d = 64, w d = 0.4, views 4, lr 0.003"
+    assert names[0][0] == "VICReg, d = 64, w d = 40, views 4, lr 0.03"
+    assert names[1][0] == "VICReg, d = 64, w d = 40, views 8, lr 0.03"
+    assert names[2][0] == "VICReg, d = 64, w d = 0.4, views 4, lr 0.03"
     assert names[3][0] == "Barlow Twins, d = 64, w d = 3.4, views 4, lr 0.1"
     assert names[1][1] == "untrained, d = 64, views 8"
 

@@ -53,7 +53,7 @@ def test_a_training_traces_its_steps(digits_dir, tmp_path):
     assert loop.main(cli.parse([*map(str, flags), "--epochs", "2", "--probe-every", "0"])) == 0
     events = json.loads((out / "trace.json").read_text())["traceEvents"]
     names = [event.get("name") for event in events]
-    assert sum(name == "Optimizer.step#AdamW.step" for name in names) == 2
+    assert sum(name == "Optimizer.step#Muon.step" for name in names) == 2
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
     assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert (
         "--epochs 1 -> 2: the schedule now ends at step 10; from here, step 5, the learning rate "
-        "is that of the longer schedule: 0.0015 in place of 0\n"
+        "is that of the longer schedule: 0.015 in place of 0\n"
     ) in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["steps"] == 10
     assert cli.load(run / "config.yaml").optim.epochs == 2
@@ -282,7 +282,7 @@ def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
     assert all((rates[step] == of_longer[step]) == (step == 1 or step > 5) for step in rates)
     (note,) = [r for r in read_metrics(run) if r["kind"] == "extension"]
     assert (note["step"], note["epochs_before"], note["epochs"]) == (5, 1, 2)
-    assert (note["lr_before"], note["lr"]) == (0, pytest.approx(0.0015))
+    assert (note["lr_before"], note["lr"]) == (0, pytest.approx(0.015))
 
 
 def test_every_method_optimizer_and_precision_trains(digits_dir, tmp_path):
