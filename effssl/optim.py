@@ -151,11 +151,13 @@ def _orthogonalised_by_gram(
     x = x.mT if x.shape[0] > x.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
     gram = x @ x.mT
-    factors = torch.eye(len(x))
-    for a, b, c in coefficients:
+    factors = None
+    for step, (a, b, c) in enumerate(coefficients, 1):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
-        factors = factor @ factors
-        gram = factor @ gram @ factor
+        factors = factor if factors is None else factor @ factors
+        if step < len(coefficients):
+            gram = factor @ gram @ factor
+    assert factors is not None
     x = factors @ x
     return x.mT if matrix.shape[0] > matrix.shape[1] else x
