@@ -60,8 +60,9 @@ def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int
 def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Module, dict[str, Any]]:
     """Train the run's backbone with labels in place of the loss on embeddings.
 
-    It starts from the same weights, and has the same views, steps and schedule. It is trained at
-    the first call, and lies in the run's folder from then on.
+    It starts from the same weights, and has the same steps, schedule and views, but no small ones,
+    and those that grow at their last size. It is trained at the first call, and lies in the run's
+    folder from then on.
 
     Args:
         run: gives the recipe.
@@ -91,7 +92,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
     recipe = Recipe(
         backbone_lr=optim.lr,
         head_lr=optim.lr,
-        steps=encoded_views // (optim.batch_size * cfg.augment.views),
+        steps=encoded_views // (optim.batch_size * cfg.num_views),
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,
         warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),
