@@ -109,7 +109,8 @@ def _race(race: Race, wanted: list[Contender]) -> None:
     if is_chosen and all(s in finished or _has_diverged(race, s) for s in starts):
         rows = race_tables.table([(start, race_runs.record_of(race, start)) for start in finished])
         on = race._replace(contenders=race_tables.in_reach(rows, race.contenders, IN_REACH))
-        starts += (further := race_runs.timed(on, chosen, range(1, race.args.seeds)))
+        further = race_runs.timed(on, chosen, range(1, race.args.seeds))
+        starts += further
         finished += race_runs.trained(race, further, began)
     print(f"{runs.finished_of(tried, every_trial)} trials are finished")
     print(f"{runs.finished_of(finished, starts)} timed runs are finished")

@@ -36,8 +36,7 @@ def build_optimizer(
     Biases and normalisation (parameters of one dimension), and what timm's models name in
     `no_weight_decay` (class tokens, position embeddings), get no weight decay, and with LARS no
     adaptation. Adam is that of arXiv 2312.10725: its weight decay is an L2 term in the gradient, of
-    all parameters alike. AdamW, Adam and SGD are fused on
-    CUDA and on CPUs.
+    all parameters alike. AdamW, Adam and SGD are fused on CUDA and on CPUs.
 
     Args:
         model: what is trained.
@@ -147,8 +146,8 @@ def _orthogonalised_by_gram(
     All factors are polynomials of the first X X', so they commute, and the long side of X takes
     part in two products in place of two for each of the coefficients.
     """
-    x = matrix.float()
-    x = x.mT if x.shape[0] > x.shape[1] else x
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.float().mT if is_tall else matrix.float()
     x = x / x.norm().clamp(min=1e-7)
     gram = x @ x.mT
     factors = None
@@ -159,5 +158,4 @@ def _orthogonalised_by_gram(
         if step < len(coefficients):
             gram = factor @ gram @ factor
     assert factors is not None
-    x = factors @ x
-    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+    return (factors @ x).mT if is_tall else factors @ x

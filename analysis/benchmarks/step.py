@@ -2,7 +2,7 @@
 loss, optimizer.
 
 python -m analysis.benchmarks.step --data-dir DIR -- --config configs/cifar10_cpu.yaml
-python -m analysis.benchmarks.step --data-dir DIR --vary "--views 2" --vary "--views 8"
+python -m analysis.benchmarks.step --vary "--views 2" --vary "--views 8"      # the digits
 
 Prints the milliseconds of each part: medians of steps that train, all settings by turns, so that a
 machine that slows down slows all. Views that grow have their last size. The device is waited for

@@ -9,9 +9,12 @@ _CONFIGS = Path(__file__).parents[2] / "configs"
 # The claims stay with the recipe that they were measured with, whatever the configs become.
 _ADAMW = ("--optimizer", "adamw", "--lr", "3e-3")
 _DIGITS = ("--data", "digits", *_ADAMW)
+HALF_RESNET = (
+    *("--backbone", "resnet18", "--backbone-kwargs", "{channels: [32, 64, 128, 256]}"),
+    *("--stem", "small-s2"),
+)
 _CPU = (
-    *("--data", "cifar10", "--backbone", "resnet18", "--stem", "small-s2"),
-    *("--backbone-kwargs", "{channels: [32, 64, 128, 256]}", "--crop-scale", "0.2", "1"),
+    *("--data", "cifar10", *HALF_RESNET, "--crop-scale", "0.2", "1"),
     *("--batch-size", "64", *_ADAMW, "--weight-decay", "1e-4", "--warmup-epochs", "0.2"),
     *("--precision", "bf16", "--fraction", "0.4", "--epochs", "1", "--probe-every", "1"),
 )

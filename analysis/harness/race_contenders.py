@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
+from analysis.harness.presets import HALF_RESNET
 from analysis.harness.training import EFFSSL, Trainer
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
@@ -135,15 +136,11 @@ class Preset(NamedTuple):
 
 
 _ALL = ("--precision", "fp32", "--final-images", "0", "--compile", "false", "--probe-every", "1")
-_HALF_RESNET = (
-    *("--backbone", "resnet18", "--backbone-kwargs", "{channels: [32, 64, 128, 256]}"),
-    *("--stem", "small-s2"),
-)
 _CIFAR = ("--data", "cifar10", "--image-size", "32")
 RACES = {
     # An improvement is one line: _ours("small-views", *TODAY, "--small-views", "4").
     "cpu": Preset(
-        (*_CIFAR, *_HALF_RESNET, *_ALL),
+        (*_CIFAR, *HALF_RESNET, *_ALL),
         900.0,
         (
             Contender("today", OURS, TODAY),

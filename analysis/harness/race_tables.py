@@ -67,11 +67,8 @@ def in_reach(
     contenders = list(contenders)
     reached = {c.name: ended_at(rows, c.name) or 0.0 for c in contenders if c.side == PEER}
     best = max(reached.values(), default=0.0)
-    return tuple(
-        each
-        for each in contenders
-        if each.side == OURS or reached.get(each.name, -1.0) >= best - margin
-    )
+    near = {name for name, accuracy in reached.items() if accuracy >= best - margin}
+    return tuple(each for each in contenders if each.side == OURS or each.name in near)
 
 
 def compared(rows: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[Compared]:
