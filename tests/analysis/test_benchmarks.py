@@ -1,11 +1,12 @@
 import csv
 import itertools
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from analysis.benchmarks import backbones, loading, probes, start, step
+from analysis.benchmarks import backbones, loading, other_loaders, probes, start, step
 from analysis.benchmarks.bare import passes, peak_mb
 from analysis.benchmarks.timm_families import FAMILIES
 from effssl.cli import parse
@@ -55,6 +56,23 @@ def test_throughput_says_what_it_cannot_do(flags, tmp_path, monkeypatch, capsys)
         code = ended.code
     assert code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ffcv_compiles_once_what_is_the_same_in_all_pipelines():
+    from ffcv.pipeline.compiler import Compiler
+
+    def scaling(by):
+        def scaled(x):
+            return x * by.sum()
+
+        return scaled
+
+    with other_loaders.each_compiled_once():
+        first, again, other = (
+            Compiler.compile(scaling(np.array([2.0, x]))) for x in (1.0, 1.0, 3.0)
+        )
+    assert again is first
+    assert (first(2.0), other(2.0)) == (6.0, 10.0)
 
 
 @pytest.mark.slow
