@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from effssl import InputError
+
+# Of glibc's malloc.h: parameters of mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,15 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
 
     Their `auto` means CUDA, bfloat16 and compilation if there is CUDA, else the CPU in float32. A
     line on stderr says if bfloat16 is asked of a CPU without instructions for it. Under torchrun
-    each process has a GPU of its own, which becomes torch's current one. Raises InputError for a
-    device that is not there.
+    each process has a GPU of its own, which becomes torch's current one. On a CPU the process keeps
+    the memory that it frees. Raises InputError for a device that is not there.
     """
     where = _device(device)
     on_gpu = where.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(where)
+    else:
+        _keep_freed_memory()
     is_bf16 = on_gpu if precision == "auto" else precision == "bf16"
     if is_bf16 and not on_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(
@@ -52,6 +58,17 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
         )
     is_compiled = on_gpu if compile == "auto" else compile == "true"
     return Runtime(where, torch.bfloat16 if is_bf16 else None, is_compiled)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors, up to 256 MiB each, for the next ones.
+
+    Else it gives much of it back, and the system clears the pages anew, in every step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl, nor on macOS
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**28)  # above it memory is mapped, and unmapped
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _device(name: str) -> torch.device:
