@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from effssl.image_config import Augment
 
 # The CIFAR-10 recipe of arXiv 2312.10725.
 COLOUR = Augment(saturation=0.4, hue=0.0, blur_prob=0.0, solarize_prob=0.0)
+CROPS = replace(COLOUR, hflip_prob=0.0, jitter_prob=0.0, gray_prob=0.0)
 
 Pass = Callable[[int], Iterator[int]]  # epoch -> the numbers of views of its batches
 
@@ -21,7 +23,7 @@ class Case(NamedTuple):
 
     size: int  # of a view, in pixels
     views: int  # 0: the images as they are, no views
-    colour: bool  # all augmentations, else crops alone
+    colour: bool  # all augmentations, else crops alone; normalised either way
     total: int  # images of the set
     images: int  # of a pass
     batch: int

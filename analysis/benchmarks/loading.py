@@ -5,8 +5,8 @@ python -m analysis.benchmarks.loading --set 32 cifar10 DIR --step     # a traini
 too; always on a GPU
 
 Everyone makes K views (random resized crop; with "all augmentations" also flip, colour jitter,
-grayscale and normalisation: the CIFAR-10 recipe of arXiv 2312.10725) of the same images with the
-same number of workers:
+grayscale: the CIFAR-10 recipe of arXiv 2312.10725) of the same images with the same number of
+workers, as normalised floats, which an encoder takes:
 
 - effssl: .beton read once; JPEGs decoded once for K crops; the rest in one pass on the device; -
 FFCV, a pipeline per view: the same .beton, K pipelines, each decoding for itself (FFCV has no

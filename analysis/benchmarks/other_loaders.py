@@ -36,14 +36,14 @@ def ffcv_views(case: Case, device: str) -> Pass:
     )
 
     def pipeline() -> PipelineSpec:
-        steps: list[Any] = [ToTensor(), ToTorchImage()]
+        c, mean, std = COLOUR, np.array(COLOUR.mean) * 255, np.array(COLOUR.std) * 255
+        steps: list[Any] = [NormalizeImage(mean, std, np.dtype(np.float32))]
+        steps += [ToTensor(), ToTorchImage()]
         if case.colour:
-            c, mean, std = COLOUR, np.array(COLOUR.mean) * 255, np.array(COLOUR.std) * 255
             strengths = {RandomBrightness: c.brightness, RandomContrast: c.contrast}
             strengths |= {RandomSaturation: c.saturation}
             colour = [change(x, p=c.jitter_prob) for change, x in strengths.items()]
-            flip = RandomHorizontalFlip(flip_prob=c.hflip_prob)
-            steps = [flip, *colour, NormalizeImage(mean, std, np.dtype(np.float32)), *steps]
+            steps = [RandomHorizontalFlip(flip_prob=c.hflip_prob), *colour, *steps]
         square = (case.size, case.size)
         crop = RandomResizedCropRGBImageDecoder(square, COLOUR.crop_scale, COLOUR.crop_ratio)
         return PipelineSpec("image", decoder=crop, transforms=steps)
@@ -113,6 +113,7 @@ def _dataloader(case: Case, view: Callable[[Image.Image], torch.Tensor]) -> Pass
         shuffle=True,
         num_workers=case.workers,
         persistent_workers=True,
+        multiprocessing_context="fork",  # spawned workers would import solo-learn as a whole
     )
     return lambda epoch: (sum(len(x) for x in views) for views in loader)
 
@@ -132,10 +133,8 @@ def torchvision_views(case: Case, device: str) -> Pass:
     if case.colour:
         jitter = v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)
         steps += [v2.RandomHorizontalFlip(c.hflip_prob), v2.RandomApply([jitter], c.jitter_prob)]
-        steps += [v2.RandomGrayscale(c.gray_prob), v2.ToImage()]
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(c.mean, c.std)]
-    else:
-        steps += [v2.ToImage()]
+        steps += [v2.RandomGrayscale(c.gray_prob)]
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(c.mean, c.std)]
     return _dataloader(case, v2.Compose(steps))
 
 

@@ -25,7 +25,7 @@ def step_shares(
     all at once would not fit at 224 px."""
     case = base._replace(views=views, colour=True, batch=min(batch, base.images))
     step = _Step(case.size, runtime)
-    stream, chosen = open_stream(case, runtime.device), chosen_positions(case)
+    stream, chosen = open_stream(case, runtime), chosen_positions(case)
     order = np.resize(chosen, max(len(chosen), 4 * case.batch))  # a small set more than once
     spent, steps, epoch = {"wait": 0.0, "augment": 0.0, "step": 0.0}, 0, 0
 
