@@ -36,6 +36,7 @@ from effssl.evaluation.protocols import (
 )
 from effssl.models import build_encoder, load_backbone, save_backbone
 from effssl.models.weight_files import read_extra
+from effssl.views.sizes import growing_sizes, size_at
 from effssl.views.stream import ViewStream
 
 SUPERVISED = "supervised.safetensors"
@@ -60,9 +61,8 @@ def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int
 def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Module, dict[str, Any]]:
     """Train the run's backbone with labels in place of the loss on embeddings.
 
-    It starts from the same weights, and has the same steps, schedule and views, but no small ones,
-    and those that grow at their last size. It is trained at the first call, and lies in the run's
-    folder from then on.
+    It starts from the same weights, and has the same steps, schedule and views, but no small ones.
+    It is trained at the first call, and lies in the run's folder from then on.
 
     Args:
         run: gives the recipe.
@@ -83,16 +83,19 @@ def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Modul
 def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
     """Train the supervised twin, and write it to the run's folder."""
     cfg, optim, stream = run.cfg, run.cfg.optim, streams["train"]
+    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
+    steps = encoded_views // (optim.batch_size * cfg.num_views)
+    sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
     views = labelled_views(
         stream.with_views(stream.augment, seed=cfg.run.seed, batch_size=optim.batch_size),
         data.train_positions,
         seed=cfg.run.seed,
+        size_of=lambda step: size_at(step, steps, sizes, cfg.sizes.grow_until),
     )
-    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
     recipe = Recipe(
         backbone_lr=optim.lr,
         head_lr=optim.lr,
-        steps=encoded_views // (optim.batch_size * cfg.num_views),
+        steps=steps,
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,
         warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),

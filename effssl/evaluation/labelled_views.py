@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from effssl import InputError
 from effssl.data.splits import epoch_order
+from effssl.ranges import ImageSize
 from effssl.views.stream import ViewStream
 
 
@@ -24,7 +26,13 @@ class LabelledViews(NamedTuple):
     steps_per_epoch: int
 
 
-def labelled_views(stream: ViewStream, positions: np.ndarray, *, seed: int) -> LabelledViews:
+def labelled_views(
+    stream: ViewStream,
+    positions: np.ndarray,
+    *,
+    seed: int,
+    size_of: Callable[[int], ImageSize | None] = lambda step: None,
+) -> LabelledViews:
     """Give the stream's views of the images at `positions` their labels, and a random order.
 
     Images without a label are left out. All batches are of the stream's size; what is left of an
@@ -34,6 +42,7 @@ def labelled_views(stream: ViewStream, positions: np.ndarray, *, seed: int) -> L
         stream: makes the views.
         positions: int64, into the stream's split.
         seed: of the order.
+        size_of: step -> size of the views, at most that of the stream's; None is just that.
 
     Raises:
         InputError: if there are fewer images than a batch.
@@ -47,10 +56,13 @@ def labelled_views(stream: ViewStream, positions: np.ndarray, *, seed: int) -> L
     labels_on_device = torch.from_numpy(labels).to(stream.runtime.device)
 
     def epoch(number: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        order = epoch_order(positions, seed, number)[: steps * batch_size]
-        with closing(stream.epoch(order, number)) as batches:
-            for (views,), at in batches:
-                yield views, labels_on_device[at]
+        rest = epoch_order(positions, seed, number)[: steps * batch_size]
+        numbers = range(number * steps, (number + 1) * steps)
+        for size, of_size in itertools.groupby(numbers, size_of):
+            part, rest = np.split(rest, [batch_size * len(list(of_size))])
+            with closing(stream.epoch(part, number, size=size)) as batches:
+                for (views,), at in batches:
+                    yield views, labels_on_device[at]
 
     return LabelledViews(epoch, steps)
 

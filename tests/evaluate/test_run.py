@@ -25,6 +25,7 @@ from effssl.evaluation import protocols, semi_supervised
 from effssl.models import load_backbone
 from effssl.models.weight_files import read_extra
 from effssl.train import loop as train
+from effssl.views.stream import ViewStream
 from tests.conftest import QUICK, write_class_folders
 
 pytestmark = pytest.mark.slow
@@ -215,7 +216,7 @@ def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys, monkeypatch)
     capsys.readouterr()
 
 
-def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
+def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     flags = [
         *QUICK,
@@ -231,11 +232,23 @@ def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
         128,
         "--small-views",
         1,
+        "--first-size",
+        6,
+        "--grow-by",
+        2,
     ]
     assert (
         train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
     )
+    sizes, epoch_of_views = [], ViewStream.epoch
+
+    def epoch(stream, positions, number, **size):
+        sizes.extend(size.values())
+        return epoch_of_views(stream, positions, number, **size)
+
+    monkeypatch.setattr(ViewStream, "epoch", epoch)
     assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
+    assert {6, 8} <= set(sizes)
     rows = report(run)["rows"]
     assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
     about = read_extra(run / "supervised.safetensors")["supervised"]

@@ -81,6 +81,16 @@ def test_views_are_those_of_pretraining_with_the_labels_of_their_images(squares)
     assert torch.equal(x, expected)
 
 
+def test_views_grow_by_the_step_and_keep_their_images(squares):
+    stream = stream_of(squares[0], replace(WHOLE, image_size=12), batch_size=5)
+    positions, order = np.arange(24), epoch_order(np.arange(24), 0, 1)
+    made = labelled_views(stream, positions, seed=0, size_of=lambda step: 8 if step < 6 else 12)
+    batches = list(made.epoch(1))  # steps 4 to 7
+    assert [x.shape[-1] for x, _ in batches] == [8, 8, 12, 12]
+    labels = torch.cat([y for _, y in batches])
+    assert labels.tolist() == squares[0].labels[order[:20]].tolist()
+
+
 @pytest.mark.slow
 def test_views_of_images_of_varied_size_have_the_labels_of_their_images_too(squares):
     stream = stream_of(squares[1], replace(WHOLE, views=2), batch_size=6)
