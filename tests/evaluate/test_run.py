@@ -232,10 +232,12 @@ def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys, mo
         128,
         "--small-views",
         1,
+        "--image-size",
+        12,
         "--first-size",
-        6,
+        8,
         "--grow-by",
-        2,
+        4,
     ]
     assert (
         train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
@@ -248,7 +250,7 @@ def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys, mo
 
     monkeypatch.setattr(ViewStream, "epoch", epoch)
     assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
-    assert {6, 8} <= set(sizes)
+    assert {8, 12} <= set(sizes)
     rows = report(run)["rows"]
     assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
     about = read_extra(run / "supervised.safetensors")["supervised"]
