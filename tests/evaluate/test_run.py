@@ -216,7 +216,7 @@ def test_fine_tuned_adapted_and_supervised(run, digits_dir, capsys, monkeypatch)
     capsys.readouterr()
 
 
-def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys, monkeypatch):
+def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
     run = tmp_path / "run"
     flags = [
         *QUICK,
@@ -232,31 +232,36 @@ def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys, mo
         128,
         "--small-views",
         1,
-        "--image-size",
-        12,
-        "--first-size",
-        8,
-        "--grow-by",
-        4,
     ]
     assert (
         train.main(cli.parse([*map(str, [*flags, "--probe-every", 0, "--final-images", 0])])) == 0
     )
-    sizes, epoch_of_views = [], ViewStream.epoch
-
-    def epoch(stream, positions, number, **size):
-        sizes.extend(size.values())
-        return epoch_of_views(stream, positions, number, **size)
-
-    monkeypatch.setattr(ViewStream, "epoch", epoch)
     assert judge(run, "--num-averaged-views", 0, "--supervised") == 0
-    assert {8, 12} <= set(sizes)
     rows = report(run)["rows"]
     assert rows["supervised"]["linear"] > rows["untrained"]["linear"] + 0.2
     about = read_extra(run / "supervised.safetensors")["supervised"]
     assert about["accuracy"] > 0.5 and about["images"] == 360
     assert about["steps"] == json.loads((run / "result.json").read_text())["steps"]
     assert f"{100 * about['accuracy']:.1f} on 360 images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_supervised_twin_sees_views_that_grow_as_the_runs_do(digits_dir, tmp_path, monkeypatch):
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", tmp_path / "run", "--epochs", 1]
+    flags += ["--image-size", 12, "--first-size", 8, "--grow-by", 4, "--grow-until", 0.5]
+    sizes, epoch_of_views = [], ViewStream.epoch
+
+    def epoch(stream, positions, number, **size):
+        sizes.extend((len(positions), each) for each in size.values())
+        return epoch_of_views(stream, positions, number, **size)
+
+    monkeypatch.setattr(ViewStream, "epoch", epoch)
+    assert train.main(cli.parse([*map(str, [*flags, "--final-images", 0])])) == 0
+    of_run = list(sizes)
+    assert [size for _, size in of_run] == [8, 12]
+    sizes.clear()
+    assert judge(tmp_path / "run", *SHORT, "--supervised") == 0
+    assert sizes[: len(of_run)] == of_run
 
 
 def test_layers_are_compared(run, tmp_path, capsys):
