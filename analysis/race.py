@@ -7,8 +7,9 @@ python analysis/race.py --preset digits                     # minutes, to see it
 lightly and solo-learn (Barlow Twins and VICReg, two views) and LeJEPA's minimal recipe train as
 their documentation for CIFAR-10 says, with their own transforms, projectors, losses and optimizers,
 imported from their packages: `pip install -e '.[race]'`; analysis/peers says which part is whose.
-The authors' way is effssl with K = 2 and d = 8192. All have the same backbone, in float32, and the
-same images; the validation split is judged by one linear probe, while the clock pauses.
+The authors' way is effssl with K = 2 and d = 8192. All have the same images and the same backbone,
+in float32, but for `today`, which has its own; the validation split is judged by one linear probe,
+while the clock pauses.
 
 Rules, written before any run. First come six trials for every other contender
 (race_contenders.py: documented, then rate, batch, weight and crops changed), a quarter as long as a

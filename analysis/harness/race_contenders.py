@@ -64,8 +64,8 @@ _VIEWS = (
     *("--saturation", "0.2", "--hue", "0.1", "--gray-prob", "0.2", "--blur-prob", "0"),
     *("--solarize-prob", "0"),
 )
-# configs/cifar10_cpu.yaml of commit eaf5b10, every number of it: what is gained since is gained
-# on this.
+# configs/cifar10_cpu.yaml of commit eaf5b10, backbone and every number of it: what is gained since
+# is gained on this.
 TODAY = (
     *HALF_RESNET,
     *("--method", "vicreg", "--views", "4", "--proj-dim", "256", "--inv-weight", "25"),

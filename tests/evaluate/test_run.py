@@ -245,7 +245,6 @@ def test_the_supervised_twin_learns_from_labels(digits_dir, tmp_path, capsys):
     assert f"{100 * about['accuracy']:.1f} on 360 images" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_supervised_twin_sees_views_that_grow_as_the_runs_do(digits_dir, tmp_path, monkeypatch):
     flags = [*QUICK, "--data-dir", digits_dir, "--out", tmp_path / "run", "--epochs", 1]
     flags += ["--image-size", 12, "--first-size", 8, "--grow-by", 4, "--grow-until", 0.5]
