@@ -38,7 +38,8 @@ class ColourDraws(NamedTuple):
 
     def map(self, change) -> ColourDraws:
         """Return the draws with `change` applied to every tensor."""
-        return ColourDraws._make(None if draw is None else change(draw) for draw in self)
+        # A list: torch.compile of torch 2.11 fails on a generator here.
+        return ColourDraws._make([None if draw is None else change(draw) for draw in self])
 
 
 def draw_crops(numbers: Tensor, augment: Augment, *, stored: tuple[int, int]) -> CropDraws:
