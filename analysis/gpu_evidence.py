@@ -6,8 +6,9 @@ python analysis/gpu_evidence.py --preset digits --device cpu   # a rehearsal: al
 
 A piece is a command of this repository. Each call runs the pieces that have not ended, in order,
 until its seconds are used up; one that is stopped then goes on in the next call, or begins again if
-it cannot. OUT has what they wrote and said, and done.json, which says how each one ended. The last
-lines printed are a table of that."""
+it cannot. OUT has what they wrote and said, records.jsonl, the claims' finished runs, beginning
+with those that are committed, and done.json, which says how each one ended. The last lines printed
+are a table of that."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
 
-from analysis.harness import cli
+from analysis.harness import cli, records
 from analysis.harness.tables import markdown
 from effssl.run.files import check_writable, write_text
 
@@ -74,20 +75,28 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
         where = ("--runs", str(out / "runs"), "--out", str(out / name), "--seconds", "{seconds}")
         return Piece(name, (*script, *where, *more))
 
+    def claim(name: str, *more: str) -> Piece:
+        # Side by side, as a run's start takes as long as many seconds of training.
+        return study(
+            name, "--parallel", "3", "--records", str(_records(out)), "--save-records", *more
+        )
+
     steps = [word for k in (2, 4, 8) for word in ("--vary", f"--views {k}")]
     bench = (python, "-m", "analysis.benchmarks.step", "--bare", "--data-dir", data, *steps)
     tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_device.py")
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
+    three = ("--", "--epochs", "3") if is_gpu else ()
     run = out / "run"
     begun = ("--resume", str(run)) if (run / "config.yaml").is_file() else ("--out", str(run))
     return [
         Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
-        Piece("step", (*bench, "--", *of_set, *few)),
-        study("wallclock"),
-        study("views"),
         Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),
-        study("projector", "--parallel", "3"),
-        study("subset", "--parallel", "3"),
+        # Few trials, of the rates at whose upper end the first three lay.
+        claim("wallclock", "--rates", "1", "3", "9", "--weights", "1", "--seeds", "3", *three),
+        claim("views", *three),
+        Piece("step", (*bench, "--", *of_set, *few)),
+        claim("projector", *three),
+        claim("subset", *three),
         # A run of another tool cannot be gone on with, so it has to fit into a call.
         study("race", "--seeds", "1", "--run-seconds", "200" if is_gpu else "4"),
     ]
@@ -97,6 +106,9 @@ def _run_all(args: argparse.Namespace) -> None:
     check_writable(args.out, f"--out {args.out}")
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
+    committed = records.FOLDER / f"claims-{args.preset}.jsonl"
+    if committed.is_file() and not _records(args.out).exists():
+        write_text(_records(args.out), committed.read_text())
     wanted = [p for p in pieces(args) if args.only is None or p.name in args.only]
     ends, done = time.monotonic() + args.seconds, _read(args.out)
     for piece in wanted:
@@ -162,6 +174,10 @@ def _state(done: dict[str, Any] | None) -> str:
 
 def _last_lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines()[-12:]
+
+
+def _records(out: Path) -> Path:
+    return out / "records.jsonl"
 
 
 def _file(out: Path) -> Path:

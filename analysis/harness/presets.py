@@ -18,7 +18,11 @@ _CPU = (
     *("--batch-size", "64", *_ADAMW, "--weight-decay", "1e-4", "--warmup-epochs", "0.2"),
     *("--precision", "bf16", "--fraction", "0.4", "--epochs", "1", "--probe-every", "1"),
 )
-_GPU = ("--config", str(_CONFIGS / "cifar10.yaml"))
+_GPU = (
+    *("--data", "cifar10", "--backbone", "resnet18", "--batch-size", "256"),
+    *("--optimizer", "adamw", "--lr", "2e-3", "--weight-decay", "1e-4", "--warmup-epochs", "2"),
+    *("--epochs", "100", "--probe-every", "5"),
+)
 _PAPER = (
     *("--config", str(_CONFIGS / "cifar10_authors.yaml"), "--batch-size", "128"),
     *("--pairing", "all", "--hold-out"),  # one loss for every K; choices need held-out images

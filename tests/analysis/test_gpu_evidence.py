@@ -73,3 +73,20 @@ def test_only_what_is_named_is_run(run, tmp_path):
     pieces = [note(tmp_path, "first"), note(tmp_path, "second")]
     _, table = run(*pieces, flags=["--only", "second"])
     assert len(table) == 1 and (tmp_path / "noted").read_text() == "second\n"
+
+
+def test_committed_runs_are_not_trained_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_evidence.records, "FOLDER", tmp_path)
+    (tmp_path / "claims-gpu.jsonl").write_text('{"name": "one"}\n')
+    records = tmp_path / "out" / "records.jsonl"
+    run()
+    assert records.read_text() == '{"name": "one"}\n'
+    records.write_text("more\n")
+    run()  # of the same evidence: what this machine has made stays
+    assert records.read_text() == "more\n"
+    args = gpu_evidence.argparse.Namespace(
+        preset="gpu", data_dir=tmp_path, out=tmp_path / "out", device="cuda"
+    )
+    monkeypatch.undo()
+    told = {p.name: p.command for p in gpu_evidence.pieces(args)}
+    assert all(str(records) in told[claim] for claim in ("wallclock", "views", "subset"))

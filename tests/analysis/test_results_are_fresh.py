@@ -21,6 +21,7 @@ CLAIM = (*TRAINING, *PROBES, "analysis/harness/recipes.py", "analysis/harness/pr
 MADE_BY = {
     "digits": (*TRAINING, "effssl/evaluation", "effssl/set_defaults.py"),
     "cifar10_cpu": (*TRAINING, "effssl/evaluation", "configs/cifar10_cpu.yaml"),
+    "cifar10_gpu": (*TRAINING, *PROBES, "configs/cifar10.yaml"),
     "weight_rule": (*TRAINING, *PROBES, "analysis/weight_rule.py"),
     "orthogonality": (*TRAINING, *PROBES, "effssl/evaluation/spectrum.py"),
     "projector": (*CLAIM, "analysis/projector.py"),
