@@ -61,32 +61,26 @@ def _measure_and_print(args: argparse.Namespace, further: list[str]) -> None:
         for vary in args.vary or [""]
     }
     measured = measure(settings, rounds=args.rounds, threads=args.threads, bare=args.bare)
-    rows = [{"settings": name} | shown(ms) for name, ms in measured.items()]
-    if args.bare:
-        rows = [
-            row | shown_bare(ms, memory_mb(settings[name]))
-            for row, (name, ms) in zip(rows, measured.items(), strict=True)
-        ]
-    print(markdown(rows))
+    print(markdown([{"settings": name} | shown(ms) for name, ms in measured.items()]), flush=True)
+    if args.bare:  # every run is opened twice more, so what is known is printed before
+        memory = {name: memory_mb(cfg) for name, cfg in settings.items()}
+        print(markdown([{"settings": name} | shown_memory(*mb) for name, mb in memory.items()]))
 
 
 def shown(ms: dict[str, float]) -> dict[str, str]:
-    """Return the milliseconds of a step and of its parts, as text."""
-    whole = f"{sum(ms[part] for part in PARTS):.1f}"
-    return {"ms a step": whole} | {part: f"{ms[part]:.1f}" for part in PARTS}
+    """Return the milliseconds of a step and of its parts, as text; and those of the bare backbone,
+    if they were measured."""
+    whole = sum(ms[part] for part in PARTS)
+    row = {"ms a step": f"{whole:.1f}"} | {part: f"{ms[part]:.1f}" for part in PARTS}
+    if BARE in ms:
+        row |= {BARE: f"{ms[BARE]:.1f}", "part of a step": f"{ms[BARE] / whole:.3f}"}
+    return row
 
 
-def shown_bare(ms: dict[str, float], mb: tuple[float, float]) -> dict[str, str]:
-    """Return the milliseconds and megabytes of the bare backbone beside those of a step, as text.
-
-    mb: of the bare backbone and of a step."""
-    bare, whole = mb
-    part = ms[BARE] / sum(ms[part] for part in PARTS)
-    return {BARE: f"{ms[BARE]:.1f}", "part of a step": f"{part:.3f}"} | {
-        "MB, bare": f"{bare:.0f}",
-        "MB, a step": f"{whole:.0f}",
-        "times": f"{whole / bare:.2f}",
-    }
+def shown_memory(bare: float, whole: float) -> dict[str, str]:
+    """Return the megabytes of the bare backbone and of a step, as text."""
+    sizes = {"MB, bare": f"{bare:.0f}", "MB, a step": f"{whole:.0f}"}
+    return sizes | {"times": f"{whole / bare:.2f}"}
 
 
 def measure(

@@ -132,7 +132,8 @@ def test_the_bare_backbone_is_a_part_of_a_step(digits_dir, sizes):
     (ms,) = step.measure({"a": cfg}, rounds=3, threads=1, bare=True).values()
     bare, whole = step.memory_mb(cfg)
     assert set(ms) == {*step.PARTS, step.BARE} and 0 < bare < 2 * whole
-    row = step.shown_bare(ms, (bare, whole))
+    assert 0 < float(step.shown(ms)["part of a step"]) < 1.5
+    row = step.shown_memory(bare, whole)
     assert float(row["times"]) == pytest.approx(whole / bare, abs=0.01)
     steps = next(passes(cfg))
     assert len(steps) == 1 and steps[0] > 0
