@@ -17,6 +17,7 @@ from torch import Tensor
 HISTORY = 10  # steps that the inverse Hessian is made from
 LOGITS = 2**21  # held at a time
 BLOCKS = 2**31  # products that the Hessian's blocks may take; if it would be more, one serves all
+DEAR = 100  # dimensions a class from which one block serves all penalties: it costs dozens of steps
 _DECREASE = 1e-4  # part of the predicted decrease that a step must reach
 _HALVINGS = 20
 _MAX_ITERATIONS = 2000
@@ -47,9 +48,14 @@ def minimise(
         basis, coordinates = torch.linalg.qr(x.T)  # [dim, n], [n, n]
         x = coordinates.T.contiguous()
     w = x.new_zeros(classes, x.shape[1] + 1)  # its last column is the bias, which is not penalised
-    solved = []
+    is_shared = n * classes * w.shape[1] ** 2 > BLOCKS
+    is_dear = is_shared and w.shape[1] > DEAR * classes
+    blocks, solved = None, []
     for l2 in penalties:
-        w = _minimise(w, x, y, F.pad(x.new_full((x.shape[1],), l2), (0, 1)), tolerance)
+        penalty = F.pad(x.new_full((x.shape[1],), l2), (0, 1))
+        if blocks is None or not is_dear:
+            blocks = _curvature(w, x, is_shared)
+        w = _minimise(w, x, y, penalty, _factor(blocks, penalty), tolerance)
         weight = w[:, :-1] if basis is None else w[:, :-1] @ basis.T
         solved.append((weight, w[:, -1]))
     return solved
@@ -63,9 +69,11 @@ class _Step(NamedTuple):
     inverse: Tensor  # 1 / their product
 
 
-def _minimise(w: Tensor, x: Tensor, y: Tensor, penalty: Tensor, tolerance: float) -> Tensor:
-    """Return the solution [classes, dim + 1] for penalty [dim + 1], beginning at w."""
-    factor = _curvature_factor(w, x, penalty)
+def _minimise(
+    w: Tensor, x: Tensor, y: Tensor, penalty: Tensor, factor: Tensor, tolerance: float
+) -> Tensor:
+    """Return the solution [classes, dim + 1] for penalty [dim + 1], beginning at w, with Cholesky
+    factors of blocks like the Hessian's."""
     loss, gradient = _loss_and_gradient(w, x, y, penalty)
     steps: list[_Step] = []
     for _ in range(_MAX_ITERATIONS):
@@ -113,14 +121,13 @@ def _loss_and_gradient(w: Tensor, x: Tensor, y: Tensor, penalty: Tensor) -> tupl
     return loss, gradient / len(x) + penalty * w
 
 
-def _curvature_factor(w: Tensor, x: Tensor, penalty: Tensor) -> Tensor:
-    """Return Cholesky factors, float64 [classes, dim + 1, dim + 1], of the Hessian's blocks at w.
+def _curvature(w: Tensor, x: Tensor, is_shared: bool) -> Tensor:
+    """Return the Hessian's blocks at w without penalty, float64 [classes, dim + 1, dim + 1].
 
-    A class's block is the mean of p (1 - p) x x' over images, and its penalty. If all of them would
-    take long, their mean stands for each: [1, dim + 1, dim + 1].
+    A class's block is the mean of p (1 - p) x x' over images. If they are shared, the mean of all
+    stands for each: [1, dim + 1, dim + 1].
     """
     classes, width = w.shape
-    is_shared = len(x) * classes * width**2 > BLOCKS
     blocks = x.new_zeros(1 if is_shared else classes, width, width, dtype=torch.float64)
     for part in x.split(max(1, LOGITS // max(classes, width))):
         p = torch.addmm(w[:, -1], part, w[:, :-1].T).softmax(1)
@@ -130,10 +137,15 @@ def _curvature_factor(w: Tensor, x: Tensor, penalty: Tensor) -> Tensor:
         with_one = F.pad(part, (0, 1), value=1.0)
         for i, of_class in enumerate(curvature.T):
             blocks[i] += (with_one.T * of_class) @ with_one
-    blocks = blocks / len(x) + torch.diag(penalty.double())
+    return blocks / len(x)
+
+
+def _factor(blocks: Tensor, penalty: Tensor) -> Tensor:
+    """Return Cholesky factors of blocks [n, dim + 1, dim + 1] with their penalty [dim + 1]."""
+    blocks = blocks + torch.diag(penalty.double())
     # Rounding can leave eigenvalues below 0.
     floor = 1e-6 * blocks.diagonal(dim1=1, dim2=2).mean(1)
-    return torch.linalg.cholesky(blocks + torch.diag_embed(floor[:, None].expand(-1, width)))
+    return torch.linalg.cholesky(blocks + torch.diag_embed(floor[:, None].expand_as(blocks[:, 0])))
 
 
 def _inverse_hessian_times(gradient: Tensor, steps: list[_Step], factor: Tensor) -> Tensor:

@@ -234,10 +234,12 @@ def test_weak_penalties_are_solved_too_if_classes_are_separable(pixels, count):
         assert accuracy(probe, *evaluated) == pytest.approx(expected, abs=0.004), probe.l2
 
 
-def test_one_block_for_all_classes_finds_the_same_minima(monkeypatch):
+@pytest.mark.parametrize("dear", [logistic.DEAR, 0])  # 0: for all penalties, too
+def test_one_block_for_all_classes_finds_the_same_minima(monkeypatch, dear):
     h, y = clusters(300, dim=20)
     apart = fit_linear_probes(h.double(), y, 4, L2_GRID[:4], tolerance=1e-4)
     monkeypatch.setattr(logistic, "BLOCKS", 0)
+    monkeypatch.setattr(logistic, "DEAR", dear)
     shared = fit_linear_probes(h.double(), y, 4, L2_GRID[:4], tolerance=1e-4)
     for one, other in zip(apart, shared, strict=True):
         torch.testing.assert_close(one.weight, other.weight, rtol=1e-3, atol=1e-4)
