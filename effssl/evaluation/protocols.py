@@ -62,7 +62,9 @@ class Encoded(NamedTuple):
 
 
 def encode_splits(features: Features, data: Data, max_images: int) -> Encoded:
-    """Encode at most `max_images` labelled training images, class-balanced, and validation."""
+    """Encode at most `max_images` labelled training images, class-balanced, and validation.
+
+    Raises FloatingPointError for representations that are not finite, as `reported` does."""
     labels, labelled = data.train.labels, labelled_positions(data)
     part = min(1.0, max_images / len(labelled))
     chosen = labelled[class_balanced(labels[labelled], part, seed=0)]
@@ -235,4 +237,8 @@ def _with_labels(
     features: Features, data: Data, split: Split, positions: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     h = features(split, positions)
+    if (
+        not h.isfinite().all()
+    ):  # as after the last step of a training that the loss did not show yet
+        raise FloatingPointError("representations are not finite: the training has diverged")
     return h, torch.from_numpy(data.stored(split).labels[positions]).to(h.device)

@@ -274,6 +274,23 @@ def test_a_peer_that_diverges_says_so_and_has_no_result(digits_dir, tmp_path, mo
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_peer_that_diverges_where_its_loss_does_not_show_it_says_so(
+    digits_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(timed, "WORKERS", 0)
+
+    def build(cfg, dim_h):
+        return fake_peer(cfg, dim_h)._replace(
+            loss_of=lambda z: (z[0] - z[1]).square().mean().nan_to_num(),
+            rate=lambda share: float("inf"),
+        )
+
+    assert timed.main(build, quick(digits_dir, tmp_path / "run", "--batch-size", "64")) == 3
+    said = capsys.readouterr().err
+    assert "not finite" in said and "Traceback" not in said
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 @pytest.mark.parametrize("contender", race_contenders.PEERS, ids=lambda each: each.name)
 def test_each_installed_tool_builds_what_it_trains_with(contender):
     if importlib.util.find_spec(contender.package) is None:
