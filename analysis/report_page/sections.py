@@ -132,7 +132,7 @@ COMMANDS |= {
     "weight_rule": "python analysis/weight_rule.py --data-dir DIR",
     "losses_cost": "python -m analysis.benchmarks.losses",
     "throughput": "python -m analysis.benchmarks.loading --set 32 cifar10 DIR",
-    "cifar10_cpu": "effssl train --config analysis/results/cifar10_cpu/config.yaml --data-dir DIR",
+    "cifar10_cpu": "effssl train --config configs/cifar10_cpu.yaml --data-dir DIR",
     "digits": "make demo",
 }
 # What a picture shows, for those who cannot see it.
