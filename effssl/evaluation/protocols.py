@@ -237,8 +237,6 @@ def _with_labels(
     features: Features, data: Data, split: Split, positions: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     h = features(split, positions)
-    if (
-        not h.isfinite().all()
-    ):  # as after the last step of a training that the loss did not show yet
+    if not h.isfinite().all():  # weights may diverge before the loss shows it
         raise FloatingPointError("representations are not finite: the training has diverged")
     return h, torch.from_numpy(data.stored(split).labels[positions]).to(h.device)

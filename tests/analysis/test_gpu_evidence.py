@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -84,9 +85,7 @@ def test_committed_runs_are_not_trained_again(run, tmp_path, monkeypatch):
     records.write_text("more\n")
     run()  # of the same evidence: what this machine has made stays
     assert records.read_text() == "more\n"
-    args = gpu_evidence.argparse.Namespace(
-        preset="gpu", data_dir=tmp_path, out=tmp_path / "out", device="cuda"
-    )
+    args = argparse.Namespace(preset="gpu", data_dir=tmp_path, out=tmp_path / "out", device="cuda")
     monkeypatch.undo()
     told = {p.name: p.command for p in gpu_evidence.pieces(args)}
     assert all(str(records) in told[claim] for claim in ("wallclock", "views", "subset"))
