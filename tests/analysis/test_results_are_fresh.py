@@ -29,6 +29,7 @@ MADE_BY = {
     "views": (*CLAIM, "analysis/views.py"),
     "subset": (*CLAIM, "analysis/subset.py"),
     "wallclock": (*CLAIM, "analysis/wallclock.py", "analysis/benchmarks/step.py"),
+    "race": (*TRAINING, *PROBES, "analysis/race.py", "configs/cifar10_cpu.yaml"),
     "theory": (
         *("analysis/theory.py", "analysis/harness/ring.py", "effssl/losses"),
         "effssl/evaluation/spectrum.py",
