@@ -17,7 +17,7 @@ from effssl.config import FIELDS, Config, flag_of, flat
 from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
-from effssl.ranges import local_path
+from effssl.ranges import absolute_start, local_path
 from effssl.set_defaults import SET_DEFAULTS
 
 T = TypeVar("T")
@@ -31,11 +31,12 @@ def _optional(kind: type) -> list[str]:
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves
 # the weights, but that it may also be given more epochs.
 RESUME_MAY_CHANGE = {
-    *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume"),
-    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images", "profile"),
+    *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_to"),
+    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
+    *("profile", "plan", "stop_when_flat", "on_collapse"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
-_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume"))
+_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "plan"))
 
 
 def parse(argv: list[str] | None = None) -> Config:
@@ -81,12 +82,15 @@ def parse_embed(argv: list[str] | None = None) -> Embed:
 def dump(cfg: Config) -> str:
     """Return the settings as YAML; a file of it is a valid `--config`.
 
-    Its folders are absolute, so that they are found from wherever the file is read.
+    Its paths are absolute, so that they are found from wherever the file is read.
     """
     settings = {name: value for name, value in flat(cfg).items() if name in _IN_FILES}
-    for name in ("data_dir", "beton_dir"):
+    for name in ("data_dir", "beton_dir", "paired"):
         if settings[name] is not None:
             settings[name] = str(Path(settings[name]).resolve())
+    for name in ("init", "teacher"):
+        if settings[name] is not None:
+            settings[name] = absolute_start(settings[name])
     return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 

@@ -1,5 +1,6 @@
 """The settings of training. Those of images and views (and of `effssl prepare`) stand in
-image_config.py, those of the other jobs in job_config.py.
+image_config.py, of what training starts from in start_config.py, of the optimizer in
+optim_config.py, of the other jobs in job_config.py.
 
 Every field is a flag (`proj_dim` is `--proj-dim`) and a key of the flat YAML files in configs/.
 Settings are grouped only to keep `--help` readable; names are unique across groups.
@@ -15,20 +16,20 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from effssl.image_config import Augment, Images, Sizes
+from effssl.optim_config import Optim
 from effssl.ranges import (
     SETTINGS,
+    AtLeast0,
     AtLeast1,
-    Decay,
     LocalPath,
     NotNegative,
-    OptimizerName,
-    Positive,
     PositiveFinite,
-    Probability,
+    Precision,
     PublishedWeight,
     Weight,
     height_width,
 )
+from effssl.start_config import Branches, Start
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -102,37 +103,6 @@ class Loss:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class Optim:
-    """Optimizer and schedule."""
-
-    optimizer: OptimizerName = "adamw"
-    """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725. muon: for matrices
-    and convolutions, with AdamW for the rest."""
-    lr: PositiveFinite = 1e-3
-    """Peak learning rate."""
-    lr_bias: PositiveFinite | None = None
-    """Peak learning rate of what gets no weight decay: biases, normalisation (None: lr)."""
-    weight_decay: NotNegative = 1e-4
-    """Weight decay; not on biases, normalisation, class tokens and position embeddings. adam: an
-    L2 term, on all parameters."""
-    warmup_epochs: NotNegative = 1.0
-    """Epochs of linear warm-up."""
-    decay: Decay = "cosine"
-    """How the learning rate falls after the warm-up: by half a cosine, or linearly."""
-    final_lr: Probability = 0.0
-    """Learning rate at the end, as a part of the peak."""
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    """Images per step over all devices, before views."""
-    drop_last: bool = True
-    """Leave out what an epoch's images leave over for a last, smaller batch; else train on it."""
-    epochs: AtLeast1 = 100
-    """Passes over the training images; the schedule ends with them. With --resume more than the run
-    had: the rest follows the longer schedule."""
-    max_seconds: Positive | None = None
-    """Stop after this much training time (probes excluded); the schedule still follows `epochs`."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
 class Probe:
     """Looking at the representation while training."""
 
@@ -144,6 +114,10 @@ class Probe:
     """At most this many training images are encoded at the end (0: none, and test is not read)."""
     probe_labels: AtLeast1 = 10
     """Labels per class in the few-label probe at the end."""
+    stop_when_flat: AtLeast0 = 0
+    """End the run after so many probes in a row that were no better than one before (0: never)."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What a probe does that finds the representations or embeddings of images nearly alike."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -159,14 +133,23 @@ class Run:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one. Under torchrun BatchNorm is of the
     whole batch on GPUs; on CPUs each process normalises by its own images."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the forward pass; the loss is in float32. auto: bf16 on CUDA, fp32 on CPU."""
+    precision: Precision = "auto"
+    """Precision of the forward pass; the loss is in float32. auto: on CUDA bf16, or fp16 on cards
+    without it; on CPUs fp32. fp16 scales the loss so that its gradients do not vanish."""
+    checkpoint_activations: bool = False
+    """Compute the backbone's activations again in the backward pass instead of keeping them: less
+    memory, more time; BatchNorm's running averages then take in each step twice."""
     compile: Literal["auto", "true", "false"] = "auto"
     """torch.compile for encoder and augmentation (under torchrun the latter); auto: on CUDA."""
+    log_to: tuple[Literal["csv", "wandb", "mlflow"], ...] = ()
+    """Where numbers go beside metrics.jsonl and TensorBoard; wandb and mlflow are extras."""
     log_every: AtLeast1 = 20
     """Steps between records in metrics.jsonl."""
     save_every_s: NotNegative = 300.0
     """Seconds between checkpoints; others are written at probes, the end, Ctrl-C and SIGTERM."""
+    plan: AtLeast0 | None = None
+    """Train for some seconds, say what all of it would take (hours, memory, disk) and write
+    nothing; as if there were this many training images, if a number follows."""
     profile: Annotated[int, Field(ge=0)] = 0
     """Steps, after the first five, of which RUN/trace.json tells a trace viewer what took the time;
     20 if no number follows."""
@@ -184,6 +167,8 @@ class Config:
     augment: Augment = dataclasses.field(default_factory=Augment)
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     model: Model = dataclasses.field(default_factory=Model)
+    start: Start = dataclasses.field(default_factory=Start)
+    branches: Branches = dataclasses.field(default_factory=Branches)
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     probe: Probe = dataclasses.field(default_factory=Probe)
@@ -193,6 +178,11 @@ class Config:
     def num_views(self) -> int:
         """The views of an image that the loss compares, small ones included."""
         return self.augment.views + self.sizes.small_views
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of z for an image: its views, and what lies beside them."""
+        return self.num_views + self.branches.count
 
     @model_validator(mode="after")
     def _pairs_of_views(self) -> Config:

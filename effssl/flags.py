@@ -18,7 +18,7 @@ from effssl.config import Config, flag_of
 Given = dict[str, Any]  # the fields that were given: a text, a list of texts, or True or False
 
 POSITIONAL = {"run": "?", "runs": "*"}  # field -> how many, in argparse's letters
-ALONE = {"profile": "20"}  # what a flag means that no value follows
+ALONE = {"profile": "20", "plan": "0"}  # what a flag means that no value follows
 REPEATED = {"checkpoint": "NAME=FILE"}  # field -> what `--help` shows as its value
 _HELP_FORMAT = functools.partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=26)
 

@@ -18,24 +18,18 @@ from effssl.ranges import (
     GrayRange,
     JpegQuality,
     LocalPath,
+    NamedFile,
+    NotNegative,
     Part,
     PositiveFinite,
+    Precision,
     SetName,
-    local_path,
 )
-
-
-def _named_file(text: str) -> str:
-    """Return NAME=FILE, with FILE as `local_path` has it. Raises ValueError if it is not that."""
-    name, equals, file = text.partition("=")
-    if not (name and file):
-        raise ValueError("must be NAME=FILE")
-    return f"{name}{equals}{local_path(file)}"
 
 
 def _rows_differ(checkpoints: tuple[str, ...]) -> tuple[str, ...]:
     """Return the checkpoints. Raises ValueError if two rows of the table would have one name."""
-    names = ["trained", "untrained", "supervised", "pixels"]
+    names = ["trained", "averaged", "start", "untrained", "supervised", "pixels"]
     for checkpoint in checkpoints:
         name = checkpoint.partition("=")[0]
         if name in names:
@@ -55,9 +49,6 @@ def _at_least_one(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     if not runs:
         raise ValueError("must be at least one")
     return runs
-
-
-NamedFile = Annotated[str, AfterValidator(_named_file)]
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -104,6 +95,13 @@ class Evaluation:
     validation split, which may have many more labels)."""
     fine_tune_steps: AtLeast1 | None = None
     """At most this many steps, if the passes are more (None: no bound)."""
+    keep: NotNegative = 0.0
+    """In --fine-tune: weight of the penalty sum F (theta - theta_0)^2 on how far the backbone moves
+    from what it was."""
+    keep_fisher: Literal["ssl", "none"] = "ssl"
+    """F in --keep. ssl: the diagonal of the Fisher information of the run's own loss on its own
+    images, scaled to a mean of 1; it needs checkpoint.pt, and rows that have no projector have
+    F = 1. none: 1."""
     adapt_batch_norm: bool = False
     """A column for BatchNorm's statistics taken from the set's training images, all weights as they
     are."""
@@ -131,8 +129,9 @@ class Evaluation:
     """Threads that load (None: the run's)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the backbone's forward pass. auto: bf16 on CUDA, fp32 on CPU."""
+    precision: Precision = "auto"
+    """Precision of the backbone's forward pass. auto: on CUDA bf16, or fp16 on cards without it; on
+    CPUs fp32."""
 
     @model_validator(mode="after")
     def _views_beside_the_clean_one(self) -> Evaluation:

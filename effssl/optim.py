@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import timm.models
 import timm.optim.muon
 import torch
 from timm.optim import Lars, Muon
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from effssl import InputError
 from effssl.ranges import Decay, OptimizerName
 
 _newton_schulz: Callable[..., Tensor] = timm.optim.muon.zeropower_via_newtonschulz
@@ -26,6 +29,7 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     lr_bias: float | None = None,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Build AdamW, Adam, Muon, or LARS or SGD with momentum 0.9, on the trainable parameters.
 
@@ -44,31 +48,89 @@ def build_optimizer(
         lr: learning rate.
         weight_decay: weight decay of all other parameters.
         lr_bias: learning rate of the parameters without weight decay; None is `lr`.
+        layer_decay: learning rate of each layer of the backbone, as timm divides it, as a part of
+            that of the layer above (arXiv 2106.08254); the highest, and what is above, have `lr`.
+
+    Raises:
+        InputError: if layer_decay is not 1 and timm does not say what the layers are.
     """
     spared = _without_decay(model)
+    parts = {} if layer_decay == 1 else _rates_by_layer(model, layer_decay)
     parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in parameters if n not in spared], "weight_decay": weight_decay},
-        {"params": [p for n, p in parameters if n in spared], "weight_decay": 0.0},
-    ]
-    if lr_bias is not None:
-        groups[1] |= {"lr": lr_bias, _LR_SCALE: lr_bias / lr}
+    decayed = _groups([(n, p) for n, p in parameters if n not in spared], lr, parts)
+    part = 1.0 if lr_bias is None else lr_bias / lr
+    others = _groups([(n, p) for n, p in parameters if n in spared], lr, parts, part)
+    for group in decayed:
+        group["weight_decay"] = weight_decay
+    for group in others:
+        group["weight_decay"] = weight_decay if name == "adam" else 0.0
+    groups = decayed + others
     fused = parameters[0][1].device.type in _FUSED
     match name:
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, fused=fused)
         case "adam":
-            groups[1]["weight_decay"] = weight_decay
             return torch.optim.Adam(groups, lr=lr, fused=fused)
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "muon":
             timm.optim.muon.zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
-            groups[1]["use_fallback"] = True  # AdamW with Nesterov's momentum
+            for group in others:
+                group["use_fallback"] = True  # AdamW with Nesterov's momentum
             return Muon(groups, lr=lr, momentum=0.95, nesterov=True, betas=(0.9, 0.999))
         case "lars":
-            groups[0]["always_adapt"] = True  # without weight decay too, where timm would not
+            for group in decayed:
+                group["always_adapt"] = True  # without weight decay too, where timm would not
             return Lars(groups, lr=lr, momentum=0.9)
+
+
+def weight_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of a model's weights and buffers.
+
+    After step t, from 0, its `update_parameters` moves it toward the model by 1 - d with
+    d = min(decay, (1 + t) / (10 + t)), so that what the weights began with is soon forgotten.
+    Counts of batches are those of the model.
+    """
+
+    @torch.no_grad()
+    def toward(averages: list[Tensor], values: list[Tensor], step: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            part = 1 - min(decay, (1 + int(step)) / (10 + int(step)))
+            torch._foreach_lerp_(averages, values, part)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(model, multi_avg_fn=toward, use_buffers=True)  # type: ignore[arg-type]
+
+
+def _groups(
+    parameters: list[tuple[str, nn.Parameter]],
+    lr: float,
+    parts: dict[str, float],
+    part: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Group parameters by their learning rate, a part of `lr`: `part` times that of their layer."""
+    by_rate: dict[float, list[nn.Parameter]] = {part: []} if not parts else {}
+    for name, parameter in parameters:
+        by_rate.setdefault(part * parts.get(name, 1.0), []).append(parameter)
+    return [
+        {"params": members} | ({} if rate == 1 else {"lr": rate * lr, _LR_SCALE: rate})
+        for rate, members in by_rate.items()
+    ]
+
+
+def _rates_by_layer(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Return the learning rate of each of the backbone's parameters, as a part of the highest."""
+    backbones = [(n, m) for n, m in model.named_modules() if hasattr(m, "group_matcher")]
+    if not backbones:
+        raise InputError("--layer-decay: timm does not say what the layers of this backbone are")
+    prefix, backbone = backbones[0]
+    matcher = backbone.group_matcher(coarse=False)  # type: ignore[operator]
+    layers = timm.models.group_parameters(backbone, matcher, reverse=True)
+    return {
+        f"{prefix}.{name}" if prefix else name: layer_decay ** (max(layers.values()) - layer)
+        for name, layer in layers.items()
+    }
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -33,6 +33,42 @@ def local_path(path: str | Path) -> Path:
         raise ValueError("no home folder is known of that name") from None
 
 
+def named_file(text: str) -> str:
+    """Return NAME=FILE, with FILE as `local_path` has it. Raises ValueError if it is not that."""
+    name, equals, file = text.partition("=")
+    if not (name and file):
+        raise ValueError("must be NAME=FILE")
+    return f"{name}{equals}{local_path(file)}"
+
+
+def _start(text: str) -> str:
+    """Return timm, NAME=FILE or a folder, its path as `local_path` has it."""
+    if text == "timm":
+        return text
+    if is_named_file(text):
+        return named_file(text)
+    path = str(local_path(text))
+    return f"./{path}" if is_named_file(path) else path
+
+
+def _teacher(text: str) -> str:
+    """Return NAME=FILE or a folder. Raises ValueError for timm, which would need a name."""
+    if text == "timm":
+        raise ValueError("must be NAME=FILE or a run's folder")
+    return _start(text)
+
+
+def is_named_file(text: str) -> bool:
+    """Say whether a text is NAME=FILE and not a path that has an = in it: NAME has no slash."""
+    return "=" in text and "/" not in text.partition("=")[0]
+
+
+def absolute_start(start: str) -> str:
+    """Return what training starts from with an absolute path."""
+    name, equals, file = start.partition("=") if is_named_file(start) else ("", "", start)
+    return start if start == "timm" else f"{name}{equals}{Path(file).resolve()}"
+
+
 def _apart(pair: tuple[float, float]) -> tuple[float, float]:
     """Return the pair. Raises ValueError if it is no range."""
     if not pair[0] < pair[1]:
@@ -62,6 +98,10 @@ def _one_if_square(sides: tuple[int, int]) -> int | tuple[int, int]:
 
 
 LocalPath = Annotated[Path, AfterValidator(local_path)]
+NamedFile = Annotated[str, AfterValidator(named_file)]
+StartFrom = Annotated[str, AfterValidator(_start)]  # timm, NAME=FILE, or a run's folder
+TeacherFrom = Annotated[str, AfterValidator(_teacher)]  # the last two of these
+AtLeast0 = Annotated[int, Field(ge=0)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
 # Pixels: the side of squares, or (height, width), which are never equal. Pydantic is given the pair
@@ -90,6 +130,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 RangeTo1 = Annotated[tuple[float, Annotated[float, Field(le=1)]], AfterValidator(_ascending)]
 Weight = NotNegative | Literal["auto"]
 PublishedWeight = NotNegative | Literal["auto", "authors"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Decay = Literal["cosine", "linear"]
 OptimizerName = Literal["adamw", "adam", "muon", "lars", "sgd"]
 SetName = Literal["digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder"]

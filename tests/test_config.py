@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from effssl import cli, config, job_config
-from effssl.config import Config, Optim
+from effssl.config import Config
 from effssl.image_config import Augment, Images, Storage
+from effssl.optim_config import Optim
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

@@ -69,7 +69,7 @@ def test_one_training_step_is_read_in_few_modules():
     """From the loop down to the loss: what it takes to read one step."""
     modules = [
         "train/loop",
-        "train/job",
+        "train/step",
         "views/stream",
         "views/draws",
         "views/assemble",

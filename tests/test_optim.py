@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from effssl import optim
+from effssl import InputError, optim
 from effssl.models import create_backbone
 from effssl.models.encoder import Encoder
 from effssl.optim import build_optimizer, learning_rate, set_learning_rate
@@ -254,3 +254,41 @@ def test_muon_computes_in_float32_on_a_cpu(monkeypatch, width):
     net.weight.grad = torch.randn(4, width)
     optimizer.step()
     assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [*NAMES, "adam"])
+def test_each_layer_has_a_part_of_the_rate_of_the_layer_above(name):
+    kwargs = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
+    encoder = Encoder(create_backbone("resnet18", 32, kwargs=kwargs), 8, 4, 2)
+    optimizer = build_optimizer(
+        encoder, name, lr=0.1, weight_decay=1e-3, lr_bias=0.02, layer_decay=0.5
+    )
+    set_learning_rate(optimizer, 0.05)  # half of the peak
+    names = {id(p): n for n, p in encoder.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    decays = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates.keys() == dict(encoder.named_parameters()).keys()
+    of_weights = [f"backbone.layer{i}.0.conv1.weight" for i in (4, 3, 2, 1)]
+    assert [rates[n] for n in of_weights] == pytest.approx([0.05, 0.025, 0.0125, 0.00625])
+    assert rates["backbone.conv1.weight"] == pytest.approx(0.003125)
+    assert rates["backbone.layer3.0.bn1.weight"] == pytest.approx(0.005)
+    assert rates["projector.0.weight"] == rates["projector.3.weight"] == pytest.approx(0.05)
+    assert decays["backbone.layer1.0.conv1.weight"] == 1e-3
+    assert decays["backbone.layer1.0.bn1.bias"] == (1e-3 if name == "adam" else 0.0)
+
+
+def test_a_step_of_a_lower_layer_is_as_much_shorter():
+    net = create_backbone("resnet18", 32, kwargs="{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}")
+    optimizer = build_optimizer(net, "sgd", lr=1.0, weight_decay=0.0, layer_decay=0.5)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    steps = {n: float((before[n] - p).detach().mean()) for n, p in net.named_parameters()}
+    for name, step in (("layer4.0.bn2.weight", 1), ("layer2.0.conv1.weight", 0.25)):
+        assert steps[name] == pytest.approx(step, rel=1e-5)
+
+
+def test_layers_that_timm_does_not_know_are_refused():
+    with pytest.raises(InputError, match="--layer-decay: timm does not say what the layers"):
+        build_optimizer(model(), "sgd", lr=0.1, weight_decay=0.0, layer_decay=0.5)

@@ -136,7 +136,7 @@ def _steps(cfg: Config) -> Generator[list[float], None, None]:
     """Train, and give the seconds of each of PARTS after every step: what train/loop.py does, cut
     where the parts meet."""
     from effssl.train.job import build_job  # slow, and not needed for --help
-    from effssl.train.loop import in_a_row
+    from effssl.train.step import in_a_row
 
     job = build_job(cfg)
     encoder, runtime, stream = job.encoder, job.runtime, job.stream

@@ -100,6 +100,11 @@ def check_beton(beton: Beton, source: Source) -> int:
         ) from None
 
 
+def num_bytes_of(beton: Beton) -> int:
+    """Return the bytes that the images of a stored split take, without what FFCV fills up."""
+    return int(ffcv.reader.Reader(str(beton.path)).alloc_table["size"].sum())
+
+
 def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
     """Say what decides about the bytes of the file."""
     made_from = {

@@ -74,6 +74,29 @@ def open_source(
     return source if labels or source is None else _without_labels(source)
 
 
+def names_of(source: Source, positions: np.ndarray, root: Path, split: str) -> list[str]:
+    """Name images by their paths below `root`, or by split and number if they are no files."""
+    images = source.images
+    if isinstance(images, ImageFiles):
+        return [str(images.paths[position].relative_to(root)) for position in positions]
+    return [f"{split}/{position}" for position in positions]
+
+
+def part_of(source: Source, positions: np.ndarray) -> Source:
+    """Return the images at some positions as a source of its own."""
+    known_by = source.fingerprint, source.identity
+    fingerprint, identity = (_hash(name.encode() + positions.tobytes()) for name in known_by)
+    images = source.images
+    return source._replace(
+        images=ImageFiles([images.paths[i] for i in positions], images.decoding)
+        if isinstance(images, ImageFiles)
+        else [images[i] for i in positions],
+        labels=source.labels[positions],
+        fingerprint=fingerprint,
+        identity=identity,
+    )
+
+
 def _without_labels(source: Source) -> Source:
     fingerprint, identity = (
         _hash(f"{known_by} without labels".encode())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+HELD_OUT = 5_000  # images of a set without labels, at most: measures that need none take fewer
+
 
 def class_balanced(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Return sorted positions of a random part of the images, the same part of every class.
@@ -44,12 +46,15 @@ def train_and_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut the validation split, and then choose a `fraction` of the rest to train on.
 
-    labels: int [n], -1 for unlabelled, none of which are validated on. Returns (train, validation),
-    sorted positions, int64; validation is the same for every `fraction`, and empty if nothing is
-    labelled.
+    labels: int [n], -1 for unlabelled, none of which are validated on unless nothing is labelled;
+    then validation has at most HELD_OUT images. Returns (train, validation), sorted positions,
+    int64; validation is the same for every `fraction`.
     """
-    labelled = np.flatnonzero(labels >= 0)
-    validation = labelled[class_balanced(labels[labelled], val_fraction, seed)]
+    held = np.flatnonzero(labels >= 0)
+    if len(held) == 0:
+        held = np.arange(len(labels))
+        val_fraction = min(val_fraction, HELD_OUT / max(1, len(held)))
+    validation = held[class_balanced(labels[held], val_fraction, seed)]
     rest = np.setdiff1d(np.arange(len(labels)), validation)
     return rest[class_balanced(labels[rest], fraction, seed + 1)], validation
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from effssl import InputError
-from effssl.data.beton import Beton, ensure_beton
+from effssl.data.beton import Beton, ensure_beton, num_bytes_of
 from effssl.data.decode import Decoding
-from effssl.data.sources import Source, check_is_there, open_source
+from effssl.data.sources import Source, check_is_there, open_source, part_of
 from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
 from effssl.run import distributed
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+SAMPLED = 512  # images that stand for all of a set
 
 
 class Data(NamedTuple):
@@ -26,6 +30,7 @@ class Data(NamedTuple):
     train_positions: np.ndarray  # what probes and classifiers may be fitted on
     val_positions: np.ndarray  # what choices are made by
     pretrain_positions: np.ndarray  # the training positions, or all
+    source: Source | None = None  # of train, which knows the images' names
 
     def stored(self, split: Split) -> Beton:
         """Return a split that the set has."""
@@ -69,16 +74,54 @@ def open_data(images: Images) -> Data:
     """
     train_split, test_split = (open_split(images, split) for split in SPLITS)
     assert train_split is not None  # open_source finds train or raises
-    _, train = train_split
+    source, train = train_split
     test = test_split[1] if test_split is not None else None
+    return Data(train, test, *_cut(train.labels, images), source)
+
+
+class Sample(NamedTuple):
+    """A few stored images that stand for all of a set."""
+
+    data: Data  # as many positions as there are images to train on, each that of one of the few
+    num_images: int  # in the training split
+    num_bytes: int  # that storing all of it would take
+
+
+def open_sample(images: Images, folder: Path, num_images: int = 0) -> Sample:
+    """Store a few training images in `folder`, and let them stand for all.
+
+    num_images: of the training split, if it is to have another number of images than there are.
+    Raises InputError as open_data does.
+    """
+    decoding = Decoding(images.gray_range, images.max_image_gib, 2 * images.max_side)
+    source = open_source(
+        images.data, images.data_dir, "train", labels=images.labels, decoding=decoding
+    )
+    assert source is not None  # it finds train or raises
+    num_images = num_images or len(source.labels)
+    chosen = np.linspace(0, len(source.labels) - 1, SAMPLED).astype(np.int64)
+    few = np.unique(chosen)
+    part = part_of(source, few)
+    with contextlib.redirect_stdout(io.StringIO()):  # which file it writes matters to nobody
+        beton = ensure_beton(part, folder, f"{images.data}-train", images)
+    of_each = num_bytes_of(beton) / len(beton.labels)
+    labels = np.resize(source.labels, num_images)
+    fit, val, pretrain = (positions % len(beton.labels) for positions in _cut(labels, images))
+    return Sample(
+        Data(beton, None, fit, val, pretrain, part), num_images, round(num_images * of_each)
+    )
+
+
+def _cut(labels: np.ndarray, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the positions to fit probes on, to validate on, and to pretrain on."""
     positions, validation = train_and_validation(
-        train.labels, images.val_fraction, images.fraction, images.split_seed
+        labels, images.val_fraction, images.fraction, images.split_seed
     )
     if len(positions) == 0:
         raise InputError(
-            f"--fraction {images.fraction} of {len(train.labels)} images leaves none to train on"
+            f"--fraction {images.fraction} of {len(labels)} images leaves none to train on"
         )
     pretrain = positions
     if not images.hold_out:
-        pretrain = of_all(train.labels, images.fraction, images.split_seed)
-    return Data(train, test, positions, validation, pretrain)
+        pretrain = of_all(labels, images.fraction, images.split_seed)
+    return positions, validation, pretrain

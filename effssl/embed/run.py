@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
 from effssl import InputError
 from effssl.data.decode import Decoding
-from effssl.data.image_files import ImageFiles, common_side, images_below
-from effssl.data.sources import Source
+from effssl.data.image_files import common_side, images_below
+from effssl.data.sources import names_of
 from effssl.data.stored import open_split
 from effssl.embed.files import check_target, save
 from effssl.embed.images import Findings, ImageBatches, OtherSideError, read_files, read_stored
@@ -129,7 +128,7 @@ def embed_set(
         workers=storage.workers,
         runtime=runtime,
     )
-    names = _names(source, stored.positions, storage.data_dir, split)
+    names = names_of(source, stored.positions, storage.data_dir, split)
     none = Findings([], [])  # storing the images has told
     images = ImageBatches(names, stored.labels, stored.classes, read_stored(stream), none)
     embedded = represent(model, images, augment, runtime, began=began, skip_corrupt=False)
@@ -153,14 +152,6 @@ def _open(
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = Augment(image_size=spec.image_size, mean=spec.mean, std=spec.std)
     return model, augment, runtime
-
-
-def _names(source: Source, positions: np.ndarray, root: Path, split: str) -> list[str]:
-    """Name images by their paths below `root`, or by split and number if they are no files."""
-    images = source.images
-    if isinstance(images, ImageFiles):
-        return [str(images.paths[position].relative_to(root)) for position in positions]
-    return [f"{split}/{position}" for position in positions]
 
 
 def _saved(embedded: Embedded, to: str | Path | None) -> Embedded:

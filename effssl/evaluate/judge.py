@@ -24,6 +24,7 @@ from effssl.evaluation.encode import (
     spread,
     view_features,
 )
+from effssl.evaluation.finetune import Near
 from effssl.evaluation.protocols import Columns
 from effssl.job_config import Evaluation
 
@@ -111,6 +112,10 @@ def _judge_changed_copies(
         columns |= timed(
             "adapted", classifiers.adapted, backbone, data, streams, settings.train_images
         )
+    near = None
+    if settings.fine_tune and settings.keep:
+        fisher = row.fisher if settings.keep_fisher == "ssl" else None
+        near = Near(settings.keep, timed("fisher", fisher) if fisher else None)
     for fraction in settings.fine_tune:
         columns |= timed(
             f"fine_tuned/{fraction:g}",
@@ -124,6 +129,7 @@ def _judge_changed_copies(
             max_steps=settings.fine_tune_steps,
             folds=settings.fine_tune_folds,
             seed=probed.images.split_seed,
+            near=near,
         )
     return columns
 

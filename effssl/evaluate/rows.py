@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effssl.data.stored import Data, reopen_data
 from effssl.evaluate.images import ImageSet
@@ -25,11 +25,12 @@ from effssl.evaluation.encode import (
     random_streams,
 )
 from effssl.evaluation.finished_run import FinishedRun
+from effssl.evaluation.ssl_fisher import ssl_fisher
 from effssl.image_config import Augment
 from effssl.job_config import Evaluation
-from effssl.models import build_encoder
+from effssl.models import AVERAGED, START, build_encoder, load_backbone
 from effssl.models.backbones import check_takes
-from effssl.models.weight_files import load_weights
+from effssl.models.timm_files import load_weights
 from effssl.run.device import Runtime
 
 
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     streams: RowStreams
     projector: nn.Module | None = None
     note: str | None = None  # to be said beside the table
+    fisher: Callable[[], list[Tensor]] | None = None  # of the run's loss, of the backbone's weights
 
     def features(self) -> Features:
         """Return what takes clean views to the representations that are probed."""
@@ -69,10 +71,14 @@ def rows_of(
     # Rows of the same views share their streams, as compiling one takes seconds.
     streams_of = functools.cache(functools.partial(_streams_of, probed, settings, runtime))
     streams = streams_of(probed.augment)
-    yield _row("trained", run.backbone, streams, run.projector)
+    with_fisher = functools.partial(_with_fisher, run, probed, runtime)
+    yield with_fisher(_row("trained", run.backbone, streams, run.projector))
+    for name, kept in (("averaged", run.folder / AVERAGED), ("start", run.folder / START)):
+        if kept.is_file():
+            yield _row(name, load_backbone(kept)[0], streams)
     if settings.untrained:
         untrained = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
-        yield _row("untrained", untrained.backbone, streams, untrained.projector)
+        yield with_fisher(_row("untrained", untrained.backbone, streams, untrained.projector))
     if settings.supervised:
         yield _supervised(run, probed, streams, runtime)
     for given in settings.checkpoint:
@@ -119,6 +125,20 @@ def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime
         f"{about['seconds']:.0f} s"
     )
     return _row("supervised", backbone, streams)._replace(note=note)
+
+
+def _with_fisher(run: FinishedRun, probed: ImageSet, runtime: Runtime, row: Row) -> Row:
+    """Let a row that has the run's kind of projector know what its weights matter to its loss."""
+    backbone, projector = row.backbone, row.projector
+    if backbone is None or not isinstance(projector, nn.Sequential):
+        return row
+
+    def fisher() -> list[Tensor]:
+        data, streams = _own(run, probed, row.streams, runtime)
+        positions = data.pretrain_positions
+        return ssl_fisher(backbone, projector, run.cfg, streams["train"], positions)
+
+    return row._replace(fisher=fisher)
 
 
 def _own(

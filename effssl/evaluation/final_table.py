@@ -20,23 +20,50 @@ from effssl.evaluation.protocols import (
 )
 from effssl.evaluation.tables import at_ends
 
+VIEWED_IMAGES, VIEWS = 500, 4  # of the measures of random views in a probe on the way
+
 
 def validation_probe(
-    features: Features, data: Data, max_images: int, projector: nn.Module
+    features: Features,
+    data: Data,
+    max_images: int,
+    projector: nn.Module,
+    of_views: Features | None = None,
 ) -> Columns:
     """Judge a run on the validation split: kNN and linear accuracy in [0, 1].
 
     At most `max_images` training images are fitted on. Beside these come the measures of the
-    representations h and of the embeddings z = projector(h); a set without labels has these alone.
+    representations h and of the embeddings z = projector(h), of clean views (`features`) and of
+    random ones (`of_views`) if they are given; a set without labels has these alone. All are of
+    validation images.
     """
+    columns = Columns()
     if len(labelled_positions(data)) == 0:
-        positions = spread(data.train_positions, protocols.RANK_IMAGES)
-        return protocols.measures(features("train", positions), projector)
+        val_h = features("train", spread(data.val_positions, protocols.RANK_IMAGES))
+    else:
+        encoded = encode_splits(features, data, max_images)
+        splits = encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y
+        _, linear = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
+        columns = {"linear": linear, "knn": knn_accuracy(*splits)}
+        val_h = encoded.val_h
+    if len(val_h) < 2:
+        return columns
+    columns |= protocols.measures(measured_part(val_h), projector)
+    if of_views is None:
+        return columns
+    views_h = of_views("train", spread(data.val_positions, VIEWED_IMAGES))
+    return columns | protocols.measures_of_views(views_h, projector)
+
+
+def averaged_probe(features: Features, data: Data, max_images: int) -> Columns:
+    """Judge averaged weights on the validation split as `validation_probe` does; without labels
+    there are no columns."""
+    if len(labelled_positions(data)) == 0:
+        return {}
     encoded = encode_splits(features, data, max_images)
     splits = encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y
-    _, linear = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
-    columns = {"linear": linear, "knn": knn_accuracy(*splits)}
-    return columns | protocols.measures(measured_part(encoded.val_h), projector)
+    _, share = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
+    return {"averaged/linear": share, "averaged/knn": knn_accuracy(*splits)}
 
 
 def final_rows(

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from effssl.evaluation.layers import evaluating
 from effssl.evaluation.probes import best_of_grid
+from effssl.losses.near_start import distance_from_start
 from effssl.models.backbones import representation_dim
 from effssl.optim import build_optimizer, learning_rate, set_learning_rate
 from effssl.ranges import Decay, OptimizerName
@@ -32,6 +33,13 @@ RATES = ((0.01, 0.1), (0.03, 0.08), (0.1, 0.1), (0.4, 0.4), (1.6, 1.6))
 
 # epoch -> (views [views, batch, 3, size, size], labels int64 [batch]), as labelled_views makes them
 Epochs = Callable[[int], Generator[tuple[Tensor, Tensor], None, None]]
+
+
+class Near(NamedTuple):
+    """How near the backbone stays to where it began: see losses/near_start.py."""
+
+    weight: float
+    fisher: list[Tensor] | None  # of its parameters, on the device; None: all matter alike
 
 
 class Recipe(NamedTuple):
@@ -48,6 +56,7 @@ class Recipe(NamedTuple):
     lr_bias: float | None = (
         None  # peak for what gets no weight decay; None: as the rest of its part
     )
+    near: Near | None = None  # None: it goes as far as it goes
 
 
 class Cost(NamedTuple):
@@ -127,7 +136,8 @@ def best_classifier(
 def fine_tune(
     model: nn.Sequential, epochs: Epochs, recipe: Recipe, *, seed: int, runtime: Runtime
 ) -> Cost:
-    """Train `model` = (backbone, head) in place, by the mean cross-entropy of a batch's views.
+    """Train `model` = (backbone, head) in place, by the mean cross-entropy of a batch's views, and
+    by the recipe's penalty on how far the backbone goes.
 
     On the CPU the same call gives the same weights. The caller's random numbers stay as they were.
 
@@ -147,6 +157,7 @@ def fine_tune(
     optimizers = _optimizers(backbone, head, recipe)
     backbone.train(not is_frozen)
     head.train()
+    penalty = _penalty(backbone, recipe.near)
     step, epoch, encoded, began_s = 0, 0, 0, time.perf_counter()
     label = f"training at {recipe.backbone_lr:g}, {recipe.head_lr:g}"
     with (
@@ -165,7 +176,7 @@ def fine_tune(
                             h = backbone(x)
                         logits = head(h)  # [views * batch, classes]
                     loss = F.cross_entropy(logits.float(), labels.repeat(len(views)))
-                    loss.backward()
+                    (loss + penalty()).backward()
                     for optimizer, _ in optimizers:
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
@@ -179,6 +190,15 @@ def fine_tune(
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
             epoch += 1
     return Cost(step, encoded, time.perf_counter() - began_s)
+
+
+def _penalty(backbone: nn.Module, near: Near | None) -> Callable[[], Tensor | float]:
+    """Return the weighed penalty on how far the backbone has gone from where it is now."""
+    if near is None:
+        return lambda: 0.0
+    trained = list(backbone.parameters())
+    start = [p.detach().clone() for p in trained]
+    return lambda: near.weight * distance_from_start(trained, start, near.fisher)
 
 
 def accuracy(model: nn.Module, views: Iterable[Tensor], labels: Tensor, runtime: Runtime) -> float:

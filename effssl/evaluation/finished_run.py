@@ -43,7 +43,9 @@ def _projector(file: Path, cfg: Config) -> nn.Module | None:
         return None
     encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed)
     try:
-        encoder.load_state_dict(checkpoint.load(file)["model"])
+        weights = checkpoint.load(file)["model"]
+        of_views = {k: v for k, v in weights.items() if not k.startswith("branches.")}
+        encoder.load_state_dict(of_views)
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{file} does not hold the encoder that config.yaml describes: {reason}"

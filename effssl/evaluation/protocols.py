@@ -35,8 +35,10 @@ from effssl.evaluation.spectrum import (
     decay_exponent,
     effective_rank,
     lidar,
+    mean_std,
     off_diagonal_energy,
     uniformity,
+    variance_share,
 )
 
 FEW_LABEL_DRAWS = 5
@@ -83,8 +85,8 @@ def encode_splits(features: Features, data: Data, max_images: int) -> Encoded:
 
 def labelled_positions(data: Data) -> np.ndarray:
     """Return training positions to fit probes on; none if no label is held out to choose by."""
-    if len(data.val_positions) == 0:
-        return data.val_positions
+    if not (data.train.labels[data.val_positions] >= 0).any():
+        return data.val_positions[:0]
     return data.train_positions[data.train.labels[data.train_positions] >= 0]
 
 
@@ -182,13 +184,16 @@ def corrupted(probe: LinearProbe, encoded: Iterable[tuple[str, Tensor, Tensor]])
 def measures(h: Tensor, projector: nn.Module | None) -> Columns:
     """Measure representations h [n, dim] and embeddings z = projector(h), without labels.
 
-    The columns are effective rank, decay exponent alpha and off-diagonal energy; those that need
-    more dimensions than there are are left out.
+    The columns are effective rank, decay exponent alpha, off-diagonal energy, the share of
+    variance and the standard deviation; those that need more dimensions than there are are left
+    out.
     """
     by_name = {
         "effective_rank": effective_rank,
         "alpha": decay_exponent,
         "off_diagonal": off_diagonal_energy,
+        "variance_share": variance_share,
+        "std": mean_std,
     }
     return _measured(h, projector, by_name)
 

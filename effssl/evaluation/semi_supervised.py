@@ -15,7 +15,7 @@ from effssl.data.splits import folds as folds_of
 from effssl.data.stored import Data
 from effssl.evaluation.classifiers import chosen_classifier, reported_accuracy
 from effssl.evaluation.encode import Streams, crops_and_flips
-from effssl.evaluation.finetune import RATES, Classifier, Recipe
+from effssl.evaluation.finetune import RATES, Classifier, Near, Recipe
 from effssl.evaluation.labelled_views import even_batch_size, labelled_views
 from effssl.evaluation.probes import best_of_grid, wilson_interval
 from effssl.evaluation.protocols import Columns, labelled_positions
@@ -35,6 +35,7 @@ def fine_tuned(
     max_steps: int | None,
     folds: int | None,
     seed: int,
+    near: Near | None = None,
 ) -> Columns:
     """Judge backbone and linear head, both trained on a part of the labels by crops and flips.
 
@@ -52,6 +53,7 @@ def fine_tuned(
         max_steps: bounds the steps; None does not.
         folds: of the cross-validation; None chooses on validation.
         seed: of the choice of labels, the folds, the views, their order, and dropout.
+        near: how near the backbone stays to what it is.
 
     Returns:
         Accuracy in [0, 1], its interval, and what was chosen, as columns of fine_tuned/FRACTION or,
@@ -61,7 +63,7 @@ def fine_tuned(
         FloatingPointError: if training diverges at all rates.
     """
     positions = _part_of_labels(data, name, fraction, seed)
-    bounds: dict[str, Any] = {"epochs": epochs, "max_steps": max_steps, "seed": seed}
+    bounds: dict[str, Any] = {"epochs": epochs, "max_steps": max_steps, "seed": seed, "near": near}
     bounds["asked_by"] = f"--fine-tune {fraction:g}"
     train: Callable[[np.ndarray, Rates, np.ndarray], Classifier] = functools.partial(
         _train_on_crops, backbone, data, streams["train"], **bounds
@@ -121,6 +123,7 @@ def _train_on_crops(
     epochs: int,
     max_steps: int | None,
     seed: int,
+    near: Near | None,
     asked_by: str,
 ) -> Classifier:
     """Train at each pair of rates on images at `positions`, and choose on those at `held`."""
@@ -131,5 +134,5 @@ def _train_on_crops(
     )
     scale = batch_size / 256
     steps = min(epochs * views.steps_per_epoch, max_steps or sys.maxsize)
-    recipes = [Recipe(lr * scale, head_lr * scale, steps) for lr, head_lr in rates]
+    recipes = [Recipe(lr * scale, head_lr * scale, steps, near=near) for lr, head_lr in rates]
     return chosen_classifier(backbone, data, stream, views, recipes, seed, held, asked_by)

@@ -132,6 +132,23 @@ def off_diagonal_energy(x: Tensor) -> float:
     return float(energy / (dim * (dim - 1))) - 1 / (n - 1)
 
 
+def mean_std(x: Tensor) -> float:
+    """Return the root of the mean over dimensions of the variance of x [n >= 2, dim]."""
+    return float(x.double().var(0).mean().sqrt())
+
+
+def variance_share(x: Tensor) -> float:
+    """Return the part of the mean square of x [n >= 2, dim] that is variance over rows, in [0, 1].
+
+    It is 0 if all rows are alike, also if all are 0, which is collapse, and 1 if their mean is 0.
+    """
+    x = x.double()
+    square = x.square().sum() / len(x)
+    if square == 0:
+        return 0.0
+    return float((x - x.mean(0)).square().sum() / len(x) / square)
+
+
 def centred(x: Tensor) -> Tensor:
     """Return the dimensions of x [n, dim] that vary, each less its mean, in float64."""
     x = x.double()

@@ -17,7 +17,13 @@ from effssl.losses.functional import barlow_twins, vicreg, weight_orthogonality
 
 
 def build_objective(
-    loss: Loss, dim: int, last_layer: nn.Linear, *, views: int = 2, part: float = 1.0
+    loss: Loss,
+    dim: int,
+    last_layer: nn.Linear,
+    *,
+    views: int = 2,
+    part: float = 1.0,
+    keep: tuple[float, Callable[[], Tensor]] | None = None,
 ) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the function of z [num_views, batch, dim] that training minimises.
 
@@ -29,6 +35,7 @@ def build_objective(
         last_layer: the projector's last layer, on whose weight `weight_ortho` lies.
         views: views per image, on which `authors` depends too.
         part: of the training images, likewise.
+        keep: weight and value of a penalty on weights, "loss/keep".
 
     Raises:
         InputError: if the authors give no weight for that.
@@ -44,6 +51,10 @@ def build_objective(
         if loss.weight_ortho:
             terms["weight_ortho"] = weight_orthogonality(last_layer.weight)
             total = total + loss.weight_ortho * terms["weight_ortho"]
+        if keep is not None:
+            weight, penalty = keep
+            terms["keep"] = penalty()
+            total = total + weight * terms["keep"]
         return {"loss": total} | {f"loss/{name}": term for name, term in terms.items()}
 
     return objective

@@ -2,9 +2,17 @@
 
 from effssl.models.backbones import create_backbone, representation_dim
 from effssl.models.encoder import Encoder, Projector, build_encoder
-from effssl.models.weight_files import BackboneSpec, load_backbone, save_backbone
+from effssl.models.weight_files import (
+    AVERAGED,
+    START,
+    BackboneSpec,
+    load_backbone,
+    save_backbone,
+)
 
 __all__ = [
+    "AVERAGED",
+    "START",
     "BackboneSpec",
     "Encoder",
     "Projector",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
 
     Images may be given in several groups, each of a size of its own: n is that of all. BatchNorm in
     the backbone then takes its statistics from each group by itself, in the projector from all.
+    Vectors may stand beside the images, each kind with a projector of its own, in `branches`.
     """
 
     def __init__(
@@ -62,13 +65,24 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
-        in_dim = representation_dim(backbone)
-        self.projector = Projector(in_dim, hidden_dim, dim, num_layers, norm, bias)
+        projector = functools.partial(
+            Projector, hidden_dim=hidden_dim, dim=dim, num_layers=num_layers, norm=norm, bias=bias
+        )
+        self.projector = projector(representation_dim(backbone))
+        self.branches = nn.ModuleList()
+        self._new_projector = projector
 
-    def forward(self, *groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation h and the embedding z, group after group."""
+    def add_branch(self, in_dim: int) -> None:
+        """Add a projector of vectors [n, in_dim], built as that of representations."""
+        self.branches.append(self._new_projector(in_dim))
+
+    def forward(self, *groups: Tensor, vectors: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z, group after group.
+
+        vectors: [n, in_dim] for each branch; z has their embeddings after those of the images.
+        """
         h = torch.cat([self.backbone(images) for images in groups])
-        return h, self.projector(h)
+        return h, _with_branches(self.projector(h), self.branches, vectors)
 
 
 class ViewByView(nn.Module):
@@ -86,13 +100,20 @@ class ViewByView(nn.Module):
         super().__init__()
         self.encoder, self.num_views = encoder, num_views
 
-    def forward(self, *groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the representation h and the embedding z, group after group."""
+    def forward(self, *groups: Tensor, vectors: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Return the representation h and the embedding z, as the encoder does."""
         views = [
             x for k, images in zip(self.num_views, groups, strict=True) for x in images.chunk(k)
         ]
-        h, z = zip(*(self.encoder(view) for view in views), strict=True)
-        return torch.cat(h), torch.cat(z)
+        h = [self.encoder.backbone(view) for view in views]
+        z = torch.cat([self.encoder.projector(of_view) for of_view in h])
+        return torch.cat(h), _with_branches(z, self.encoder.branches, vectors)
+
+
+def _with_branches(z: Tensor, branches: nn.ModuleList, vectors: Sequence[Tensor]) -> Tensor:
+    """Lay the embeddings of vectors behind those of views."""
+    embedded = [branch(x) for branch, x in zip(branches, vectors, strict=True)]
+    return torch.cat([z, *embedded]) if embedded else z
 
 
 def build_encoder(model: Model, image_size: ImageSize, seed: int) -> Encoder:

@@ -1,31 +1,24 @@
-"""Backbones in files: those that a run writes, and timm's own weights on disk."""
+"""Backbones in files that runs write; timm_files.py has timm's own weights."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from effssl import InputError
-from effssl.models.backbones import (
-    Stem,
-    check_is_timm,
-    create_backbone,
-    sizes_that_work,
-    timm_arguments,
-    why_not,
-)
-from effssl.models.image_sizes import published_size
+from effssl.models.backbones import Stem, create_backbone
 from effssl.ranges import ImageSize
 from effssl.run.files import atomic
 
+Rgb = tuple[float, float, float]
+# In a run's folder: the backbone of --init, as training began with it, and that of --ema
+START, AVERAGED = "start.safetensors", "backbone-averaged.safetensors"
 _KEY = "effssl"  # of the file's metadata, where the spec lies as JSON
 
 
@@ -91,17 +84,29 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneSpec]:
     Raises:
         InputError: if it is anything else.
     """
-    file = _backbone_file(Path(path))
-    spec, _ = _metadata(file)
+    file = backbone_file(Path(path))
+    weights, spec = read_run_file(file)
     model = create_backbone(
         spec.backbone, spec.image_size, stem=spec.stem, kwargs=spec.backbone_kwargs
     )
     try:
-        model.load_state_dict(load_file(file), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        reason = _one_line(error)[:200]
-        raise InputError(f"{file} does not hold what it says it holds: {reason}") from None
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise _not_what_it_says(file, error) from None
     return model.eval(), spec
+
+
+def read_run_file(file: Path) -> tuple[dict[str, Tensor], BackboneSpec]:
+    """Read the weights of a run's backbone, and their spec. Raises InputError for other files."""
+    spec, _ = _metadata(file)
+    try:
+        return load_file(file), spec
+    except (SafetensorError, RuntimeError) as error:
+        raise _not_what_it_says(file, error) from None
+
+
+def _not_what_it_says(file: Path, error: Exception) -> InputError:
+    return InputError(f"{file} does not hold what it says it holds: {one_line(error)[:200]}")
 
 
 def read_extra(file: Path) -> dict[str, Any]:
@@ -112,86 +117,13 @@ def read_extra(file: Path) -> dict[str, Any]:
     return _metadata(file)[1]
 
 
-def load_weights(
-    name: str, file: Path, image_size: int | None = None
-) -> tuple[nn.Module, BackboneSpec]:
-    """Load a backbone from weights on disk, strictly, in eval mode on the CPU, and its spec.
-
-    Position embeddings of timm's weights are resampled to the size, as timm does it.
-
-    Args:
-        name: the timm model that the weights are of; any name if the file is of a run.
-        file: backbone.safetensors of a run, or weights of that timm model (.safetensors, .pth),
-            whose classifier is left out.
-        image_size: for timm's weights, the side in pixels that the model is to take; None is the
-            size that it was made for.
-
-    Raises:
-        InputError: if it is any other file, not the weights of that model, or if model or weights
-            do not fit the size.
-    """
-    given = f"--checkpoint {name}={file}"
-    if not file.is_file():
-        raise InputError(f"{given}: no such file")
-    if _is_of_a_run(file):
-        return load_backbone(file)
-    check_is_timm(name, given)
-    size = image_size or published_size(name)
-    model = _for_size(name, size, given)
-    try:
-        weights = timm.models.load_state_dict(str(file), weights_only=True)
-        heads = timm.get_pretrained_cfg_value(name, "classifier") or ()
-        dropped = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-        kept = {k: v for k, v in weights.items() if not k.startswith(dropped)}
-        model.load_state_dict(_fitted(kept, name, model), strict=True)
-        of_timm = timm.data.resolve_model_data_config(model)
-        mean, std = _rgb(of_timm["mean"]), _rgb(of_timm["std"])
-    # Damaged files and weights of other models make torch raise many types.
-    except Exception as error:
-        if size != (own := published_size(name)) and _loads(name, file, own):
-            how_to = f"timm fits them to {own} px alone; leave --checkpoint-size away"
-            raise InputError(f"{given}: not for images of {size} px: {how_to}") from None
-        message = f"{given}: not weights of that timm model"
-        raise InputError(f"{message}: {_one_line(error)[:200]}") from None
-    return model, BackboneSpec(name, size, "timm", "{}", mean, std)
-
-
-def _for_size(name: str, size: int, given: str) -> nn.Module:
-    """Build a timm model for a size, in eval mode. Raises InputError if it does not take it."""
-    try:
-        arguments = timm_arguments(name, size, stem="timm", kwargs="{}")
-        model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
-        reason = why_not(model, size)
-    except Exception as error:  # timm models raise many types
-        reason = _one_line(error)[:200]
-    if reason:
-        sizes = sizes_that_work(name, size, "timm", "{}")
-        raise InputError(f"{given}: {name} does not take images of {size} px{sizes}: {reason}")
-    return model
-
-
-def _fitted(weights: dict[str, Tensor], name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights as timm fits its own to a model: position embeddings are resampled."""
-    module = sys.modules[timm.model_entrypoint(name).__module__]
-    fit = getattr(module, "checkpoint_filter_fn", None)
-    return weights if fit is None else fit(weights, model)
-
-
-def _loads(name: str, file: Path, image_size: int) -> bool:
-    try:
-        load_weights(name, file, image_size)
-    except InputError:
-        return False
-    return True
-
-
 def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
     """Return what a run's file says of itself: the spec, and what else it was given to say."""
     try:
         with safe_open(file, framework="pt") as opened:
             extra = json.loads((opened.metadata() or {})[_KEY])
         values = {field.name: extra.pop(field.name) for field in fields(BackboneSpec)}
-        values |= {"mean": _rgb(values["mean"]), "std": _rgb(values["std"])}
+        values |= {"mean": rgb(values["mean"]), "std": rgb(values["std"])}
         if isinstance(values["image_size"], list):
             height, width = values["image_size"]
             values["image_size"] = height, width
@@ -199,15 +131,17 @@ def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except Exception as error:  # safetensors raises its own type for damaged files
-        raise InputError(f"{file} is not a backbone of a run: {_one_line(error)}") from None
+        raise InputError(f"{file} is not a backbone of a run: {one_line(error)}") from None
 
 
-def _rgb(values: list[float]) -> tuple[float, float, float]:
+def rgb(values: list[float]) -> Rgb:
+    """Return three numbers. Raises ValueError if they are more or fewer."""
     red, green, blue = values
     return red, green, blue
 
 
-def _is_of_a_run(file: Path) -> bool:
+def is_of_a_run(file: Path) -> bool:
+    """Say whether a file is a backbone that a run wrote."""
     try:
         with safe_open(file, framework="pt") as opened:
             return _KEY in (opened.metadata() or {})
@@ -215,7 +149,11 @@ def _is_of_a_run(file: Path) -> bool:
         return False
 
 
-def _backbone_file(path: Path) -> Path:
+def backbone_file(path: Path) -> Path:
+    """Return the file of a run's backbone, by itself or by the run's folder.
+
+    Raises InputError for a folder of anything else.
+    """
     if not path.is_dir():
         return path
     file = path / "backbone.safetensors"
@@ -227,5 +165,6 @@ def _backbone_file(path: Path) -> Path:
     raise InputError(f"{path} is not a run: neither {file.name} nor config.yaml in it")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return an error's text without line breaks."""
     return " ".join(str(error).split())

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from effssl import InputError
+from effssl.run.device import random_state, set_random_state
 from effssl.run.files import atomic
 
 
@@ -22,10 +23,11 @@ def capture(
     That is weights and buffers, the optimizer's state, and torch's random numbers (dropout, drop
     path).
     """
-    random = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(device)
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random}
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": random_state(device),
+    }
 
 
 def restore(
@@ -47,9 +49,7 @@ def restore(
             "the checkpoint is of another version, which gave weight decay to other parameters"
         )
         raise InputError(f"{message}; start a new run") from None
-    torch.set_rng_state(state["random"]["cpu"])
-    if device.type == "cuda" and "cuda" in state["random"]:
-        torch.cuda.set_rng_state(state["random"]["cuda"], device)
+    set_random_state(state["random"], device)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from effssl import InputError
 
@@ -29,19 +30,39 @@ class Runtime:
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         )
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return what scales losses so that float16 holds their gradients; else it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
+
     def wait(self) -> None:
         """Wait until the device has done all that it was given, so that a clock can be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return torch's random numbers, which dropout and drop path draw from, by kind of device."""
+    random = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(device)
+    return random
+
+
+def set_random_state(random: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_state` took; another kind of device keeps its own."""
+    torch.set_rng_state(random["cpu"])
+    if device.type == "cuda" and "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"], device)
+
+
 def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -> Runtime:
     """Read `--device`, `--precision` and `--compile`.
 
-    Their `auto` means CUDA, bfloat16 and compilation if there is CUDA, else the CPU in float32. A
-    line on stderr says if bfloat16 is asked of a CPU without instructions for it. Under torchrun
-    each process has a GPU of its own, which becomes torch's current one. On a CPU the process keeps
-    the memory that it frees. Raises InputError for a device that is not there.
+    Their `auto` means CUDA, bfloat16 (float16 on cards without it) and compilation if there is
+    CUDA, else the CPU in float32. A line on stderr says if bfloat16 is asked of a CPU without
+    instructions for it. Under torchrun each process has a GPU of its own, which becomes torch's
+    current one. On a CPU the process keeps the memory that it frees. Raises InputError for a device
+    that is not there.
     """
     where = _device(device)
     on_gpu = where.type == "cuda"
@@ -49,15 +70,24 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
         torch.cuda.set_device(where)
     else:
         _keep_freed_memory()
-    is_bf16 = on_gpu if precision == "auto" else precision == "bf16"
-    if is_bf16 and not on_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if precision == "auto":
+        precision = _fast_precision(where)
+    if precision == "bf16" and not on_gpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print(
             "--precision bf16: this processor has no instructions for it and is about ten times "
             "slower than with fp32",
             file=sys.stderr,
         )
     is_compiled = on_gpu if compile == "auto" else compile == "true"
-    return Runtime(where, torch.bfloat16 if is_bf16 else None, is_compiled)
+    dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return Runtime(where, dtypes[precision], is_compiled)
+
+
+def _fast_precision(where: torch.device) -> str:
+    """Return bf16 for cards that have it (from compute capability 8.0 on), fp16 for other cards."""
+    if where.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(where) >= (8, 0) else "fp16"
 
 
 def _keep_freed_memory() -> None:

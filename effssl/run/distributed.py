@@ -56,6 +56,12 @@ def world_size() -> int:
     return dist.get_world_size() if _is_distributed() else 1
 
 
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    if _is_distributed():
+        dist.barrier()
+
+
 def from_first(value: T) -> T:
     """Return the first process's `value`, in all of them."""
     values = [value]

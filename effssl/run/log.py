@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import threading
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from effssl.run import distributed
 from effssl.run.files import append_line, named_in_errors, write_text
+from effssl.run.trackers import Tracker, open_trackers
 
 _AXES = ("step", "epoch", "seconds", "encoded_views")  # where a record lies, not what it measured
 _LINE_EVERY_S = 10.0  # on a console that is no terminal
@@ -54,8 +56,20 @@ class RunLog:
     speaks and writes; the log of any other is silent.
     """
 
-    def __init__(self, folder: Path, *, start: dict[str, Any], total_steps: int):
-        """Open the log of a run that begins, or goes on, at the _AXES `start`."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: dict[str, Any],
+        total_steps: int,
+        log_to: tuple[str, ...] = (),
+        settings: dict[str, Any] | None = None,
+    ):
+        """Open the log of a run that begins, or goes on, at the _AXES `start`.
+
+        log_to: trackers that it goes to as well. settings: of the run, for these.
+        """
+        self._trackers: list[Tracker] = []
         self._file, self._total_steps = folder / "metrics.jsonl", total_steps
         self._began_s, self._start, self._last = time.perf_counter(), start, start
         self._spoke_s = 0.0
@@ -73,6 +87,7 @@ class RunLog:
         threading.excepthook = _say_errors_of_threads
         with named_in_errors(self._board_folder):
             self._board = SummaryWriter(str(self._board_folder), purge_step=start_step + 1)
+        self._trackers = open_trackers(log_to, folder, settings or {})
         self._is_terminal = sys.stdout.isatty()
         self._bar = tqdm(
             total=total_steps,
@@ -146,8 +161,19 @@ class RunLog:
         if self._is_silent:
             return
         self._bar.close()
+        for tracker in self._trackers:
+            self._attempt(tracker, tracker.close)
         with named_in_errors(self._board_folder):
             self._board.close()
+
+    def _attempt(self, tracker: Tracker, work: Callable[[], object]) -> None:
+        """Let a tracker work; one that fails is told of, and left out from then on."""
+        try:
+            work()
+        except Exception as error:  # servers and packages raise anything
+            self._trackers = [other for other in self._trackers if other is not tracker]
+            reason = " ".join(str(error).split())[:200]
+            self.say(f"--log-to {type(tracker).__name__.lower()} failed and is left out: {reason}")
 
     def _keep(self, kind: str, record: dict[str, Any]) -> None:
         append_line(self._file, json.dumps({"kind": kind, **record}))
@@ -156,6 +182,9 @@ class RunLog:
                 if name not in _AXES:
                     self._board.add_scalar(f"{kind}/{name}", value, record["step"])
             self._board.flush()  # raises what its thread could not write
+        values = {name: value for name, value in record.items() if name != "step"}
+        for tracker in self._trackers:
+            self._attempt(tracker, functools.partial(tracker.log, kind, values, record["step"]))
 
 
 def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from effssl.evaluation.encode import Features, backbone_features, pixel_features
 from effssl.evaluation.final_table import final_rows, format_table
-from effssl.models import BackboneSpec, build_encoder, save_backbone
-from effssl.run import folder
+from effssl.models import AVERAGED, START, BackboneSpec, build_encoder, load_backbone, save_backbone
+from effssl.run import distributed, folder
 from effssl.run.log import RunLog
 from effssl.train.job import Job
 
@@ -17,15 +19,17 @@ def finish(job: Job, seconds: float, log: RunLog) -> None:
     """
     cfg, out = job.cfg, job.out
     save_backbone(job.encoder.backbone, out / "backbone.safetensors", backbone_spec(job))
+    if job.averaged is not None:
+        save_backbone(job.averaged.backbone, out / AVERAGED, backbone_spec(job))
     rows: dict[str, Features] = {}
     if cfg.probe.final_images:
-        log.say("final probes: trained backbone, untrained backbone, pixels")
-        untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
+        backbones = {"trained": job.encoder.backbone, **_others(job)}
+        log.say(f"final probes: {' backbone, '.join(backbones)} backbone, pixels")
         rows = {
-            "trained": backbone_features(job.encoder.backbone, job.streams),
-            "untrained": backbone_features(untrained.to(job.runtime.device), job.streams),
-            "pixels": pixel_features(job.streams),
+            name: backbone_features(backbone.to(job.runtime.device), job.streams)
+            for name, backbone in backbones.items()
         }
+        rows["pixels"] = pixel_features(job.streams)
     final = final_rows(
         rows,
         job.data,
@@ -43,6 +47,22 @@ def finish(job: Job, seconds: float, log: RunLog) -> None:
     )
     log.close()
     print(f"\n{format_table(final)}\n", *folder.highlights(out), sep="\n")
+
+
+def save_start(job: Job) -> None:
+    """Write start.safetensors, the backbone that training begins with, if it is one of --init."""
+    if job.cfg.start.init and distributed.is_first():
+        save_backbone(job.encoder.backbone, job.out / START, backbone_spec(job))
+
+
+def _others(job: Job) -> dict[str, nn.Module]:
+    """Return the backbones that the trained one is compared with."""
+    cfg, start = job.cfg, job.out / START
+    untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
+    others = {} if job.averaged is None else {"averaged": job.averaged.backbone}
+    if start.is_file():
+        others["start"] = load_backbone(start)[0]
+    return others | {"untrained": untrained}
 
 
 def backbone_spec(job: Job) -> BackboneSpec:

@@ -26,11 +26,12 @@ def build_forward(encoder: Encoder, cfg: Config, runtime: Runtime) -> nn.Module:
     if distributed.world_size() == 1:
         # Compiled for each size of views by itself: there are few.
         return torch.compile(module, dynamic=False) if runtime.compile else module  # type: ignore[return-value]
+    is_frozen = cfg.start.freeze_epochs > 0  # then some parameters get no gradient for a while
     # Not compiled: torch.compile breaks its graph at every BatchNorm that is shared by processes.
     if runtime.device.type == "cuda":
         timm.layers.convert_sync_batchnorm(encoder)
-        return DistributedDataParallel(module, [runtime.device])
-    return DistributedDataParallel(module)
+        return DistributedDataParallel(module, [runtime.device], find_unused_parameters=is_frozen)
+    return DistributedDataParallel(module, find_unused_parameters=is_frozen)
 
 
 def fewest_images(cfg: Config) -> int:

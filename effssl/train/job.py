@@ -6,29 +6,49 @@ import functools
 import itertools
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from effssl import InputError, cli
-from effssl.config import Config, Optim
-from effssl.data.splits import batch_ends, epoch_order, own_part
+from effssl.config import Config
+from effssl.data.splits import epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
-from effssl.evaluation.encode import Streams, open_streams
+from effssl.evaluation import final_table
+from effssl.evaluation.encode import ENCODED_AT_ONCE, Streams, open_streams
 from effssl.image_config import Augment
-from effssl.losses.objective import build_objective
-from effssl.models import Encoder, build_encoder
-from effssl.models.backbones import check_takes
-from effssl.optim import build_optimizer, learning_rate
+from effssl.models import Encoder
+from effssl.optim import weight_average
 from effssl.ranges import ImageSize
-from effssl.run import checkpoint, distributed, folder
+from effssl.run import distributed, folder
 from effssl.run.device import Runtime, open_runtime
-from effssl.train.forward import build_forward, fewest_images
-from effssl.views.sizes import growing_sizes, size_at, small_group
+from effssl.run.trackers import check_trackers
+from effssl.train.branches import Branch, open_branches
+from effssl.train.forward import build_forward
+from effssl.train.keep import Keep
+from effssl.train.parts import (
+    batch_ends_of,
+    encoder_of,
+    label_of,
+    micro_batch_of,
+    objective_of,
+    optimizer_of,
+    schedule_of,
+    sizes_of,
+)
+from effssl.views import sizes as sizes_of_views
 from effssl.views.stream import ViewStream
+
+
+class Batch(NamedTuple):
+    """What a step trains on."""
+
+    groups: list[Tensor]  # views of one size each: [views, batch, 3, h, w]
+    vectors: list[Tensor]  # of each branch: [batch, width]
 
 
 @dataclass
@@ -51,6 +71,15 @@ class Job:
         np.ndarray
     )  # int64 [steps of an epoch]: how many images there are up to each one's end
     total_steps: int
+    begins_with: list[str]  # what is to be said of the weights of --init
+    frozen: list[nn.Parameter]  # those that --freeze-epochs freezes
+    keep: Keep | None  # what --keep keeps
+    branches: list[Branch]  # whose vectors z has rows of beside the views
+    average: AveragedModel | None  # of the encoder, for --ema
+    scaler: torch.amp.GradScaler  # of the loss, for float16
+    micro_batch: int | None  # images whose views are encoded at a time; None: the batch
+    norms: list[float] = field(default_factory=list)  # of the last gradients, for --max-skipped
+    skipped: int = 0  # steps that left the weights as they were
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, before this process began
 
@@ -58,6 +87,25 @@ class Job:
     def stream(self) -> ViewStream:
         """The views of the training images."""
         return self.streams["train"]
+
+    @property
+    def averaged(self) -> Encoder | None:
+        """The encoder of averaged weights, if there is one."""
+        encoder = None if self.average is None else self.average.module
+        assert encoder is None or isinstance(encoder, Encoder)
+        return encoder
+
+    @functools.cached_property
+    def probe_streams(self) -> Streams:
+        """A few random views of every image, as in training; for so few nothing is compiled."""
+        return open_streams(
+            self.data,
+            replace(self.cfg.augment, views=final_table.VIEWS),
+            seed=self.cfg.images.split_seed,
+            batch_size=ENCODED_AT_ONCE // final_table.VIEWS,
+            workers=self.cfg.images.workers,
+            runtime=replace(self.runtime, compile=False),
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,50 +123,60 @@ class Job:
         """What the images are known by, so that a run goes on with no others."""
         return f"{len(self.data.train.labels)} images {self.data.train.identity}"
 
+    def thaw(self, epoch: int) -> None:
+        """Freeze or free the backbone's weights, as an epoch has them."""
+        is_free = epoch >= self.cfg.start.freeze_epochs
+        for parameter in self.frozen:
+            parameter.requires_grad_(is_free)
+
     def positions(self, epoch: int) -> np.ndarray:
         """Return what this process trains on for the rest of an epoch, in order."""
         order = epoch_order(self.data.pretrain_positions, self.cfg.run.seed, epoch)
         first_step, processes = self.step % self.steps_per_epoch, distributed.world_size()
         return own_part(order, self.batch_ends, first_step, distributed.rank(), processes)
 
-    def batches(self, epoch: int) -> Generator[list[Tensor], None, None]:
-        """Make the views of each step for the rest of an epoch, by groups: see ViewStream.epoch."""
+    def batches(self, epoch: int) -> Generator[Batch, None, None]:
+        """Make what each step trains on, for the rest of an epoch."""
         steps = range(self.step, (epoch + 1) * self.steps_per_epoch)
         rest, num_images = self.positions(epoch), self.stream.batch_size
-        for size, steps_of_size in itertools.groupby(steps, self._size_at):
+        for size, steps_of_size in itertools.groupby(steps, self.size_at):
             part, rest = np.split(rest, [num_images * len(list(steps_of_size))])
             with closing(self.stream.epoch(part, epoch, size=size)) as batches:
-                for groups, _ in batches:
-                    yield groups
+                for groups, at in batches:
+                    yield self.batch(groups, at)
 
-    def _size_at(self, step: int) -> ImageSize:
+    def batch(self, groups: list[Tensor], positions: Tensor) -> Batch:
+        """Put beside the views of images what the branches have of them."""
+        return Batch(groups, [branch.rows(positions) for branch in self.branches])
+
+    def size_at(self, step: int) -> ImageSize:
         """Return the size of the views of the first group at a step."""
-        return size_at(step, self.total_steps, self.sizes, self.cfg.sizes.grow_until)
+        return sizes_of_views.size_at(step, self.total_steps, self.sizes, self.cfg.sizes.grow_until)
 
 
-def build_job(cfg: Config) -> Job:
+def build_job(cfg: Config, data: Data | None = None) -> Job:
     """Build encoder, views, loss, optimizer and schedule, with the weights that the seed gives.
 
+    data: the images; None for those of the settings, which are stored if they are not yet.
     Raises InputError for anything that the user has to mend.
     """
-    out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, _label(cfg)))
+    check_trackers(cfg.run.log_to)
+    out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, label_of(cfg)))
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
     # The fastest convolutions: all steps are of one shape.
     torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
-    encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
-    sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
-    small = small_group(cfg.augment, cfg.sizes)
-    for size in [*sizes[:-1], *([small.image_size] if small else [])]:
-        check_takes(encoder.backbone, size, cfg.model.backbone)
-    data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
-    num_images = len(data.pretrain_positions)
-    fewest = fewest_images(cfg)
-    _check_batch(cfg.optim.batch_size, num_images, fewest)
-    ends = batch_ends(num_images, cfg.optim.batch_size, cfg.optim.drop_last, fewest)
+    has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()
+    encoder, begins_with = encoder_of(cfg, has_begun=has_begun)
+    sizes, small = sizes_of(cfg, encoder)
+    if data is None:
+        data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
+    branches = open_branches(cfg.branches, cfg.images, data)
+    for branch in branches:
+        encoder.add_branch(branch.width)
+    encoder.to(runtime.device)
+    ends = batch_ends_of(cfg, len(data.pretrain_positions))
     total_steps = cfg.optim.epochs * len(ends)
-    last_layer = encoder.projector[-1]
-    assert isinstance(last_layer, nn.Linear)
-    o = cfg.optim
+    keep = Keep.of(encoder.backbone) if cfg.start.keep else None
     return Job(
         cfg=cfg,
         out=out,
@@ -137,83 +195,16 @@ def build_job(cfg: Config) -> Job:
         forward=build_forward(encoder, cfg, runtime),
         sizes=sizes,
         small=small,
-        loss_of=build_objective(
-            cfg.loss,
-            cfg.model.proj_dim,
-            last_layer,
-            views=cfg.num_views,
-            part=cfg.images.fraction,
-        ),
-        optimizer=build_optimizer(
-            encoder, o.optimizer, lr=o.lr, weight_decay=o.weight_decay, lr_bias=o.lr_bias
-        ),
-        schedule=_schedule(o, len(ends), total_steps),
+        loss_of=objective_of(cfg, encoder, keep),
+        optimizer=optimizer_of(encoder, cfg.optim),
+        schedule=schedule_of(cfg.optim, len(ends), total_steps),
         batch_ends=ends,
         total_steps=total_steps,
-    )
-
-
-def resume(job: Job) -> None:
-    """Go on where the run's checkpoint was saved. Raises InputError if its images were others."""
-    state = checkpoint.load(job.out / "checkpoint.pt")
-    if state["images"] != job.images:
-        raise InputError(
-            f"--resume {job.out}: its images were others ({state['images']}; here {job.images})"
-        )
-    checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
-    job.step, job.seconds = state["step"], state["seconds"]
-
-
-def extension(job: Job) -> dict[str, float] | None:
-    """Return what changes for a run that goes on with more epochs than its folder notes, else None.
-
-    The rest follows the longer schedule, so the learning rate rises where it goes on:
-    `lr_before` is what the shorter schedule has at that step, `lr` what the longer one has.
-    """
-    epochs, optim = cli.load(job.out / "config.yaml").optim.epochs, job.cfg.optim
-    if epochs == optim.epochs:
-        return None
-    before = _schedule(optim, job.steps_per_epoch, epochs * job.steps_per_epoch)
-    return {
-        "epochs_before": epochs,
-        "epochs": optim.epochs,
-        "lr_before": before(job.step),
-        "lr": job.schedule(job.step),
-    }
-
-
-def seed_dropout(job: Job) -> None:
-    """Let every process but the first draw dropout of its own."""
-    if (rank := distributed.rank()) > 0:
-        seed = job.cfg.run.seed + rank + distributed.world_size() * (job.step + 1)
-        torch.manual_seed(seed)
-
-
-def _label(cfg: Config) -> str:
-    """Name a run by what it is, for its folder."""
-    return f"{cfg.images.data}_{cfg.loss.method}_k{cfg.num_views}_d{cfg.model.proj_dim}"
-
-
-def _check_batch(batch_size: int, num_images: int, fewest: int) -> None:
-    if batch_size % distributed.world_size():
-        num_processes = distributed.world_size()
-        raise InputError(
-            f"--batch-size {batch_size} does not divide among {num_processes} processes"
-        )
-    if batch_size < fewest:
-        raise InputError(f"--batch-size {batch_size} is too small to normalise: at least {fewest}")
-    if batch_size > num_images:
-        raise InputError(
-            f"--batch-size {batch_size} is larger than the set: {num_images} training images"
-        )
-
-
-def _schedule(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
-    return functools.partial(
-        learning_rate,
-        peak=optim.lr,
-        final=optim.final_lr,
-        warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
-        total_steps=total_steps,
-        decay=optim.decay,
+        begins_with=begins_with,
+        frozen=[p for p in encoder.backbone.parameters() if p.requires_grad],
+        keep=keep,
+        branches=branches,
+        average=weight_average(encoder, cfg.optim.ema) if cfg.optim.ema else None,
+        scaler=runtime.scaler(),
+        micro_batch=micro_batch_of(cfg),
     )

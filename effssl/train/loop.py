@@ -7,33 +7,38 @@ import time
 from contextlib import closing
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from effssl import cli
-from effssl.config import Config
-from effssl.evaluation.encode import backbone_features, spread
-from effssl.evaluation.final_table import format_table, validation_probe
+from effssl.config import Config, flat
+from effssl.evaluation.final_table import format_table
 from effssl.optim import set_learning_rate
-from effssl.ranges import size_text
-from effssl.run import checkpoint, distributed, folder, pictures, signals
+from effssl.run import checkpoint, distributed, folder, signals
 from effssl.run.files import write_text
-from effssl.run.log import Clock, RunLog, read_metrics
+from effssl.run.log import Clock, RunLog
 from effssl.run.signals import StopSwitch
 from effssl.run.trace import Trace, tracing
-from effssl.train.finish import finish
-from effssl.train.forward import normalised_apart
-from effssl.train.job import Job, build_job, extension, resume, seed_dropout
+from effssl.train.branches import prepare_branches
+from effssl.train.finish import finish, save_start
+from effssl.train.introduction import introduction
+from effssl.train.job import Job, build_job
+from effssl.train.plan import plan
+from effssl.train.probe import has_been_flat, picture_of_views, probe
+from effssl.train.resume import extension, resume, seed_dropout, state_of
+from effssl.train.step import check_finite, diverged, leave_gradients, update, weigh_keep
 
 _INTERRUPTED = "interrupted; --resume goes on if training had begun"
 
 
 def main(cfg: Config) -> int:
-    """Train as the command line does; returns the exit code."""
+    """Train, or plan it, as the command line does; returns the exit code."""
 
     def work() -> int:
         with distributed.process_group():
-            return train(build_job(cfg))
+            if cfg.run.plan is None:
+                return train(build_job(cfg))
+            plan(cfg)
+            return 0
 
     return signals.exit_code(work, interrupted=_INTERRUPTED)
 
@@ -60,10 +65,18 @@ def train(job: Job) -> int:
             # A finished run that goes on is not finished: its checkpoint leaves the other files.
             (out / "result.json").unlink(missing_ok=True)
         clock = Clock(job.seconds, job.runtime.wait)
-        log = RunLog(out, start=_axes(job, clock), total_steps=job.total_steps)
-        log.say(_introduction(job))
+        log = RunLog(
+            out,
+            start=_axes(job, clock),
+            total_steps=job.total_steps,
+            log_to=cfg.run.log_to,
+            settings=flat(cfg),
+        )
+        for line in [introduction(job), *job.begins_with]:
+            log.say(line)
         if longer:
             log.extension(_axes(job, clock) | longer)
+        prepare_branches(job.branches, job.data, job.stream, cfg.augment, out)
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
             _look_before_training(job, clock, log)
             with tracing(cfg.run.profile, out / "trace.json", clock, log.say) as trace:
@@ -87,23 +100,21 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: 
     is_stopped = stop.is_set()
     while job.step < job.total_steps and not is_stopped:
         epoch = job.step // job.steps_per_epoch
+        job.thaw(epoch)
+        weigh_keep(job, epoch)
         with closing(job.batches(epoch)) as batches:
-            for groups in batches:  # of views of one size, each [views, batch, 3, h, w]
+            for batch in batches:
                 set_learning_rate(job.optimizer, job.schedule(job.step))
-                with job.runtime.autocast():
-                    _, z = job.forward(*map(in_a_row, groups))
-                terms = job.loss_of(z.unflatten(0, (job.cfg.num_views, -1)))  # [views, batch, dim]
+                terms = leave_gradients(job, batch, log.say)
                 is_logged = (job.step + 1) % run.log_every == 0
                 is_saved = time.monotonic() - saved_s > run.save_every_s
                 if is_logged or is_saved or job.runtime.device.type == "cpu":
-                    _check_finite(job, terms["loss"])  # on a GPU, looking at it waits for it
-                terms["loss"].backward()
-                job.optimizer.step()
-                job.optimizer.zero_grad(set_to_none=True)
+                    check_finite(job, terms["loss"])  # on a GPU, looking at it waits for it
+                norm = update(job, is_logged=is_logged, say=log.say)
                 job.step += 1
                 trace.step()
                 if is_logged:
-                    log.train(_record(job, clock, terms))
+                    log.train(_record(job, clock, terms, norm))
                 if is_saved:
                     _save(job, clock)
                     saved_s = time.monotonic()
@@ -111,13 +122,8 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: 
                     break
         if not stop.signalled and (stop.out_of_time or _is_probe_due(job)):
             _save(job, clock)
-            _probe(job, clock, log)
-            saved_s, is_stopped = time.monotonic(), stop.is_set()
-
-
-def in_a_row(views: Tensor) -> Tensor:
-    """Lay views [views, batch, 3, h, w] side by side, as the encoder wants them."""
-    return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            is_flat = probe(job, _axes(job, clock), clock, log)
+            saved_s, is_stopped = time.monotonic(), stop.is_set() or is_flat
 
 
 def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
@@ -125,9 +131,11 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
     if job.step == 0:
         _save(job, clock)
         with clock.paused():
-            _picture_of_views(job, log)
-    if job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step)):
-        _probe(job, clock, log)
+            save_start(job)
+            picture_of_views(job, log)
+    is_due = job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step))
+    if distributed.from_first(is_due):
+        probe(job, _axes(job, clock), clock, log)
 
 
 def _save(job: Job, clock: Clock) -> None:
@@ -140,42 +148,21 @@ def _save(job: Job, clock: Clock) -> None:
     file = job.out / "checkpoint.pt"
     with clock.paused():
         if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
-            raise _diverged(job, f"weights are not finite after step {job.step}")
-        state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
-        position = {"step": job.step, "seconds": clock.seconds, "images": job.images}
-        checkpoint.save(file, state | position)
+            raise diverged(job, f"weights are not finite after step {job.step}")
+        checkpoint.save(file, state_of(job) | {"seconds": clock.seconds})
 
 
-def _probe(job: Job, clock: Clock, log: RunLog) -> None:
-    """Judge the encoder on the validation split, and draw the curves so far; the clock pauses."""
-    if not distributed.is_first():
-        return
-    features = backbone_features(job.encoder.backbone, job.streams)
-    at_most, projector = job.cfg.probe.probe_images, job.encoder.projector
-    with clock.paused():
-        log.probe(_axes(job, clock) | validation_probe(features, job.data, at_most, projector))
-        with pictures.or_a_line(picture := job.out / "curves.png", log.say):
-            pictures.save_curves(picture, read_metrics(job.out), job.out.name)
-
-
-def _picture_of_views(job: Job, log: RunLog) -> None:
-    """Write views.png: images and the views that the first epoch makes of them."""
-    if not distributed.is_first():
-        return
-    shown = spread(job.data.pretrain_positions, min(8, job.stream.batch_size))
-    with (
-        pictures.or_a_line(picture := job.out / "views.png", log.say),
-        closing(job.stream.epoch(shown, 0)) as batches,
-        closing(job.stream.clean(shown)) as clean,
-    ):
-        groups, _ = next(batches)
-        augment = job.cfg.augment
-        pictures.save_views(picture, next(clean), groups, augment.mean, augment.std)
-
-
-def _record(job: Job, clock: Clock, terms: dict[str, Tensor]) -> dict[str, Any]:
+def _record(
+    job: Job, clock: Clock, terms: dict[str, Tensor], norm: Tensor | None
+) -> dict[str, Any]:
     """Say what the step that was just done gave."""
     values = {name: term.item() for name, term in terms.items()}
+    if norm is not None:
+        values["gradient_norm"] = norm.item()
+    if job.scaler.is_enabled():
+        values["gradient_scale"] = job.scaler.get_scale()
+    if job.cfg.optim.max_skipped:
+        values["skipped"] = job.skipped
     return _axes(job, clock) | {"lr": job.schedule(job.step - 1)} | values
 
 
@@ -199,51 +186,12 @@ def _is_finished(job: Job) -> bool:
     """Say whether a run that is gone on with has its result already, and show that."""
     file, max_seconds = job.out / "result.json", job.cfg.optim.max_seconds
     is_late = max_seconds is not None and job.seconds >= max_seconds
-    if not (file.is_file() and (job.step == job.total_steps or is_late)):
+    is_flat = job.step < job.total_steps and has_been_flat(job)
+    if not (file.is_file() and (job.step == job.total_steps or is_late or is_flat)):
         return False
     if distributed.is_first():
         why = f": --max-seconds {max_seconds:g} are used up" if is_late else ""
+        why = f": --stop-when-flat {job.cfg.probe.stop_when_flat}" if is_flat else why
         final = json.loads(file.read_text())["final"]
         print(f"{job.out} is finished{why}\n{format_table(final)}")
     return True
-
-
-def _check_finite(job: Job, loss: Tensor) -> None:
-    if not torch.isfinite(loss):
-        raise _diverged(job, f"the loss is {loss.item()} at step {job.step}")
-
-
-def _diverged(job: Job, what: str) -> FloatingPointError:
-    """Return the error of a training that cannot go on, with the ways out."""
-    ways_out = ["a lower --lr", "a longer --warmup-epochs"]
-    if job.runtime.autocast_dtype is not None:
-        ways_out.append("--precision fp32")
-    return FloatingPointError(
-        f"{what}; start a new run with {' or '.join(ways_out)} (last good checkpoint: "
-        f"{job.out / 'checkpoint.pt'})"
-    )
-
-
-def _introduction(job: Job) -> str:
-    cfg, data = job.cfg, job.data
-    num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
-    num_test = len(data.test.labels) if data.test else 0
-    apart = normalised_apart(job.encoder)
-    processes = distributed.world_size()
-    norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
-    return (
-        f"{job.out}: {cfg.loss.method}, {_views_text(job)}, proj-dim {cfg.model.proj_dim}, "
-        f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
-        f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
-        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{norms * apart}"
-    )
-
-
-def _views_text(job: Job) -> str:
-    """Say how many views there are, and of what sizes if these are several."""
-    views, (first, last) = f"{job.cfg.augment.views} views", (job.sizes[0], job.sizes[-1])
-    if first != last:
-        views += f" (of {size_text(first)} px at first, {size_text(last)} px at last)"
-    if small := job.small:
-        views += f" and {small.views} of {size_text(small.image_size)} px"
-    return views

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from effssl.data.splits import (
+    HELD_OUT,
     batch_ends,
     class_balanced,
     epoch_order,
@@ -109,11 +110,13 @@ def test_split_is_by_seed_alone():
     assert not np.array_equal(*without)
 
 
-def test_nothing_labelled_has_no_validation():
+def test_of_nothing_labelled_some_images_are_held_out_and_never_many():
     train, validation = train_and_validation(np.full(40, -1), 0.2, 0.5, seed=0)
-    assert len(validation) == 0
-    assert len(train) == 20
+    assert (len(train), len(validation)) == (16, 8)
+    assert not np.intersect1d(train, validation).size
     assert_sorted_positions(validation, 40)
+    train, validation = train_and_validation(np.full(100 * HELD_OUT, -1), 0.2, 1.0, seed=0)
+    assert (len(train), len(validation)) == (99 * HELD_OUT, HELD_OUT)
     assert len(per_class(np.full(40, -1), 5, seed=0)) == 0
 
 

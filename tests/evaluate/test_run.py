@@ -416,3 +416,29 @@ def test_a_run_whose_checkpoint_was_removed_has_no_z(run, capsys):
     assert judge(run, *SHORT) == 0
     assert "z/effective_rank" not in report(run)["rows"]["trained"]
     assert "no measures of z" in capsys.readouterr().out
+
+
+def test_fine_tuning_near_the_start_is_weighed_by_the_runs_own_loss(run, monkeypatch):
+    given = []
+    tune = semi_supervised.fine_tuned
+
+    def noted(backbone, *args, near, **kwargs):
+        given.append((backbone, near))
+        return tune(backbone, *args, near=near, **kwargs)
+
+    monkeypatch.setattr(semi_supervised, "fine_tuned", noted)
+    before = load_backbone(run)[0].state_dict()
+    flags = [run, *SHORT, "--fine-tune", "1", "--fine-tune-epochs", "1", "--keep"]
+    assert judge(*flags, "0.01") == 0
+    (backbone, near), freely = given[0], report(run)["rows"]["trained"]["fine_tuned/1"]
+    assert near.weight == 0.01
+    assert [f.shape for f in near.fisher] == [p.shape for p in backbone.parameters()]
+    numbers = torch.cat([f.flatten() for f in near.fisher])
+    assert numbers.min() >= 0 and numbers.mean() == pytest.approx(1, rel=1e-3)
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+    assert judge(*flags, "1000", "--keep-fisher", "none") == 0
+    assert given[1][1].fisher is None
+    assert report(run)["rows"]["trained"]["fine_tuned/1"] != freely
+    (run / "checkpoint.pt").unlink()  # and with it the projector
+    assert judge(*flags, "0.01") == 0
+    assert given[2][1].fisher is None

@@ -11,7 +11,8 @@ from effssl.data.stored import Data
 from effssl.evaluation.final_table import final_rows, format_table, validation_probe
 
 PROJECTOR = torch.nn.Linear(8, 6, bias=False)
-MEASURES = {f"{x}/{name}" for x in "hz" for name in ("effective_rank", "alpha", "off_diagonal")}
+NAMES = ("effective_rank", "alpha", "off_diagonal", "variance_share", "std")
+MEASURES = {f"{x}/{name}" for x in "hz" for name in NAMES}
 
 
 def stored(name: str, count: int, classes: int = 3, unlabelled: int = 0) -> Beton:
@@ -86,6 +87,20 @@ def test_without_a_test_split_validation_is_reported_and_named():
     assert "validation split" in format_table(final)
 
 
+def test_random_views_are_measured_beside():
+    data = make_data()
+    generator = torch.Generator().manual_seed(0)
+
+    def of_views(split, positions):
+        assert split == "train" and set(positions) <= set(data.val_positions)
+        return torch.randn(len(positions), 4, 8, generator=generator)
+
+    probed = validation_probe(separable(0.1), data, 1000, PROJECTOR, of_views)
+    further = probed.keys() - MEASURES - {"linear", "knn"}
+    assert further == {f"{x}/{m}" for x in "hz" for m in ("lidar", "alignment", "uniformity")}
+    assert 1.5 < probed["h/alignment"] < 2.5  # views differ as images do
+
+
 def test_unlabelled_test_images_are_left_out_and_counted():
     data = make_data()
     one = stored("test", 60, unlabelled=1)
@@ -113,8 +128,12 @@ def test_unlabelled_images_are_trained_on_and_not_probed():
 
 def test_without_any_label_there_are_the_measures_alone():
     train = Beton(Path("train"), np.full(100, -1), [], 8, "train", np.arange(100), False)
-    data = Data(train, None, np.arange(100), np.zeros(0, np.int64), np.arange(100))
-    assert validation_probe(separable(1.0), data, 1000, PROJECTOR).keys() == MEASURES
+    data = Data(train, None, np.arange(80), np.arange(80, 100), np.arange(80))
+    calls: list = []
+    assert validation_probe(separable(1.0, calls), data, 1000, PROJECTOR).keys() == MEASURES
+    assert calls == [("train", 20)]  # of the images that are held out
+    one = data._replace(val_positions=np.arange(1))
+    assert validation_probe(separable(1.0), one, 1000, PROJECTOR) == {}
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
     assert final["rows"] == {}
     assert "no labels" in format_table(final)

@@ -17,6 +17,7 @@ from effssl import cli
 from effssl.evaluation import semi_supervised
 from effssl.evaluation.finetune import (
     RATES,
+    Near,
     Recipe,
     accuracy,
     best_classifier,
@@ -297,3 +298,27 @@ def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir
     assert trained.cost[:2] == (result["steps"], result["encoded_views"])
     assert not same(trained.model[0], tiny())
     assert trained.model[0](val[0]).shape == (142, 16)
+
+
+def moved_by(near: Near | None) -> list[torch.Tensor]:
+    """Fine-tune on noise; returns how far each of the backbone's parameters went."""
+    model = nn.Sequential(tiny(), nn.Linear(16, 2))
+    before = [p.detach().clone() for p in model[0].parameters()]
+    fine_tune(model, noise(10), Recipe(0.1, 0.1, 30, near=near), **SEEDED)
+    return [(p - b).detach() for p, b in zip(model[0].parameters(), before, strict=True)]
+
+
+def test_a_backbone_that_is_kept_near_goes_less_far_where_it_matters():
+    """With F = 1 all of it; with F of one parameter that one, and the others go their way."""
+
+    def length(steps) -> float:
+        return float(sum(s.square().sum() for s in steps)) ** 0.5
+
+    freely, hardly = moved_by(None), moved_by(Near(1.0, None))
+    assert length(hardly) < 0.3 * length(freely)
+    fisher = [torch.zeros_like(s) for s in freely]
+    fisher[0] += 1.0
+    weighed = moved_by(Near(1.0, fisher))
+    assert length(weighed[:1]) < 0.5 * length(freely[:1])
+    assert length(weighed[1:]) > 0.7 * length(freely[1:])
+    assert all(torch.equal(a, b) for a, b in zip(freely, moved_by(Near(0.0, None)), strict=True))

@@ -11,8 +11,10 @@ from effssl.evaluation.spectrum import (
     decay_exponent,
     effective_rank,
     lidar,
+    mean_std,
     off_diagonal_energy,
     uniformity,
+    variance_share,
 )
 
 
@@ -208,3 +210,15 @@ def test_uniformity_of_known_cases():
     assert uniformity(torch.eye(9)) == pytest.approx(-4)
     assert uniformity(normal(2000, 100)) == pytest.approx(-4 + 8 / 100, abs=0.005)
     assert math.isnan(uniformity(torch.ones(1, 3)))
+
+
+def test_variance_share_is_what_of_the_mean_square_is_variance():
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x -= x.mean(0)
+    square = x.square().sum() / len(x)
+    assert variance_share(x) == pytest.approx(1)
+    mean = torch.full((6,), 3.0)
+    assert variance_share(x + mean) == pytest.approx(float(square / (square + 54)))
+    assert variance_share(1e3 * (x + mean)) == pytest.approx(variance_share(x + mean))
+    assert mean_std(x + mean) == pytest.approx(float(x.var(0).mean()) ** 0.5)
+    assert variance_share(torch.ones(5, 3)) == variance_share(torch.zeros(5, 3)) == 0

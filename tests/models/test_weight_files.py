@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from effssl import InputError
 from effssl.models import BackboneSpec, create_backbone, load_backbone, save_backbone
-from effssl.models.weight_files import load_weights, read_extra
+from effssl.models.timm_files import load_weights
+from effssl.models.weight_files import read_extra
 from tests.models.test_backbones import images
 
 pytestmark = pytest.mark.slow

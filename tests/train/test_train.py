@@ -27,6 +27,7 @@ from effssl.models import load_backbone
 from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
+from effssl.train.introduction import introduction
 from effssl.train.job import build_job
 from tests.conftest import QUICK, command, run_train, varied_sizes, write_class_folders
 
@@ -38,6 +39,7 @@ FILES = {
     "tensorboard",
     "checkpoint.pt",
     "backbone.safetensors",
+    "backbone-best.safetensors",
     "result.json",
 }
 FILES |= {"views.png", "curves.png"}
@@ -586,4 +588,4 @@ def test_processes_on_cpus_say_that_each_normalises_its_own_images(
     job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", *flags)))
     monkeypatch.setattr(train.distributed, "world_size", lambda: processes)
     note = f"BatchNorm: by the images of each of {processes} processes, not of the whole batch"
-    assert (note in train._introduction(job)) == (processes == 2 and norm == "batch")
+    assert (note in introduction(job)) == (processes == 2 and norm == "batch")

@@ -1,0 +1,70 @@
+"""Going on with a run: what its checkpoint holds, and what more epochs change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from effssl import InputError, cli
+from effssl.run import checkpoint, distributed
+from effssl.train.job import Job
+from effssl.train.parts import schedule_of
+
+
+def state_of(job: Job) -> dict[str, Any]:
+    """Return all that a run goes on from, but the seconds of its training."""
+    state = checkpoint.capture(job.encoder, job.optimizer, job.runtime.device)
+    return state | {
+        "step": job.step,
+        "images": job.images,
+        "scaler": job.scaler.state_dict(),
+        "micro_batch": job.micro_batch,
+        "norms": job.norms,
+        "skipped": job.skipped,
+        "average": job.average.state_dict() if job.average else None,
+    }
+
+
+def resume(job: Job) -> None:
+    """Go on where the run's checkpoint was saved. Raises InputError if its images were others."""
+    state = checkpoint.load(job.out / "checkpoint.pt")
+    if state["images"] != job.images:
+        raise InputError(
+            f"--resume {job.out}: its images were others ({state['images']}; here {job.images})"
+        )
+    checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
+    job.step, job.seconds = state["step"], state["seconds"]
+    if job.keep is not None:
+        job.keep.load(job.out)
+    if "scaler" in state:  # checkpoints of older versions have none
+        job.scaler.load_state_dict(state["scaler"])
+        job.micro_batch, job.norms = state["micro_batch"], state["norms"]
+        job.skipped = state["skipped"]
+    if job.average is not None:
+        job.average.load_state_dict(state["average"])
+
+
+def extension(job: Job) -> dict[str, float] | None:
+    """Return what changes for a run that goes on with more epochs than its folder notes, else None.
+
+    The rest follows the longer schedule, so the learning rate rises where it goes on:
+    `lr_before` is what the shorter schedule has at that step, `lr` what the longer one has.
+    """
+    epochs, optim = cli.load(job.out / "config.yaml").optim.epochs, job.cfg.optim
+    if epochs == optim.epochs:
+        return None
+    before = schedule_of(optim, job.steps_per_epoch, epochs * job.steps_per_epoch)
+    return {
+        "epochs_before": epochs,
+        "epochs": optim.epochs,
+        "lr_before": before(job.step),
+        "lr": job.schedule(job.step),
+    }
+
+
+def seed_dropout(job: Job) -> None:
+    """Let every process but the first draw dropout of its own."""
+    if (rank := distributed.rank()) > 0:
+        seed = job.cfg.run.seed + rank + distributed.world_size() * (job.step + 1)
+        torch.manual_seed(seed)

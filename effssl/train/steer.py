@@ -1,0 +1,76 @@
+"""What the probes of a run say: whether it still improves, is flat or collapses, and its best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+# What judges a run without labels, and its sign: see docs/runs.md on what earned it.
+UNLABELLED = ("z/off_diagonal", -1)
+GAIN = {"linear": 0.002, "z/off_diagonal": 0.001}  # less than that is flat
+COLLAPSED = 0.01  # share of variance, of h or of z, below which images are nearly alike
+SHRUNK, GROWS = 0.1, 1.5  # standard deviation of z, of which VICReg asks 1, that does not grow
+
+
+class State(NamedTuple):
+    """What the last probe of a run says, beside those before it."""
+
+    line: str  # for the console
+    is_best: bool
+    flat_for: int  # probes since the last that was better by GAIN or more
+    is_collapsed: bool
+
+
+def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") -> State | None:
+    """Judge a run by its probes, in order; None if there is none, or it has no measure.
+
+    The measure is the linear probe on validation images, or UNLABELLED. method: that of the loss.
+    """
+    if not probes:
+        return None
+    name, sign = ("linear", 1) if "linear" in probes[-1] else UNLABELLED
+    if name not in probes[-1]:
+        return None
+    measured = [probe for probe in probes if name in probe]
+    values = [sign * probe[name] for probe in measured]
+    best, last_gain = values[0], 0
+    for i, value in enumerate(values):
+        if value >= best + GAIN[name]:
+            best, last_gain = value, i
+    flat_for = len(values) - 1 - last_gain
+    is_best = values[-1] == max(values) and values[-1] not in values[:-1]
+    collapse = _collapse(probes, method)
+    if collapse:
+        line = collapse
+    elif len(values) == 1:
+        line = f"{name} is {probes[-1][name]:.4g} before training"
+    elif flat_for:
+        top = max(range(len(values)), key=values.__getitem__)
+        at = f"{measured[top][name]:.4g} at epoch {measured[top]['epoch']:.4g}"
+        line = f"flat for {flat_for} probe{'s' * (flat_for > 1)}: the best {name} is {at}"
+    else:
+        line = f"still improving: {name} {probes[-1][name]:.4g}, before {measured[-2][name]:.4g}"
+    return State(line, is_best, flat_for, bool(collapse))
+
+
+def _collapse(probes: Sequence[dict[str, Any]], method: str) -> str:
+    """Say that representations or embeddings collapse, and what to try; empty if they do not."""
+    if len(probes) < 2:
+        return ""
+    before, last = probes[-2:]
+    for letter, of in (("h", "representations"), ("z", "embeddings")):
+        share = last.get(f"{letter}/variance_share", 1.0)
+        if share < COLLAPSED:
+            return (
+                f"collapsing: the {of} {letter} of different images are nearly alike (variance is "
+                f"{share:.1e} of their mean square); try a lower --lr, or larger --var-weight and "
+                "--cov-weight, and look at views.png: do images differ?"
+            )
+    std = last.get("z/std", 1.0)
+    is_early = len(probes) < 3  # the rate may still be warming up
+    if method == "vicreg" and not is_early and std < SHRUNK and std < GROWS * before["z/std"]:
+        return (
+            f"collapsing: the embeddings z shrink (standard deviation {std:.1e}, where the loss "
+            "asks for 1); try larger --var-weight and --cov-weight, or a higher --lr"
+        )
+    return ""

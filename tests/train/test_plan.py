@@ -1,0 +1,72 @@
+"""What a training would take, from some of its steps."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from effssl import cli
+from effssl.data.stored import SAMPLED, open_sample
+from effssl.image_config import Images
+from effssl.train import loop as train
+from effssl.train import plan
+from tests.conftest import QUICK, run_train, varied_sizes, write_class_folders
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_plan_says_what_a_training_takes_and_leaves_nothing(digits_dir, tmp_path):
+    flags = [*QUICK, "--data-dir", digits_dir, "--first-size", 8, "--image-size", 16, "--plan"]
+    done = run_train([*flags, "--grow-by", 8, "--epochs", 3], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    images, what, first, last, memory, time, disk = done.stdout.splitlines()
+    assert images.startswith("digits: 1437 training images, 1295 of them to pretrain on; stored")
+    assert "2 views (of 8 px at first, 16 px at last), proj-dim 16, resnet18: 0.0 M" in what
+    assert re.match(r"12 steps of 512 views of 8 px: \d+ ms a step, \d+ views/s", first)
+    assert re.match(r"3 steps of 512 views of 16 px: \d+ ms a step, \d+ views/s", last)
+    gib = re.match(r"memory at its peak: ([\d.]+) GiB of the process", memory)
+    assert 0.2 < float(gib[1]) < 8
+    seconds = [
+        int(m[1]) * int(m[2]) / 1000
+        for m in (re.match(r"(\d+) steps .*: (\d+) ms", line) for line in (first, last))
+    ]
+    minutes = re.match(r"3 epochs, 15 steps: ([\d.]+) minutes, probes apart", time)
+    assert float(minutes[1]) == pytest.approx(sum(seconds) / 60, abs=0.1)
+    assert disk.startswith("disk: checkpoint.pt 0.00 GB (twice while it is replaced), backbone")
+
+
+def test_a_plan_for_more_images_than_there_are(tmp_path, capsys):
+    """As for a set that lies elsewhere: the steps are those of its number of images."""
+    flags = [*QUICK, *varied_sizes(tmp_path), "--batch-size", "512", "--plan", "100000"]
+    assert train.main(cli.parse(flags)) == 0
+    said = capsys.readouterr().out
+    assert "folder: 100000 training images, 90000 of them to pretrain on" in said
+    assert "17500 steps of 1024 views" in said  # 100 epochs of 175
+    assert not (tmp_path / "set" / "beton").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_sample_stands_for_all_images(tmp_path, suffix):
+    """In bytes as in positions: to each image that trains belongs one of the sample."""
+    side = 12 if suffix == "png" else 40
+    root = write_class_folders(tmp_path / "set", per_class=30, side=side, suffix=suffix)
+    images = Images(data="folder", data_dir=root, val_fraction=0.2)
+    whole = open_sample(images, tmp_path / "few")
+    assert whole.num_images == 60 and len(whole.data.pretrain_positions) == 48
+    assert whole.data.val_positions.max() < 60 <= SAMPLED
+    more = open_sample(images, tmp_path / "few", 600)
+    assert more.num_bytes == pytest.approx(10 * whole.num_bytes, rel=0.01)
+    assert len(more.data.pretrain_positions) == 480
+    assert more.data.pretrain_positions.max() < 60
+    if suffix == "png":
+        assert whole.num_bytes == 60 * 12 * 12 * 3
+
+
+def test_a_duration_is_in_hours_or_minutes():
+    assert [plan._duration(s) for s in (90, 3600, 86400)] == [
+        "1.5 minutes",
+        "1.0 hours",
+        "24.0 hours",
+    ]
