@@ -21,6 +21,8 @@ from tests.conftest import QUICK
 
 pytestmark = pytest.mark.slow
 
+NO_END = ("--final-images", 0)  # no table at the end
+
 
 def flags_of(digits_dir, out, *more):
     return [*map(str, [*QUICK, "--data-dir", digits_dir, "--out", out, "--epochs", 2, *more])]
@@ -81,6 +83,7 @@ def test_a_teacher_sees_each_image_once_and_its_student_can_be_evaluated(
 ):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     flags = ["--teacher", f"mine={finished / 'backbone.safetensors'}", "--paired", vectors]
+    flags += NO_END
     assert train.main(cli.parse(flags_of(digits_dir, whole, *flags))) == 0
     assert np.load(whole / "teacher.npy").shape == (1437, 16)
     probes = [r for r in read_metrics(whole) if r["kind"] == "probe"]
@@ -97,7 +100,7 @@ def test_a_teacher_sees_each_image_once_and_its_student_can_be_evaluated(
 
 def test_a_student_comes_near_to_what_its_teacher_says(digits_dir, finished, tmp_path):
     """The row of the teacher takes part in the loss: the embeddings of both agree after it."""
-    job = prepared(digits_dir, tmp_path / "run", "--teacher", finished, "--epochs", 15)
+    job = prepared(digits_dir, tmp_path / "run", "--teacher", finished, "--epochs", 15, *NO_END)
 
     def invariance():
         z = step._encode(job, next(job.batches(0)))

@@ -115,7 +115,8 @@ def test_with_information_the_distance_is_weighed_by_it(digits_dir, finished, tm
 
 
 def test_a_run_that_keeps_its_start_ends_the_same_if_it_was_stopped(digits_dir, finished, tmp_path):
-    flags = ["--init", finished, "--keep", 1, "--freeze-epochs", 1, "--epochs", 3]
+    flags = ["--init", finished, "--keep", 1, "--freeze-epochs", 1, "--epochs", 2]
+    flags += ["--final-images", 0]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train.main(cli.parse(flags_of(digits_dir, whole, *flags))) == 0
     for seconds in ("1e-6", "0.5", "1000"):

@@ -192,6 +192,7 @@ def test_a_run_in_parts_that_was_stopped_ends_as_one_that_was_not(digits_dir, fi
     flags = [
         *(*QUICK, "--data-dir", digits_dir, "--epochs", 3, "--micro-batch", 100, "--clip-grad", 1),
         *("--max-skipped", 4, "--init", finished, "--freeze-epochs", 1, "--layer-decay", 0.7),
+        *("--final-images", 0),
     ]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run = [*map(str, flags)]
