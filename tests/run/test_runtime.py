@@ -32,6 +32,7 @@ def test_a_gpu_is_named_by_its_number(name, local_rank, monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(
         torch.cuda, "set_device", lambda device: chosen.append(device.index)
     )  # torch's wants a number
@@ -43,6 +44,23 @@ def test_a_gpu_is_named_by_its_number(name, local_rank, monkeypatch):
         torch.device("cuda", number), torch.bfloat16, True
     )
     assert chosen == [number]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
+)  # a T4; an A100
+def test_auto_is_what_the_card_can_do(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert open_runtime("cuda:0", "auto", "auto").autocast_dtype == dtype
+
+
+def test_only_float16_scales_its_loss():
+    dtypes = (None, torch.bfloat16, torch.float16)
+    scalers = [Runtime(torch.device("cpu"), dtype).scaler() for dtype in dtypes]
+    assert [scaler.is_enabled() for scaler in scalers] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["meta", "abacus", "cuda:99"])
