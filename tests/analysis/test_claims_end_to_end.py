@@ -16,7 +16,7 @@ from analysis.harness import recipes, training
 from analysis.harness.recipes import Recipe
 from effssl import cli
 from effssl.run.log import read_metrics
-from effssl.train import loop
+from effssl.train import loop, probe
 from tests.analysis.made_runs import NO_RECORDS, TINY, scale_of
 
 pytestmark = pytest.mark.slow
@@ -60,8 +60,8 @@ def trained(digits_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "start_process", start)
-        patch.setattr(loop.pictures, "save_views", lambda *_: None)
-        patch.setattr(loop.pictures, "save_curves", lambda *_: None)
+        patch.setattr(probe.pictures, "save_views", lambda *_: None)
+        patch.setattr(probe.pictures, "save_curves", lambda *_: None)
         assert views.main(on(folder, digits_dir, "--views", "2", "4")) == 0
         yield folder
 

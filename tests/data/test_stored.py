@@ -49,7 +49,7 @@ def test_small_classes_are_validated_and_single_images_are_not_probed(tmp_path):
 def test_a_folder_without_labels_or_test_images(tmp_path):
     write_class_folders(tmp_path / "loose", classes=1)
     data = open_data(images_of(tmp_path / "loose" / "class-0"))
-    assert (len(data.train_positions), len(data.val_positions), data.test) == (6, 0, None)
+    assert (len(data.train_positions), len(data.val_positions), data.test) == (5, 1, None)
     assert set(data.train.labels) == {-1}
 
 

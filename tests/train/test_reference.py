@@ -20,6 +20,9 @@ def assert_as_before(name: str, folder: Path) -> None:
     expected, actual = REFERENCE["runs"][name], reference.result_of(name, folder)
     if actual["stored"] != expected["stored"]:
         pytest.skip("the JPEG library of this machine writes other bytes than the reference's")
+    # Measures that were added since are not in it.
+    probes = zip(actual["probes"], expected["probes"], strict=True)
+    actual["probes"] = [{name: now[name] for name in before} for now, before in probes]
     if reference.made_by() == REFERENCE["made_by"]:
         assert actual == expected
         return
