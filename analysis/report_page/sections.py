@@ -137,7 +137,7 @@ COMMANDS |= {
 }
 # What a picture shows, for those who cannot see it.
 ALT = {
-    "race.png": "Linear accuracy against seconds of training, for effssl's recipes and other tools.",
+    "race.png": "Linear accuracy against seconds of training: effssl's recipes, other tools.",
     "projector.png": (
         "Linear accuracy against the projector's width and against weight times width."
     ),

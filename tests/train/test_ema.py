@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from effssl import cli
-from effssl.evaluate import run as evaluate
 from effssl.models import AVERAGED, load_backbone
 from effssl.optim import weight_average
 from effssl.run.log import read_metrics
@@ -35,7 +34,7 @@ def test_an_average_forgets_its_start_and_then_decays_as_asked():
 
 @pytest.mark.slow
 def test_averaged_weights_are_a_row_and_go_on_with_a_run(digits_dir, tmp_path):
-    flags = [*map(str, [*QUICK, "--data-dir", digits_dir, "--epochs", 3, "--ema", 0.9])]
+    flags = [*map(str, [*QUICK, "--data-dir", digits_dir, "--epochs", 2, "--ema", 0.9])]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
     no_end = ["--final-images", "0", "--max-seconds", "1e-6"]
@@ -50,8 +49,4 @@ def test_averaged_weights_are_a_row_and_go_on_with_a_run(digits_dir, tmp_path):
     probes = [r for r in read_metrics(whole) if r["kind"] == "probe"]
     assert probes[0]["averaged/linear"] == probes[0]["linear"]  # before the first step
     assert all(0 < r["averaged/knn"] <= 1 for r in probes)
-    assert evaluate.main(cli.parse_evaluation([str(whole), "--num-averaged-views", "0"])) == 0
-    judged = json.loads((whole / "evaluation.json").read_text())["rows"]
-    assert list(judged) == ["trained", "averaged", "untrained"]
-    ranks = rows["averaged"]["effective_rank"], rows["trained"]["effective_rank"]
-    assert judged["averaged"]["h/effective_rank"] == pytest.approx(ranks[0]) != ranks[1]
+    assert rows["averaged"]["effective_rank"] != rows["trained"]["effective_rank"]

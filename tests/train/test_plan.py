@@ -11,17 +11,20 @@ from effssl.data.stored import SAMPLED, open_sample
 from effssl.image_config import Images
 from effssl.train import loop as train
 from effssl.train import plan
-from tests.conftest import QUICK, run_train, varied_sizes, write_class_folders
+from tests.conftest import QUICK, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_plan_says_what_a_training_takes_and_leaves_nothing(digits_dir, tmp_path):
+def test_a_plan_says_what_a_training_takes_and_leaves_nothing(
+    digits_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(plan, "AT_LEAST_S", 0.2)
+    monkeypatch.chdir(tmp_path)
     flags = [*QUICK, "--data-dir", digits_dir, "--first-size", 8, "--image-size", 16, "--plan"]
-    done = run_train([*flags, "--grow-by", 8, "--epochs", 3], tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert train.main(cli.parse([*map(str, flags), "--grow-by", "8", "--epochs", "3"])) == 0
     assert list(tmp_path.iterdir()) == []
-    images, what, first, last, memory, time, disk = done.stdout.splitlines()
+    images, what, first, last, memory, time, disk = capsys.readouterr().out.splitlines()
     assert images.startswith("digits: 1437 training images, 1295 of them to pretrain on; stored")
     assert "2 views (of 8 px at first, 16 px at last), proj-dim 16, resnet18: 0.0 M" in what
     assert re.match(r"12 steps of 512 views of 8 px: \d+ ms a step, \d+ views/s", first)
