@@ -69,16 +69,7 @@ class Started(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.training_parser(__doc__, PRESETS, "runs/label-free-PRESET", "2")
-    parser.add_argument(
-        "--records",
-        type=cli.path,
-        metavar="FILE",
-        help="finished runs that need not be trained again "
-        "(default: analysis/records/label-free-PRESET.jsonl)",
-    )
-    parser.add_argument(
-        "--save-records", action="store_true", help="put this call's finished runs into that file"
-    )
+    cli.add_records(parser, "label-free-PRESET")
     args = cli.read_flags(parser, argv)
     return cli.exit_code(lambda: _study(args))
 

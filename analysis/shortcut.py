@@ -45,7 +45,7 @@ from effssl.data.stored import reopen_data
 from effssl.evaluation.encode import open_streams
 from effssl.evaluation.finetune import Near, Recipe
 from effssl.evaluation.finished_run import FinishedRun, open_run
-from effssl.evaluation.labelled_views import even_batch_size
+from effssl.evaluation.labelled_views import tuning_batch_size
 from effssl.evaluation.ssl_fisher import ssl_fisher
 from effssl.run.device import open_runtime
 from effssl.run.files import check_writable, write_text
@@ -136,7 +136,7 @@ def rows_of(
 
 def recipes_of(method: str, num_labels: int, epochs: int, fisher: list[Tensor]) -> Iterator[Recipe]:
     """Yield what a method tries: pairs of rates, and weights W if it has one."""
-    batch = even_batch_size(num_labels, min(256, max(16, num_labels // 25)))
+    batch = tuning_batch_size(num_labels)
     steps, scale = epochs * (num_labels // batch), batch / 256
     is_head = method in ("head", "statistics")
     rates = ((0.0, head) for _, head in RATES) if is_head else RATES

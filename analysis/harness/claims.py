@@ -42,16 +42,7 @@ def parser(doc: str | None) -> cli.Parser:
         "-- --epochs sets E.\n",
     )
     flags.add_argument("--method", choices=SHORT, default=OF_CLAIMS, help="loss of all runs")
-    flags.add_argument(
-        "--records",
-        type=cli.path,
-        metavar="FILE",
-        help="finished runs that need not be trained again; /dev/null for none "
-        "(default: analysis/records/claims-PRESET.jsonl)",
-    )
-    flags.add_argument(
-        "--save-records", action="store_true", help="put this call's finished runs into that file"
-    )
+    cli.add_records(flags, "claims-PRESET")
     return flags
 
 

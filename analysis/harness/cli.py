@@ -52,6 +52,20 @@ def training_parser(
     return parser
 
 
+def add_records(parser: Parser, name: str) -> None:
+    """Add the flags of finished runs that are known; name: of their file, in words."""
+    parser.add_argument(
+        "--records",
+        type=path,
+        metavar="FILE",
+        help="finished runs that need not be trained again; /dev/null for none "
+        f"(default: analysis/records/{name}.jsonl)",
+    )
+    parser.add_argument(
+        "--save-records", action="store_true", help="put this call's finished runs into that file"
+    )
+
+
 def path(text: str) -> Path:
     """Return a flag's path, with `~` as the home folder. Raises ArgumentTypeError for a URL."""
     try:

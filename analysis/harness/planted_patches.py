@@ -17,7 +17,7 @@ from effssl.evaluation.batch_norm import adapt_batch_norm
 from effssl.evaluation.encode import Streams, crops_and_flips, spread
 from effssl.evaluation.finetune import Recipe, fine_tune
 from effssl.evaluation.finished_run import FinishedRun
-from effssl.evaluation.labelled_views import even_batch_size, labelled_views
+from effssl.evaluation.labelled_views import labelled_views, tuning_batch_size
 from effssl.evaluation.layers import evaluating
 from effssl.models import representation_dim
 
@@ -77,7 +77,7 @@ def fit(
     """
     stream, classes = trial.streams["train"], len(trial.data.train.classes)
     runtime, backbone = stream.runtime, copy.deepcopy(backbone)
-    batch = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
+    batch = tuning_batch_size(len(positions))
     crops = crops_and_flips(stream.augment, views=1)
     views = labelled_views(
         stream.with_views(crops, seed=trial.seed, batch_size=batch), positions, seed=trial.seed

@@ -12,6 +12,7 @@ from effssl.evaluation.encode import Features, spread
 from effssl.evaluation.probes import best_linear_probe, knn_accuracy
 from effssl.evaluation.protocols import (
     Columns,
+    Encoded,
     about_unlabelled,
     encode_splits,
     labelled_positions,
@@ -42,10 +43,7 @@ def validation_probe(
         val_h = features("train", spread(data.val_positions, protocols.RANK_IMAGES))
     else:
         encoded = encode_splits(features, data, max_images)
-        splits = encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y
-        _, linear = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
-        columns = {"linear": linear, "knn": knn_accuracy(*splits)}
-        val_h = encoded.val_h
+        columns, val_h = _accuracies(encoded), encoded.val_h
     if len(val_h) < 2:
         return columns
     columns |= protocols.measures(measured_part(val_h), projector)
@@ -60,10 +58,15 @@ def averaged_probe(features: Features, data: Data, max_images: int) -> Columns:
     there are no columns."""
     if len(labelled_positions(data)) == 0:
         return {}
-    encoded = encode_splits(features, data, max_images)
+    accuracies = _accuracies(encode_splits(features, data, max_images))
+    return {f"averaged/{name}": share for name, share in accuracies.items()}
+
+
+def _accuracies(encoded: Encoded) -> Columns:
+    """Judge the linear probe, with one penalty, and kNN on the validation split."""
     splits = encoded.train_h, encoded.train_y, encoded.val_h, encoded.val_y
-    _, share = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
-    return {"averaged/linear": share, "averaged/knn": knn_accuracy(*splits)}
+    _, linear = best_linear_probe(*splits, encoded.classes, grid=(1e-3,))
+    return {"linear": linear, "knn": knn_accuracy(*splits)}
 
 
 def final_rows(

@@ -73,3 +73,9 @@ def even_batch_size(num_images: int, at_most: int) -> int:
     It is the largest that leaves out fewer images than there are batches.
     """
     return num_images // -(-num_images // at_most)
+
+
+def tuning_batch_size(num_labels: int) -> int:
+    """Return the batch that a classifier is tuned in: 256 images, fewer if that would be fewer than
+    25 steps an epoch, but 16."""
+    return even_batch_size(num_labels, min(256, max(16, num_labels // 25)))

@@ -16,7 +16,7 @@ from effssl.data.stored import Data
 from effssl.evaluation.classifiers import chosen_classifier, reported_accuracy
 from effssl.evaluation.encode import Streams, crops_and_flips
 from effssl.evaluation.finetune import RATES, Classifier, Near, Recipe
-from effssl.evaluation.labelled_views import even_batch_size, labelled_views
+from effssl.evaluation.labelled_views import labelled_views, tuning_batch_size
 from effssl.evaluation.probes import best_of_grid, wilson_interval
 from effssl.evaluation.protocols import Columns, labelled_positions
 from effssl.views.stream import ViewStream
@@ -127,7 +127,7 @@ def _train_on_crops(
     asked_by: str,
 ) -> Classifier:
     """Train at each pair of rates on images at `positions`, and choose on those at `held`."""
-    batch_size = even_batch_size(len(positions), min(256, max(16, len(positions) // 25)))
+    batch_size = tuning_batch_size(len(positions))
     crops = crops_and_flips(stream.augment, views=1)
     views = labelled_views(
         stream.with_views(crops, seed=seed, batch_size=batch_size), positions, seed=seed

@@ -40,7 +40,7 @@ from effssl.train.parts import (
     schedule_of,
     sizes_of,
 )
-from effssl.views import sizes as sizes_of_views
+from effssl.views.sizes import size_at
 from effssl.views.stream import ViewStream
 
 
@@ -151,7 +151,7 @@ class Job:
 
     def size_at(self, step: int) -> ImageSize:
         """Return the size of the views of the first group at a step."""
-        return sizes_of_views.size_at(step, self.total_steps, self.sizes, self.cfg.sizes.grow_until)
+        return size_at(step, self.total_steps, self.sizes, self.cfg.sizes.grow_until)
 
 
 def build_job(cfg: Config, data: Data | None = None) -> Job:

@@ -31,9 +31,10 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
     if distributed.is_first():
         with clock.paused():
             log.probe(axes | _columns(job))
-            probes = [record for record in read_metrics(job.out) if record["kind"] == "probe"]
+            metrics = read_metrics(job.out)
+            probes = [record for record in metrics if record["kind"] == "probe"]
             with pictures.or_a_line(picture := job.out / "curves.png", log.say):
-                pictures.save_curves(picture, read_metrics(job.out), job.out.name)
+                pictures.save_curves(picture, metrics, job.out.name)
             is_flat = _act_on(job, state_of_probes(probes, job.cfg.loss.method), log)
     return distributed.from_first(is_flat)
 

@@ -38,7 +38,7 @@ def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") ->
         if value >= best + GAIN[name]:
             best, last_gain = value, i
     flat_for = len(values) - 1 - last_gain
-    is_best = values[-1] == max(values) and values[-1] not in values[:-1]
+    is_best = all(values[-1] > value for value in values[:-1])
     collapse = _collapse(probes, method)
     if collapse:
         line = collapse
