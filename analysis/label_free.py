@@ -43,13 +43,13 @@ AXES: dict[str, list[tuple[str, ...]]] = {
     "width": [("--proj-dim", d) for d in ("16", "64", "1024")],
     "rate": [("--lr", lr) for lr in ("6e-4", "2e-3", "6e-2", "2e-1")],
     "crops": [("--crop-scale", low, "1") for low in ("0.02", "0.5", "0.9")],
-    "length": [("--epochs", n) for n in ("1", "2", "6")],
+    "length": [("--epochs", n) for n in ("1", "2", "8")],
     "views": [("--views", k) for k in ("2", "8")],
     "method": [("--method", m) for m in ("barlow_twins", "simclr", "entropy_reconstruction")],
 }
 PRESETS = {
     "cpu": (
-        *("--config", str(CONFIG), "--fraction", "0.2", "--epochs", "3", "--probe-images", "5000"),
+        *("--config", str(CONFIG), "--fraction", "0.1", "--epochs", "4", "--probe-images", "5000"),
         *("--probe-every", "1", "--final-images", "0"),
     ),
     "digits": (

@@ -5,7 +5,7 @@ python analysis/starting.py beside --teacher RUN --data-dir CIFAR10
 
 continue: a run on CIFAR-10 goes on on Imagenette at 32 px (10 classes of photographs, 9,469
 images), beside training from scratch for as many steps, which take as many seconds; the start
-itself is the first probe of the former. beside: a fifth of CIFAR-10 with a teacher's representation
+itself is the first probe of the former. beside: a tenth of CIFAR-10 with a teacher's representation
 of each image as a further row of z, with the colour histogram of each image (64 numbers), and with
 neither.
 
@@ -37,7 +37,7 @@ from effssl.run.files import atomic, check_writable, write_text
 CONFIG = str(Path(__file__).parents[1] / "configs" / "cifar10_cpu.yaml")
 TRIAL_SEED, RATES = 1000, ("6e-3", "2e-2", "6e-2")
 BINS = 4  # of each colour in the histograms
-_ENDS = ("--final-images", "0", "--probe-every", "1")
+_ENDS = ("--final-images", "0", "--probe-every", "2")
 
 
 class Way(NamedTuple):
@@ -69,7 +69,7 @@ def continued(args: argparse.Namespace) -> Study:
     if args.init is None:
         raise InputError("continue: --init RUN says where it starts")
     flags = {
-        "cpu": ("--config", CONFIG, "--data", "folder", "--image-size", "32", "--epochs", "6"),
+        "cpu": ("--config", CONFIG, "--data", "folder", "--image-size", "32", "--epochs", "4"),
         "digits": ("--data", "digits", "--epochs", "2"),
     }[args.preset]
     return Study(flags, (Way("scratch", ()), Way("continued", ("--init", str(args.init)))))
@@ -80,7 +80,7 @@ def beside(args: argparse.Namespace) -> Study:
     if args.teacher is None:
         raise InputError("beside: --teacher RUN says which")
     flags = {
-        "cpu": ("--config", CONFIG, "--fraction", "0.2", "--epochs", "6"),
+        "cpu": ("--config", CONFIG, "--fraction", "0.1", "--epochs", "6"),
         "digits": ("--data", "digits", "--epochs", "2"),
     }[args.preset]
     histograms = args.runs / "histograms.npz"
@@ -88,7 +88,7 @@ def beside(args: argparse.Namespace) -> Study:
         write_histograms("digits" if args.preset == "digits" else "cifar10", args, histograms)
     teacher, paired = ("--teacher", str(args.teacher)), ("--paired", str(histograms))
     ways = Way("views", ()), Way("teacher", teacher), Way("histograms", paired)
-    return Study(flags, (*ways, Way("both", (*teacher, *paired))))
+    return Study(flags, ways)
 
 
 STUDIES = {"continue": continued, "beside": beside}
