@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import sys
 
 import pytest
@@ -60,47 +61,51 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
         trackers.check_trackers(("csv", "wandb"))
 
 
-def trained(digits_dir, out, *more):
-    flags = [*QUICK, "--data-dir", digits_dir, "--out", out, "--final-images", 0, *more]
-    assert train.main(cli.parse([*map(str, flags)])) == 0
-    return [r for r in read_metrics(out) if r["kind"] == "train"]
+@pytest.fixture(scope="module")
+def run(digits_dir, tmp_path_factory):
+    """A run of two epochs that was stopped and went on, kept by every tracker that is installed."""
+    out = tmp_path_factory.mktemp("trackers") / "run"
+    names = [n for n in ("csv", "wandb", "mlflow") if importlib.util.find_spec(n)]
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", out, "--final-images", 0, "--epochs", 2]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(out.parent))  # no netrc there
+        flags += ["--max-seconds", "1e-6", "--log-to", *names]
+        assert train.main(cli.parse([*map(str, flags)])) == 0
+        assert train.main(cli.parse(["--resume", str(out), "--max-seconds", "1000"])) == 0
+    return out
+
+
+def records_of(run, kind):
+    return [r for r in read_metrics(run) if r["kind"] == kind]
 
 
 @pytest.mark.slow
-def test_a_run_and_one_that_went_on_have_the_same_csv(digits_dir, tmp_path):
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    records = trained(digits_dir, whole, "--epochs", 2, "--log-to", "csv")
-    trained(digits_dir, halves, "--epochs", 2, "--log-to", "csv", "--max-seconds", "1e-6")
-    assert train.main(cli.parse(["--resume", str(halves), "--max-seconds", "1000"])) == 0
-    for run in (whole, halves):
-        assert [float(r["loss"]) for r in rows(run / "train.csv")] == [r["loss"] for r in records]
-        assert len(rows(run / "probe.csv")) >= 2
+def test_the_csv_has_what_the_log_has(run):
+    for kind, name in (("train", "loss"), ("probe", "linear")):
+        kept = {int(r["step"]): float(r[name]) for r in rows(run / f"{kind}.csv")}
+        assert kept == {r["step"]: r[name] for r in records_of(run, kind)}
+        assert len(kept) >= 2
 
 
 @pytest.mark.slow
-def test_wandb_keeps_a_run_offline_in_its_folder(digits_dir, tmp_path, monkeypatch):
+def test_wandb_keeps_a_run_offline_in_its_folder_and_goes_on_in_it(run):
     pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc there
-    records = trained(digits_dir, tmp_path / "run", "--epochs", 1, "--log-to", "wandb")
-    (file,) = (tmp_path / "run").rglob("*.wandb")
-    kept = file.read_bytes()
-    assert b"train/loss" in kept and b"probe/linear" in kept and b"proj_dim" in kept
-    assert f"{records[-1]['loss']}"[:8].encode() in kept
+    files = sorted((run / "wandb").rglob("*.wandb"), key=lambda file: file.stat().st_mtime)
+    assert len(files) == 2  # the stopped part and the rest
+    assert {file.stem for file in files} == {f"run-{(run / 'wandb-id').read_text()}"}
+    kept = files[-1].read_bytes()
+    assert all(name in kept for name in (b"train/loss", b"probe/linear", b"proj_dim"))
+    assert str(records_of(run, "train")[-1]["loss"])[:8].encode() in kept
 
 
 @pytest.mark.slow
-def test_mlflow_keeps_a_run_in_a_file_and_goes_on_in_it(digits_dir, tmp_path, monkeypatch):
+def test_mlflow_keeps_a_run_in_a_file_and_goes_on_in_it(run):
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    out = tmp_path / "run"
-    trained(digits_dir, out, "--epochs", 2, "--log-to", "mlflow", "--max-seconds", "1e-6")
-    assert train.main(cli.parse(["--resume", str(out), "--max-seconds", "1000"])) == 0
-    records = [r for r in read_metrics(out) if r["kind"] == "train"]
-    client = mlflow.MlflowClient(f"sqlite:///{out}/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{run}/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == "effssl"]
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED" and run.data.params["proj_dim"] == "16"
-    history = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "train/loss")}
-    assert history == {r["step"]: r["loss"] for r in records}
+    (kept,) = client.search_runs([experiment.experiment_id])
+    assert kept.info.status == "FINISHED" and kept.data.params["proj_dim"] == "16"
+    history = {m.step: m.value for m in client.get_metric_history(kept.info.run_id, "train/loss")}
+    assert history == {r["step"]: r["loss"] for r in records_of(run, "train")}
