@@ -191,6 +191,13 @@ class Config:
         return self
 
     @model_validator(mode="after")
+    def _square_to_turn(self) -> Config:
+        height, width = height_width(self.augment.image_size)
+        if self.augment.quarter_turns and height != width:
+            raise ValueError(f"--quarter-turns: views of {height} x {width} px are not square")
+        return self
+
+    @model_validator(mode="after")
     def _growing(self) -> Config:
         first, last = self.sizes.first_size, min(height_width(self.augment.image_size))
         if first is not None and first >= last:

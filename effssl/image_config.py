@@ -86,6 +86,18 @@ class Augment:
     """Width over height of the random crop, as a multiple of the view's: 1 stretches nothing."""
     hflip_prob: Probability = 0.5
     """Probability of a horizontal flip."""
+    vflip_prob: Probability = 0.0
+    """Probability of a vertical flip."""
+    quarter_turns: bool = False
+    """Turn views by 0, 90, 180 or 270 degrees, each as often; they have to be square."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Degrees: views are rotated by an angle drawn from [-x, x]. Beyond its border a view is
+    reflected."""
+    shear: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """Degrees: views are sheared along both sides by angles drawn from [-x, x]."""
+    affine_scale: Range = (1.0, 1.0)
+    """Range of the factor that views are magnified by about their centre, below 1 with reflected
+    borders; crops magnify too."""
     jitter_prob: Probability = 0.8
     """Probability of colour jitter (the next four)."""
     brightness: NotNegative = 0.4
@@ -104,6 +116,10 @@ class Augment:
     """Range of the blur's standard deviation, in pixels."""
     solarize_prob: Probability = 0.1
     """Probability of solarisation at threshold 0.5."""
+    erase_prob: Probability = 0.0
+    """Probability that a rectangle of a view is set to the mean colour."""
+    erase_scale: RangeTo1 = (0.02, 0.33)
+    """Its area as a part of the view's; width over height lies in [0.3, 3.3]."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean that views are normalised with, RGB in [0, 1]."""
     std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)

@@ -12,27 +12,39 @@ from torch import Tensor
 
 from effssl.image_config import Augment
 from effssl.ranges import height_width
-from effssl.views import ops
+from effssl.views import ops, shape_ops
 from effssl.views.cpu_views import views_on_cpu
 from effssl.views.draws import ColourDraws, CropDraws, largest_central
+from effssl.views.shape_draws import UNSHAPED, ShapeDraws
 
 
 def views_of_images(
-    images: Tensor, crops: CropDraws, flips: Tensor, colours: ColourDraws, augment: Augment
+    images: Tensor,
+    crops: CropDraws,
+    flips: Tensor,
+    colours: ColourDraws,
+    augment: Augment,
+    shapes: ShapeDraws = UNSHAPED,
 ) -> Tensor:
-    """Cut and recolour K views of each image.
+    """Cut, turn and recolour K views of each image.
 
     images: uint8 [batch, height, width, 3]; draws: [views, batch]
     -> float32 [views, batch, 3, h, w], of the view's size, normalised.
     """
     if _is_for_loops(images):
-        return views_on_cpu(images[:, None], crops, flips, colours, augment)
-    x = ops.resized_crop(images, crops, flips, augment.image_size)
-    return ops.recoloured(x.flatten(0, 1), colours, augment).view_as(x)
+        return views_on_cpu(images[:, None], crops, flips, colours, augment, shapes)
+    x = ops.resized_crop(images, crops, flips, augment.image_size, shapes.upside_down)
+    return _finished(x.flatten(0, 1), shapes, colours, augment).view_as(x)
 
 
-def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Mirror and recolour crops that were cut where their image was decoded.
+def views_of_crops(
+    crops: Tensor,
+    flips: Tensor,
+    colours: ColourDraws,
+    augment: Augment,
+    shapes: ShapeDraws = UNSHAPED,
+) -> Tensor:
+    """Turn and recolour crops that were cut where their image was decoded.
 
     crops: uint8 [batch, views, h, w, 3]; draws: [views, batch]
     -> float32 [views, batch, 3, h, w], normalised.
@@ -40,10 +52,17 @@ def views_of_crops(crops: Tensor, flips: Tensor, colours: ColourDraws, augment: 
     if _is_for_loops(crops):
         zero, (height, width) = torch.zeros(flips.shape), crops.shape[2:4]
         whole = CropDraws(zero, zero, zero + height, zero + width)
-        return views_on_cpu(crops, whole, flips, colours, augment)
-    x = ops.flipped(rearrange(crops, "b k h w c -> (k b) c h w"), flips.flatten())
-    x = ops.recoloured(x, colours, augment)
+        return views_on_cpu(crops, whole, flips, colours, augment, shapes)
+    upside_down = None if shapes.upside_down is None else shapes.upside_down.flatten()
+    x = ops.flipped(rearrange(crops, "b k h w c -> (k b) c h w"), flips.flatten(), upside_down)
+    x = _finished(x, shapes, colours, augment)
     return x.view(*flips.shape, *x.shape[1:])
+
+
+def _finished(x: Tensor, shapes: ShapeDraws, colours: ColourDraws, augment: Augment) -> Tensor:
+    """Do all that follows the crop to views [n, 3, h, w] in [0, 1], which are the right way up."""
+    x = ops.recoloured(shape_ops.reshaped(x, shapes), colours, augment)
+    return x if shapes.erase is None else shape_ops.erased(x, shapes.erase.flatten(0, 1))
 
 
 def clean_view(images: Tensor, augment: Augment) -> Tensor:

@@ -20,33 +20,44 @@ from torch import Tensor
 from effssl.data.compiled import compiled, part_of_compiled
 from effssl.image_config import Augment
 from effssl.ranges import height_width
-from effssl.views import cpu_colours
+from effssl.views import cpu_colours, cpu_shapes
 from effssl.views.cpu_blur import blur, gaussian_weights
 from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import ColourDraws, CropDraws
 from effssl.views.ops import blur_kernel_size
+from effssl.views.shape_draws import UNSHAPED, ShapeDraws
 
 # These are compiled once, as a part of what calls them.
 _inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
 
 # What is drawn for one view, as the compiled code reads it.
-_NAMES = (*CropDraws._fields, "flip", *ColourDraws._fields)
-_DRAWN = np.dtype([(name, np.float32) for name in _NAMES])
+_NAMES = (*CropDraws._fields, "flip", "upside_down", "transpose", *ColourDraws._fields)
+_DRAWN = np.dtype(
+    [(name, np.float32) for name in _NAMES] + [("warp", np.float32, 4), ("erase", np.float32, 4)]
+)
 _TILE = 1024  # pixels whose three channels fit the first cache, with room
 _OF_BYTE = np.float32(1 / 255)
 
 
 def views_on_cpu(
-    images: Tensor, crops: CropDraws, flips: Tensor, colours: ColourDraws, augment: Augment
+    images: Tensor,
+    crops: CropDraws,
+    flips: Tensor,
+    colours: ColourDraws,
+    augment: Augment,
+    shapes: ShapeDraws = UNSHAPED,
 ) -> Tensor:
-    """Cut, resize, mirror, recolour and normalise K views of each image.
+    """Cut, resize, turn, recolour and normalise K views of each image.
 
     images: uint8 [batch, 1 or views, height, width, 3], one for all views of an image or one for
     each; draws: [views, batch] -> float32 [views, batch, 3, h, w], of the view's size.
     """
     size, (num_views, batch) = height_width(augment.image_size), flips.shape
-    never = torch.zeros_like(crops.top)
-    draws = [never if draw is None else draw.float() for draw in (*crops, flips, *colours)]
+    never, (upside_down, transpose, warp, erase) = torch.zeros_like(crops.top), shapes
+    single = [*crops, flips, upside_down, transpose, *colours]
+    draws = [never if draw is None else draw.float() for draw in single]
+    for four in (None if warp is None else warp.flatten(-2), erase):
+        draws += [never] * 4 if four is None else four.unbind(-1)
     drawn = torch.stack(draws, -1).numpy().view(_DRAWN)[..., 0]
     out = torch.empty(num_views, batch, 3, *size)
     pixels, views = images.contiguous().numpy(), out.numpy()
@@ -89,12 +100,19 @@ def _make_views(images, drawn, looks, kernel_size, begin, end, out):
         image, view = i // num_views, i % num_views
         draw, planes = drawn[view, image], out[view, image]
         _resized_crop(images[image, view % images.shape[1]], draw, planes)
+        if draw.transpose > 0:
+            for channel in range(3):
+                cpu_shapes.transpose(planes[channel])
+        if draw.warp[0] != 0 or draw.warp[1] != 0:
+            cpu_shapes.warp(planes, draw.warp)
         _recoloured(planes, draw, kernel_size)
         for channel in range(3):
             plane = planes.reshape(3, -1)[channel]
             if draw.solarize > 0:
                 cpu_colours.solarize(plane)
             cpu_colours.normalize(plane, looks[0, channel], looks[1, channel])
+        if draw.erase[2] > 0:
+            cpu_shapes.erase(planes, draw.erase)
 
 
 @_inlined
@@ -103,7 +121,11 @@ def _resized_crop(image, draw, planes):
     _, height, width = planes.shape
     crop = int(draw.top), int(draw.left), int(draw.height), int(draw.width)
     rows, columns = resize_weights(crop[2], height), resize_weights(crop[3], width)
-    _finish_weights(rows[1], columns, draw.flip > 0)
+    _bytes_to_1(rows[1])
+    if draw.upside_down > 0:
+        _reverse(rows)
+    if draw.flip > 0:
+        _reverse(columns)
     blended = np.zeros(3 * (crop[3] + len(columns[1])), np.float32)  # stored rows of one of a view
     for s in range(height):
         blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * crop[3]])
@@ -112,18 +134,22 @@ def _resized_crop(image, draw, planes):
 
 
 @part_of_compiled
-def _finish_weights(rows, columns, flip):
-    """Let weights of rows, [taps, height], give numbers in [0, 1], and mirror columns if told."""
-    for k in range(len(rows)):
-        for s in range(rows.shape[1]):
-            rows[k, s] *= _OF_BYTE
-    if flip:
-        first, weights = columns
-        for t in range(len(first) // 2):
-            other = len(first) - 1 - t
-            first[t], first[other] = first[other], first[t]
-            for k in range(len(weights)):
-                weights[k, t], weights[k, other] = weights[k, other], weights[k, t]
+def _bytes_to_1(weights):
+    """Let weights [taps, size] of bytes give numbers in [0, 1]."""
+    for k in range(len(weights)):
+        for s in range(weights.shape[1]):
+            weights[k, s] *= _OF_BYTE
+
+
+@part_of_compiled
+def _reverse(lines):
+    """Let the last row or column come first: (first, weights) of `resize_weights`, in place."""
+    first, weights = lines
+    for t in range(len(first) // 2):
+        other = len(first) - 1 - t
+        first[t], first[other] = first[other], first[t]
+        for k in range(len(weights)):
+            weights[k, t], weights[k, other] = weights[k, other], weights[k, t]
 
 
 @_inlined

@@ -77,11 +77,6 @@ def largest_central(stored: tuple[int, int], ratio: tuple[float, float]) -> tupl
     return height, width
 
 
-def draw_flips(numbers: Tensor, augment: Augment) -> Tensor:
-    """Say which views are mirrored: bool [views, batch]."""
-    return numbers[..., counters.FLIP] < augment.hflip_prob
-
-
 def draw_colours(numbers: Tensor, augment: Augment) -> ColourDraws:
     """Draw the changes of colour; numbers: [views, batch, NUM_SLOTS] of counters.uniform."""
     a = augment

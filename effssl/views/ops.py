@@ -23,10 +23,17 @@ from effssl.views.draws import ColourDraws, CropDraws
 _GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma
 
 
-def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: ImageSize) -> Tensor:
-    """Cut K crops of each image, resize them with antialiasing, and mirror those in `flips`.
+def resized_crop(
+    images: Tensor,
+    crops: CropDraws,
+    flips: Tensor,
+    size: ImageSize,
+    upside_down: Tensor | None = None,
+) -> Tensor:
+    """Cut K crops of each image, resize them with antialiasing, and mirror those in `flips`, and
+    top and bottom of those in `upside_down` (None: of none).
 
-    images: uint8 [batch, H, W, 3]; crops, flips: [views, batch]
+    images: uint8 [batch, H, W, 3]; crops, flips, upside_down: [views, batch]
     -> float32 [views, batch, 3, h, w], of this size, in [0, 1].
 
     Bilinear resizing is separable and linear, so a crop is two small matrix products with weights
@@ -34,9 +41,10 @@ def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: ImageSiz
     """
     _, stored_height, stored_width, _ = images.shape
     height, width = height_width(size)
-    never = torch.zeros_like(flips)
+    if upside_down is None:
+        upside_down = torch.zeros_like(flips)
     rows = _resize_weights(
-        crops.top, crops.height, never, height, stored_height
+        crops.top, crops.height, upside_down, height, stored_height
     )  # [views, batch, h, H]
     columns = _resize_weights(crops.left, crops.width, flips, width, stored_width)  # [.., w, W]
     planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
@@ -46,9 +54,13 @@ def resized_crop(images: Tensor, crops: CropDraws, flips: Tensor, size: ImageSiz
     return rearrange(x, "b k (s c) t -> k b c s t", c=3).contiguous()
 
 
-def flipped(crops: Tensor, flips: Tensor) -> Tensor:
-    """Mirror uint8 crops [n, 3, h, w] in `flips` [n] -> float32 in [0, 1]."""
-    return torch.where(flips[:, None, None, None], crops.flip(-1), crops).float().div_(255)
+def flipped(crops: Tensor, flips: Tensor, upside_down: Tensor | None = None) -> Tensor:
+    """Mirror uint8 crops [n, 3, h, w] in `flips` [n], and top and bottom of those in `upside_down`
+    -> float32 in [0, 1]."""
+    x = torch.where(flips[:, None, None, None], crops.flip(-1), crops)
+    if upside_down is not None:
+        x = torch.where(upside_down[:, None, None, None], x.flip(-2), x)
+    return x.float().div_(255)
 
 
 def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:

@@ -28,7 +28,8 @@ from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
 from effssl.views import ops
 from effssl.views.counters import uniform
-from effssl.views.draws import draw_crops, draw_flips
+from effssl.views.draws import draw_crops
+from effssl.views.shape_draws import draw_flips
 from effssl.views.stream import ViewStream
 from tests.conftest import write_class_folders
 

@@ -30,7 +30,8 @@ from effssl.views.decode_crops import (
     resized_crop,
     view_key,
 )
-from effssl.views.draws import draw_colours, draw_crops, draw_flips
+from effssl.views.draws import draw_colours, draw_crops
+from effssl.views.shape_draws import draw_flips
 from tests.conftest import growth_mb, read_all
 
 pytestmark = pytest.mark.slow

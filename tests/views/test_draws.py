@@ -10,6 +10,7 @@ from scipy import stats
 from effssl.image_config import Augment
 from effssl.views import draws
 from effssl.views.counters import NUM_SLOTS, uniform
+from effssl.views.shape_draws import draw_flips
 
 CROP = {"crop_scale": (0.2, 1.0), "crop_ratio": (3 / 4, 4 / 3), "hflip_prob": 0.5}
 JITTER = {"jitter_prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
@@ -37,7 +38,7 @@ def draw(n=6, *, stored=(32, 32), seed=3, epoch=1, numbers=None, **changes) -> D
     if numbers is None:
         numbers = uniform(indices, num_views=augment.views, seed=seed, epoch=epoch)
     crops = draws.draw_crops(numbers, augment, stored=stored)
-    return Drawn(crops, draws.draw_flips(numbers, augment), draws.draw_colours(numbers, augment))
+    return Drawn(crops, draw_flips(numbers, augment), draws.draw_colours(numbers, augment))
 
 
 @pytest.mark.parametrize("extreme", [None, 0.0, 1 - 2.0**-24])

@@ -16,7 +16,8 @@ from effssl.ranges import height_width
 from effssl.run.device import Runtime
 from effssl.views import assemble
 from effssl.views.counters import uniform
-from effssl.views.draws import draw_colours, draw_crops, draw_flips
+from effssl.views.draws import draw_colours, draw_crops
+from effssl.views.shape_draws import draw_flips
 from effssl.views.stream import ViewStream, canvas_of
 
 pytestmark = pytest.mark.slow
