@@ -34,4 +34,5 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "imagenet": {},
     "imagenet100": {},
     "folder": {},
+    "list": {},
 }

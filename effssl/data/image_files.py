@@ -44,10 +44,15 @@ class FoundFiles(NamedTuple):
 
 
 class ImageFiles:
-    """Image files, decoded on access to upright RGB."""
+    """Image files, decoded on access to upright RGB.
 
-    def __init__(self, paths: Sequence[Path], decoding: Decoding):
-        self.paths, self.decoding = paths, decoding
+    names: what they are called, if not by their paths below the set's folder.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], decoding: Decoding, names: Sequence[str] | None = None
+    ):
+        self.paths, self.decoding, self.names = paths, decoding, names
 
     def __len__(self) -> int:
         return len(self.paths)

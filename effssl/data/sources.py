@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,6 +12,7 @@ from PIL import Image
 from effssl import InputError
 from effssl.data import torchvision_sets
 from effssl.data.decode import DEFAULT, Decoding
+from effssl.data.fingerprints import digest, fingerprints
 from effssl.data.image_files import (
     ImageFiles,
     about_others,
@@ -26,6 +25,7 @@ from effssl.data.image_files import (
     no_images,
     printable,
 )
+from effssl.data.list_files import read_list
 from effssl.data.split_folders import check_nested, find_split_folders, has_train_folder
 
 DIGITS_SIDE = 16
@@ -67,6 +67,8 @@ def open_source(
         source = _digits(split)
     elif name in torchvision_sets.SETS:
         source = _torchvision_set(name, data_dir, split, labels, decoding)
+    elif name == "list":
+        source = _of_list(data_dir, split, labels, decoding)
     else:
         is_100 = name == "imagenet100"
         listed = frozenset(IMAGENET100_CLASSES.read_text().split() if is_100 else [])
@@ -75,9 +77,12 @@ def open_source(
 
 
 def names_of(source: Source, positions: np.ndarray, root: Path, split: str) -> list[str]:
-    """Name images by their paths below `root`, or by split and number if they are no files."""
+    """Name images by their paths below `root` or in a list, or by split and number if they are no
+    files."""
     images = source.images
     if isinstance(images, ImageFiles):
+        if images.names is not None:
+            return [images.names[position] for position in positions]
         return [str(images.paths[position].relative_to(root)) for position in positions]
     return [f"{split}/{position}" for position in positions]
 
@@ -85,10 +90,14 @@ def names_of(source: Source, positions: np.ndarray, root: Path, split: str) -> l
 def part_of(source: Source, positions: np.ndarray) -> Source:
     """Return the images at some positions as a source of its own."""
     known_by = source.fingerprint, source.identity
-    fingerprint, identity = (_hash(name.encode() + positions.tobytes()) for name in known_by)
+    fingerprint, identity = (digest(name.encode() + positions.tobytes()) for name in known_by)
     images = source.images
     return source._replace(
-        images=ImageFiles([images.paths[i] for i in positions], images.decoding)
+        images=ImageFiles(
+            [images.paths[i] for i in positions],
+            images.decoding,
+            None if images.names is None else [images.names[i] for i in positions],
+        )
         if isinstance(images, ImageFiles)
         else [images[i] for i in positions],
         labels=source.labels[positions],
@@ -99,7 +108,7 @@ def part_of(source: Source, positions: np.ndarray) -> Source:
 
 def _without_labels(source: Source) -> Source:
     fingerprint, identity = (
-        _hash(f"{known_by} without labels".encode())
+        digest(f"{known_by} without labels".encode())
         for known_by in (source.fingerprint, source.identity)
     )
     return source._replace(
@@ -117,7 +126,7 @@ def check_is_there(name: str, data_dir: Path) -> None:
     if of_torchvision is not None:
         is_there = (data_dir / of_torchvision.folder).is_dir() or has_train_folder(data_dir)
     else:
-        is_there = name == "digits" or data_dir.is_dir()
+        is_there = name == "digits" or (data_dir.is_file() if name == "list" else data_dir.is_dir())
     if not is_there:
         raise InputError(
             f"the run's images ({name}) are not in {data_dir}; --data-dir names where they are"
@@ -140,7 +149,7 @@ def _digits(split: str) -> Source:
     enlarged = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in gray]
     images = np.stack([np.asarray(image.convert("RGB")) for image in enlarged])
     labels = digits.target[chosen].astype(np.int64)
-    content = _hash(images.tobytes() + labels.tobytes())
+    content = digest(images.tobytes() + labels.tobytes())
     return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
@@ -155,7 +164,8 @@ def _torchvision_set(
         torchvision_sets.download(name, data_dir)
     images, numbers, classes = torchvision_sets.read_split(name, data_dir, split)
     files = sorted(path for path in (data_dir / folder).iterdir() if path.is_file())
-    return Source(images, numbers, classes, *_fingerprints(files, data_dir, numbers), side)
+    relative = [file.relative_to(data_dir) for file in files]
+    return Source(images, numbers, classes, *fingerprints(files, relative, numbers), side)
 
 
 def _class_folders(
@@ -208,27 +218,18 @@ def _class_folders(
     numbers, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)
-    fingerprints = _fingerprints(paths, data_dir, numbers)
+    known_by = fingerprints(paths, [path.relative_to(data_dir) for path in paths], numbers)
     notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
-    return Source(ImageFiles(paths, decoding), numbers, classes, *fingerprints, side, notes)
+    return Source(ImageFiles(paths, decoding), numbers, classes, *known_by, side, notes)
 
 
-def _fingerprints(files: Sequence[Path], root: Path, labels: np.ndarray) -> tuple[str, str]:
-    """Return fingerprint and identity of a Source."""
-    stats = [(path.relative_to(root), _stat(path)) for path in files]
-    touched = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-    copied = "\n".join(f"{path} {stat.st_size}" for path, stat in stats)
-    as_bytes = labels.tobytes()
-    return _hash(os.fsencode(touched) + as_bytes), _hash(os.fsencode(copied) + as_bytes)
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError:  # a link to nowhere: an image that does not decode, and is named as one
-        return path.lstat()
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:
+    """Take the images that a file lists."""
+    listed = read_list(file, split, labels=labels)
+    if listed is None:
+        return None
+    names, paths, numbers, classes, notes = listed
+    known_by = fingerprints(paths, names, numbers)
+    images = ImageFiles(paths, decoding, names)
+    return Source(images, numbers, classes, *known_by, common_side(paths), notes)

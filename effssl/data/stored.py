@@ -54,7 +54,8 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     if distributed.is_first():
         for note in source.notes:
             print(note, flush=True)
-    folder = storage.beton_dir or storage.data_dir / "beton"
+    data_dir = storage.data_dir.parent if storage.data == "list" else storage.data_dir
+    folder = storage.beton_dir or data_dir / "beton"
     return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
 
 
