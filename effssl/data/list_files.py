@@ -61,7 +61,8 @@ def read_list(file: Path, split: str, *, labels: bool = True) -> Listed | None:
             f"{file}: {len(missing)} of {len(names)} images are not there: {abridged(missing)} "
             f"(paths are taken from {file.parent})"
         )
-    numbers, classes = np.full(len(wanted), -1, np.int64), []
+    numbers = np.full(len(wanted), -1, np.int64)
+    classes: list[str] = []
     if labels and "label" in columns:
         numbers, classes = _labels(file, columns, wanted)
     said = [f"{split}: {file} lists {describe_labels(numbers, classes)}"]
@@ -155,7 +156,7 @@ def _of_parquet(file: Path) -> Columns:
         raise OSError(str(error)) from None
     by_name = {name.strip().lower(): name for name in table.column_names}
     if "path" not in by_name:
-        return dict.fromkeys(by_name, [])
+        return {name: [] for name in by_name}
     return {
         k: ["" if v is None else str(v).strip() for v in table[by_name[k]].to_pylist()]
         for k in COLUMNS

@@ -48,16 +48,14 @@ def draw_shapes(numbers: Tensor, augment: Augment) -> ShapeDraws:
     A quarter turn is the views' rows and columns exchanged, after one of them was reversed; so
     turns are drawn as flips and transposition. numbers: as for draw_flips.
     """
-    a, upside_down, transpose = augment, None, None
-    if a.vflip_prob > 0 or a.quarter_turns:
-        upside_down = numbers[..., counters.VFLIP] < a.vflip_prob
+    a, transpose = augment, None
+    upside_down = numbers[..., counters.VFLIP] < a.vflip_prob
     if a.quarter_turns:
         quarters = _quarters(numbers)
-        upside_down = upside_down ^ (quarters >= 2)
-        transpose = quarters % 2 == 1
+        upside_down, transpose = upside_down ^ (quarters >= 2), quarters % 2 == 1
     is_warped = a.rotate > 0 or a.shear > 0 or a.affine_scale != (1, 1)
     return ShapeDraws(
-        upside_down,
+        upside_down if a.vflip_prob > 0 or a.quarter_turns else None,
         transpose,
         warps(*_draw_affine(numbers, a)) if is_warped else None,
         _draw_erased(numbers, a) if a.erase_prob > 0 else None,
