@@ -37,11 +37,11 @@ from analysis.harness.tables import markdown, write_csv
 from effssl.run.files import check_writable, write_text
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "cifar10_cpu.yaml")
-BATCHES, VIEWS = (32, 128, 512), (2, 4, 8)
+BATCHES, VIEWS = (32, 96, 288), (2, 4, 8)
 RATES = {"muon": (2e-3, 6e-3, 2e-2, 6e-2), "adamw": (2e-4, 6e-4, 2e-3, 6e-3)}
 VIEWS_PER_IMAGE = 8  # encoded, in a run
 PRESETS = {
-    "cpu": ("--config", CONFIG, "--fraction", "0.3", "--probe-images", "5000"),
+    "cpu": ("--config", CONFIG, "--fraction", "0.2", "--probe-images", "5000"),
     "digits": ("--data", "digits", "--image-size", "8"),
 }
 _ENDS = ("--probe-every", "0", "--final-images", "0", "--warmup-epochs", "0.1")
