@@ -28,8 +28,8 @@ def test_the_rule_that_made_the_accuracies_is_found():
 
 def test_best_rates_at_an_end_of_the_grid_are_told_and_left_out():
     best = rates.tops(made(1.5, 0.0))
-    assert best[best["batch"] == 512]["at_end"].all()
-    assert not best[best["batch"] == 32]["at_end"].any()
+    assert best[best["batch"] == rates.BATCHES[-1]]["at_end"].all()
+    assert not best[best["batch"] == rates.BATCHES[0]]["at_end"].any()
     assert rates.fit(best[best["at_end"]]) is None
     text = rates.summary(made(1.5, 0.0), best)
     assert "(end)" in text and "b = 1.50" in text
