@@ -33,10 +33,10 @@ def _optional(kind: type) -> list[str]:
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_to"),
     *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
-    *("profile", "plan", "stop_when_flat", "on_collapse"),
+    *("profile", "plan", "look", "stop_when_flat", "on_collapse"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
-_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "plan"))
+_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "plan", "look"))
 
 
 def parse(argv: list[str] | None = None) -> Config:

@@ -150,6 +150,9 @@ class Run:
     plan: AtLeast0 | None = None
     """Train for some seconds, say what all of it would take (hours, memory, disk) and write
     nothing; as if there were this many training images, if a number follows."""
+    look: LocalPath | None = None
+    """Say what the images are (kinds, sizes, classes, colours, repeated and damaged ones), and
+    draw some beside their views into this .png; nothing is trained or stored."""
     profile: Annotated[int, Field(ge=0)] = 0
     """Steps, after the first five, of which RUN/trace.json tells a trace viewer what took the time;
     20 if no number follows."""

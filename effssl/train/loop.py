@@ -22,6 +22,7 @@ from effssl.train.branches import prepare_branches
 from effssl.train.finish import finish, save_start
 from effssl.train.introduction import introduction
 from effssl.train.job import Job, build_job
+from effssl.train.look import look
 from effssl.train.plan import plan
 from effssl.train.probe import has_been_flat, picture_of_views, probe
 from effssl.train.resume import extension, resume, seed_dropout, state_of
@@ -31,13 +32,16 @@ _INTERRUPTED = "interrupted; --resume goes on if training had begun"
 
 
 def main(cfg: Config) -> int:
-    """Train, or plan it, as the command line does; returns the exit code."""
+    """Train, plan it or look at its images, as the command line does; returns the exit code."""
 
     def work() -> int:
         with distributed.process_group():
-            if cfg.run.plan is None:
+            if cfg.run.look is not None:
+                look(cfg, cfg.run.look)
+            elif cfg.run.plan is not None:
+                plan(cfg)
+            else:
                 return train(build_job(cfg))
-            plan(cfg)
             return 0
 
     return signals.exit_code(work, interrupted=_INTERRUPTED)
