@@ -8,11 +8,12 @@ import os
 if "EFFSSL_TEST_DEVICE" not in os.environ:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from effssl.image_config import Storage
@@ -44,9 +46,11 @@ QUICK = [
         "--log-every",
         "1",
         "--final-images",
-        "300",
+        "0",
     ),
 ]
+# For runs that are to have their table of the test split at the end.
+WITH_TABLE = ("--final-images", "300")
 
 
 def command(arguments: list) -> list[str]:
@@ -81,6 +85,20 @@ def varied_sizes(root: Path) -> list[str]:
     for i, path in enumerate(sorted(images.rglob("*.png"))):
         Image.open(path).resize((20 + i % 7, 24)).save(path)
     return ["--data", "folder", "--data-dir", str(images), "--batch-size", "16"]
+
+
+@contextlib.contextmanager
+def dots_for_pictures() -> Iterator[None]:
+    """Let runs draw a dot for each picture, which else is half of what so short a run takes."""
+    from effssl.run import pictures
+
+    def draw(path: Path, *_: object) -> None:
+        pictures.save(Figure(figsize=(0.1, 0.1)), path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "save_views", draw)
+        patch.setattr(pictures, "save_curves", draw)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import QUICK
 
@@ -71,6 +72,8 @@ def test_every_job_helps(installed, tmp_path, job):
 def test_it_trains_digits_for_two_epochs(installed, tmp_path):
     effssl(installed, tmp_path, "train", *QUICK, "--epochs", 2, "--out", tmp_path / "run")
     assert (tmp_path / "run" / "result.json").is_file()
+    for name in ("views.png", "curves.png"):
+        assert Image.open(tmp_path / "run" / name).size[0] > 300
 
 
 def test_it_has_the_classes_of_imagenet100(installed, tmp_path):

@@ -32,6 +32,7 @@ from PIL import Image
 
 from effssl import cli
 from effssl.train import loop as train
+from tests.conftest import dots_for_pictures
 
 ROOT = Path(__file__).parents[2]
 SAME_BITS_EVERYWHERE = {
@@ -143,9 +144,10 @@ def _call(command: list[str]) -> None:
 
 
 def _main(folder: Path, names: list[str]) -> int:
-    for name in names:
-        if code := train.main(cli.parse(_flags(name, folder))):
-            return code
+    with dots_for_pictures():
+        for name in names:
+            if code := train.main(cli.parse(_flags(name, folder))):
+                return code
     return 0
 
 

@@ -13,7 +13,7 @@ from effssl.models import AVERAGED, load_backbone
 from effssl.optim import weight_average
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
-from tests.conftest import QUICK
+from tests.conftest import QUICK, WITH_TABLE
 
 
 def test_an_average_forgets_its_start_and_then_decays_as_asked():
@@ -36,9 +36,9 @@ def test_an_average_forgets_its_start_and_then_decays_as_asked():
 def test_averaged_weights_are_a_row_and_go_on_with_a_run(digits_dir, tmp_path):
     flags = [*map(str, [*QUICK, "--data-dir", digits_dir, "--epochs", 2, "--ema", 0.9])]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
-    no_end = ["--final-images", "0", "--max-seconds", "1e-6"]
-    assert train.main(cli.parse([*flags, "--out", str(halves), *no_end])) == 0
+    assert train.main(cli.parse([*flags, "--out", str(whole), *WITH_TABLE])) == 0
+    stopped = ["--max-seconds", "1e-6"]
+    assert train.main(cli.parse([*flags, "--out", str(halves), *stopped])) == 0
     assert train.main(cli.parse(["--resume", str(halves), "--max-seconds", "1000"])) == 0
     for file in ("backbone.safetensors", AVERAGED):
         assert (whole / file).read_bytes() == (halves / file).read_bytes()

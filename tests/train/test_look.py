@@ -11,6 +11,8 @@ from PIL import Image
 from effssl import cli
 from effssl.data.facts import headers_of, pixels_of, repeated
 from effssl.data.sources import open_source
+from effssl.run import pictures
+from effssl.run.pictures import save_views
 from effssl.train import loop as train
 from tests.conftest import write_class_folders
 
@@ -33,7 +35,9 @@ def images(tmp_path):
 
 def look(tmp_path, capsys, *flags):
     picture = tmp_path / "look.png"
-    assert train.main(cli.parse([*map(str, flags), "--look", str(picture)])) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "save_views", save_views)
+        assert train.main(cli.parse([*map(str, flags), "--look", str(picture)])) == 0
     assert Image.open(picture).size[0] > 300
     return capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from effssl.models import load_backbone
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.job import build_job
-from tests.conftest import QUICK
+from tests.conftest import QUICK, WITH_TABLE
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_a_run_that_starts_from_another_keeps_its_start_as_a_row(
     digits_dir, finished, tmp_path, capsys
 ):
     run = tmp_path / "run"
-    flags = flags_of(digits_dir, run, "--init", finished, "--epochs", 1)
+    flags = flags_of(digits_dir, run, "--init", finished, "--epochs", 1, *WITH_TABLE)
     assert train.main(cli.parse(flags)) == 0
     said = capsys.readouterr().out
     assert f"--init {finished}: the backbone's weights, all" in said
@@ -48,7 +48,7 @@ def test_a_run_that_starts_from_another_keeps_its_start_as_a_row(
 def test_it_goes_on_after_what_it_started_from_is_gone(digits_dir, finished, tmp_path):
     copy, run = tmp_path / "copy.safetensors", tmp_path / "run"
     copy.write_bytes((finished / "backbone.safetensors").read_bytes())
-    flags = flags_of(digits_dir, run, "--init", f"mine={copy}", "--epochs", 2)
+    flags = flags_of(digits_dir, run, "--init", f"mine={copy}", "--epochs", 2, *WITH_TABLE)
     assert train.main(cli.parse([*flags, "--max-seconds", "1e-6"])) == 0
     copy.unlink()
     assert train.main(cli.parse(["--resume", str(run), "--max-seconds", "1000"])) == 0

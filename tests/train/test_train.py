@@ -29,7 +29,7 @@ from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.introduction import introduction
 from effssl.train.job import build_job
-from tests.conftest import QUICK, command, run_train, varied_sizes, write_class_folders
+from tests.conftest import QUICK, WITH_TABLE, command, run_train, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def uninterrupted(digits_dir, tmp_path_factory):
     """Four epochs of five steps, by subprocess, with a probe on the way."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    arguments = quick(digits_dir, run, "--epochs", 4, "--probe-every", 2, *DROPS)
+    arguments = quick(digits_dir, run, "--epochs", 4, "--probe-every", 2, *DROPS, *WITH_TABLE)
     done = run_train(arguments, digits_dir)
     assert done.returncode == 0, done.stderr
     return run, done.stdout
