@@ -57,6 +57,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else "; --help lists them all"
 
 
+@functools.cache
 def types_of(kind: type) -> dict[str, Any]:
     """Return the type of each field, without its range."""
     return typing.get_type_hints(kind)
@@ -151,6 +152,7 @@ def _shown(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
+@functools.cache
 def _descriptions(kind: type) -> dict[str, str]:
     """Return the docstrings below the fields."""
     described: dict[str, str] = {}
