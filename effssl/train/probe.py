@@ -15,7 +15,7 @@ from effssl.run import distributed, pictures
 from effssl.run.log import Clock, RunLog, read_metrics
 from effssl.train.finish import backbone_spec
 from effssl.train.job import Job
-from effssl.train.steer import State, state_of_probes
+from effssl.train.steer import State, probes_of, state_of_probes
 
 BEST = "backbone-best.safetensors"  # in a run's folder: the backbone of its best probe
 PAIRS = 1000  # held-out images that are looked for among each other, at most
@@ -32,7 +32,7 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
         with clock.paused():
             log.probe(axes | _columns(job))
             metrics = read_metrics(job.out)
-            probes = [record for record in metrics if record["kind"] == "probe"]
+            probes = probes_of(metrics)
             with pictures.or_a_line(picture := job.out / "curves.png", log.say):
                 pictures.save_curves(picture, metrics, job.out.name)
             is_flat = _act_on(job, state_of_probes(probes, job.cfg.loss.method), log)
@@ -41,7 +41,7 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
 
 def has_been_flat(job: Job) -> bool:
     """Say whether the probes of a run, so far, are what --stop-when-flat ends it for."""
-    probes = [record for record in read_metrics(job.out) if record["kind"] == "probe"]
+    probes = probes_of(read_metrics(job.out))
     state, patience = state_of_probes(probes, job.cfg.loss.method), job.cfg.probe.stop_when_flat
     return state is not None and 0 < patience <= state.flat_for
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # What judges a run without labels, and its sign: see docs/runs.md on what earned it.
-UNLABELLED = ("z/off_diagonal", -1)
-GAIN = {"linear": 0.002, "z/off_diagonal": 0.001}  # less than that is flat
+UNLABELLED = ("loss", -1)
+GAIN = 0.002  # of the linear probe: less than that is flat
+GAIN_OF_LOSS = 0.01  # as a part of it; records in a row differ by up to half as much again
 COLLAPSED = 0.01  # share of variance, of h or of z, below which images are nearly alike
 SHRUNK, GROWS = 0.1, 1.5  # standard deviation of z, of which VICReg asks 1, that does not grow
 
@@ -19,6 +20,18 @@ class State(NamedTuple):
     is_best: bool
     flat_for: int  # probes since the last that was better by GAIN or more
     is_collapsed: bool
+
+
+def probes_of(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the probes among a run's records, each with the loss of the training record before
+    it, if there is one."""
+    probes, loss = [], {}
+    for record in metrics:
+        if record["kind"] == "train":
+            loss = {"loss": record["loss"]}
+        elif record["kind"] == "probe":
+            probes.append(record | loss)
+    return probes
 
 
 def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") -> State | None:
@@ -35,7 +48,7 @@ def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") ->
     values = [sign * probe[name] for probe in measured]
     best, last_gain = values[0], 0
     for i, value in enumerate(values):
-        if value >= best + GAIN[name]:
+        if value >= best + (GAIN if name == "linear" else GAIN_OF_LOSS * abs(best)):
             best, last_gain = value, i
     flat_for = len(values) - 1 - last_gain
     is_best = all(values[-1] > value for value in values[:-1])

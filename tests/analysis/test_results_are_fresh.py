@@ -30,6 +30,7 @@ MADE_BY = {
     "subset": (*CLAIM, "analysis/subset.py"),
     "wallclock": (*CLAIM, "analysis/wallclock.py", "analysis/benchmarks/step.py"),
     "race": (*TRAINING, *PROBES, "analysis/race.py", "configs/cifar10_cpu.yaml"),
+    "label_free": (*TRAINING, "effssl/evaluation", "analysis/label_free.py"),
     "starting": (*TRAINING, *PROBES, "analysis/starting.py", "configs/cifar10_cpu.yaml"),
     "theory": (
         *("analysis/theory.py", "analysis/harness/ring.py", "effssl/losses"),

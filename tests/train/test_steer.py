@@ -13,6 +13,7 @@ from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.train.steer import UNLABELLED, state_of_probes
+from effssl.train.steer import probes_of as steered
 from tests.conftest import QUICK, write_class_folders
 
 VARIED = {"h/variance_share": 0.5, "z/variance_share": 0.9, "z/std": 0.9}
@@ -46,6 +47,21 @@ def test_without_labels_the_measure_that_earned_it_judges():
     assert state_of_probes(probes_of(worse, better, name=name)).is_best
     assert not state_of_probes(probes_of(better, worse, name=name)).is_best
     assert state_of_probes([{"epoch": 0, "something": 1.0}]) is None
+
+
+def test_the_loss_is_that_of_the_record_before_a_probe():
+    kinds = [("probe", 0), ("train", 1), ("train", 2), ("probe", 2), ("probe", 3)]
+    metrics = [{"kind": kind, "step": step} for kind, step in kinds]
+    for record in metrics:
+        if record["kind"] == "train":
+            record["loss"] = 10.0 * record["step"]
+    assert [p.get("loss") for p in steered(metrics)] == [None, 20.0, 20.0]
+    assert "loss" not in metrics[3]
+
+
+def test_a_hundredth_of_the_loss_is_a_gain():
+    lines = [state_of_probes(probes_of(*v, name="loss")).line for v in ((20, 19.85), (20, 19.75))]
+    assert lines[0].startswith("flat for 1 probe") and lines[1].startswith("still improving: loss")
 
 
 @pytest.mark.parametrize("letter", ["h", "z"])
@@ -153,7 +169,8 @@ def test_images_without_labels_are_held_out_and_judged(tmp_path, capsys):
     assert train.main(cli.parse(flags_of(out, *flags, "--probe-every", 1, "--epochs", 2))) == 0
     said = capsys.readouterr().out
     assert "72 training, 8 validation, 0 test images" in said
-    assert len(lines_of_probes(out, said)) == 2
+    (line,) = lines_of_probes(out, said)  # the first probe has no loss before it
+    assert line.startswith("still improving: loss ")
     probe = [r for r in read_metrics(out) if r["kind"] == "probe"][-1]
     assert {"h/lidar", "z/alignment", "z/off_diagonal", "h/variance_share"} <= probe.keys()
     assert (out / "backbone-best.safetensors").is_file()
