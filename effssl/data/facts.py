@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +107,8 @@ def repeated(splits: Sequence[ImageSequence]) -> list[list[tuple[int, int]]]:
     for length, members in by_length.items():
         if len(members) > 1:
             for split, position in members:
-                for content in _content(splits[split], position):
+                content = _content(splits[split], position)
+                if content is not None:
                     key = hashlib.blake2b(content, digest_size=16).digest()
                     by_content[length, key].append((split, position))
     return sorted(group for group in by_content.values() if len(group) > 1)
@@ -123,13 +123,11 @@ def _length(images: ImageSequence, position: int) -> int | None:
         return None
 
 
-def _content(images: ImageSequence, position: int) -> Iterator[bytes]:
-    """Yield the bytes of an image, unless it cannot be read."""
+def _content(images: ImageSequence, position: int) -> bytes | None:
+    """Return the bytes of an image; None if it cannot be read."""
     if not isinstance(images, ImageFiles):
-        yield np.ascontiguousarray(images[position]).tobytes()
-        return
-    path: Path = images.paths[position]
+        return images[position].tobytes()
     try:
-        yield path.read_bytes()
+        return images.paths[position].read_bytes()
     except OSError:
-        return
+        return None

@@ -39,16 +39,22 @@ class Data(NamedTuple):
         return beton
 
 
+def find_split(storage: Storage, split: Split) -> Source | None:
+    """Find a split of the set, not stored yet; None if the set has none of it. Raises InputError as
+    open_source does."""
+    decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
+    return open_source(
+        storage.data, storage.data_dir, split, labels=storage.labels, decoding=decoding
+    )
+
+
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     """Find a split of the set, say what was found, and store it if it is not stored yet.
 
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
     """
-    decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
-    source = open_source(
-        storage.data, storage.data_dir, split, labels=storage.labels, decoding=decoding
-    )
+    source = find_split(storage, split)
     if source is None:
         return None
     if distributed.is_first():
@@ -94,10 +100,7 @@ def open_sample(images: Images, folder: Path, num_images: int = 0) -> Sample:
     num_images: of the training split, if it is to have another number of images than there are.
     Raises InputError as open_data does.
     """
-    decoding = Decoding(images.gray_range, images.max_image_gib, 2 * images.max_side)
-    source = open_source(
-        images.data, images.data_dir, "train", labels=images.labels, decoding=decoding
-    )
+    source = find_split(images, "train")
     assert source is not None  # it finds train or raises
     num_images = num_images or len(source.labels)
     chosen = np.linspace(0, len(source.labels) - 1, SAMPLED).astype(np.int64)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from effssl.config import Config
-from effssl.data.decode import Decoding
 from effssl.data.facts import Pixels, headers_of, pixels_of, repeated
 from effssl.data.image_files import abridged
-from effssl.data.sources import Source, names_of, open_source
-from effssl.data.stored import SPLITS, open_sample
+from effssl.data.sources import Source, names_of
+from effssl.data.stored import SPLITS, find_split, open_sample
+from effssl.evaluation.encode import spread
 from effssl.image_config import Augment
 from effssl.ranges import height_width
 from effssl.run import pictures
@@ -38,13 +38,7 @@ def look(cfg: Config, file: Path) -> None:
     """
     check_writable(file.parent, f"--look {file}")
     images = cfg.images
-    decoding = Decoding(images.gray_range, images.max_image_gib, 2 * images.max_side)
-    found = {
-        split: open_source(
-            images.data, images.data_dir, split, labels=images.labels, decoding=decoding
-        )
-        for split in SPLITS
-    }
+    found = {split: find_split(images, split) for split in SPLITS}
     sources: dict[str, Source] = {k: source for k, source in found.items() if source is not None}
     for split, source in sources.items():
         for line in _about(source, split, cfg):
@@ -61,8 +55,7 @@ def look(cfg: Config, file: Path) -> None:
             runtime=open_runtime("cpu"),
             small=small_group(cfg.augment, cfg.sizes),
         )
-        positions = np.unique(data.pretrain_positions)
-        shown = positions[_spread(len(positions), SHOWN)]
+        shown = spread(np.unique(data.pretrain_positions), SHOWN)
         with closing(stream.clean(shown)) as clean, closing(stream.epoch(shown, 0)) as batches:
             groups, _ = next(batches)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,14 +63,11 @@ def look(cfg: Config, file: Path) -> None:
     print(file)
 
 
-def _spread(length: int, count: int) -> np.ndarray:
-    return np.linspace(0, length - 1, min(count, length)).astype(np.int64)
-
-
 def _about(source: Source, split: str, cfg: Config) -> Iterator[str]:
     """Say what the images of a split are, a line each."""
     yield from source.notes or [f"{split}: {len(source.labels)} images"]
-    headers = headers_of(source.images, read := _spread(len(source.labels), HEADERS))
+    everything = np.arange(len(source.labels))
+    headers = headers_of(source.images, read := spread(everything, HEADERS))
     kinds = ", ".join(f"{count} {kind}" for kind, count in headers.kinds.most_common())
     yield f"  kinds: {kinds}{_of_all(len(read), source)}"
     if len(headers.sizes):
@@ -89,7 +79,7 @@ def _about(source: Source, split: str, cfg: Config) -> Iterator[str]:
             f"  classes: {counts[least]} ({source.classes[least]}) to {counts[most]} "
             f"({source.classes[most]}) images, median {np.median(counts):g}"
         )
-    looked = _spread(len(source.labels), PIXELS)
+    looked = spread(everything, PIXELS)
     pixels = pixels_of(source.images, looked)
     yield from _plain(pixels, source, split, cfg.images.data_dir, len(looked))
     if split == "train" and np.isfinite(pixels.mean).all():
