@@ -31,6 +31,7 @@ from effssl.run.files import check_writable, write_text
 
 ROOT = Path(__file__).parents[1]
 _TO_SAVE_S = 30.0  # what a command that is stopped has, to save what it did
+_RATES = ("0.333", "1", "3", "9")  # of the trials, in multiples of the scale's
 _ENOUGH_S = 20.0  # with less time left no piece is begun: importing torch takes as long
 
 
@@ -91,8 +92,8 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     return [
         Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
         Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),
-        # Few trials, of the rates at whose upper end the first three lay.
-        claim("wallclock", "--rates", "1", "3", "9", "--weights", "1", "--seeds", "3", *three),
+        # Few trials: most of what they choose and of its runs is among the committed records.
+        claim("wallclock", "--rates", *_RATES, "--weights", "1", "--seeds", "3", *three),
         claim("views", *three),
         Piece("step", (*bench, "--", *of_set, *few)),
         claim("projector", *three),
