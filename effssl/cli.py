@@ -48,14 +48,14 @@ def parse(argv: list[str] | None = None) -> Config:
     asks_help = flags.pop("help", False)
     given: Given = {}
     for file in flags.pop("config", []):
-        given |= _read_yaml(_path("--config", file))
+        given |= _read_yaml(_path("--config", file), flags)
     given |= flags
     # Of a set that does not exist there are no defaults; `_config` complains about it.
     set_defaults = SET_DEFAULTS.get(given.get("data", Config().images.data), {})
     if asks_help:
         print_help(Config, "train", flat(_config(set_defaults)))
     if "resume" in given:
-        return _resumed(_path("--resume", given["resume"]), given)
+        return _resumed(_path("--resume", given["resume"]), given, flags)
     return _config(set_defaults | given)
 
 
@@ -119,13 +119,13 @@ def _parse_job(kind: type[T], job: str, argv: list[str] | None) -> T:
     return _validated(kind, given)
 
 
-def _resumed(run: Path, given: Given) -> Config:
-    """Return the run's own settings with those of `given`. Raises InputError if they differ where
-    a resumed run may not."""
+def _resumed(run: Path, given: Given, flags: Given) -> Config:
+    """Return the run's own settings with those of `given`, of which `flags` are the command line's.
+    Raises InputError if they differ where a resumed run may not."""
     saved_file = run / "config.yaml"
     if not saved_file.is_file():
         raise InputError(f"--resume {run}: no run there (no {saved_file})")
-    saved = _read_yaml(saved_file)
+    saved = _read_yaml(saved_file, flags)
     asked = _config(saved | given)
     was, now = flat(_config(saved)), flat(asked)
     may_change = RESUME_MAY_CHANGE | ({"epochs"} if now["epochs"] > was["epochs"] else set())
@@ -141,8 +141,9 @@ def _resumed(run: Path, given: Given) -> Config:
     return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run))
 
 
-def _read_yaml(path: Path) -> Given:
-    """Return the settings of a file as the texts that flags would have. Raises InputError."""
+def _read_yaml(path: Path, flags: Given | None = None) -> Given:
+    """Return the settings of a file as the texts that flags would have. Raises InputError, also if
+    it alone names code to run, beside the command line's `flags`: it may be a stranger's."""
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
@@ -156,6 +157,9 @@ def _read_yaml(path: Path) -> Given:
             raise InputError(f"{path}: unknown key {key}{did_you_mean(str(key), _IN_FILES)}")
         if settings[key] is None and key not in _OPTIONAL:
             raise InputError(f"{path}: {key} has no value (nor has `~`: '~' is the home folder)")
+    if flags is not None and settings.get("transform") and "transform" not in flags:
+        code = f"--transform {settings['transform']}"
+        raise InputError(f"{path} names code, {code}, and no file runs any: give that flag too")
     given = {
         name: list(map(_text, value)) if isinstance(value, list) else _text(value)
         for name, value in settings.items()

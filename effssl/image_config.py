@@ -122,6 +122,10 @@ class Augment:
     """Probability that a rectangle of a view is set to the mean colour."""
     erase_scale: RangeTo1 = (0.02, 0.33)
     """Its area as a part of the view's; width over height lies in [0.3, 3.3]."""
+    transform: str | None = None
+    """A function of your own, MODULE:FUNCTION or FILE.py:FUNCTION, that makes float images
+    [n, 3, h, w] in [0, 1] of such, on the device, after all that is above. A file of settings that
+    names one does not run it: the command line has to name it too."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean that views are normalised with, RGB in [0, 1]."""
     std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)

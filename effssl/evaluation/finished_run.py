@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,17 @@ def open_run(folder: Path) -> FinishedRun:
     if not (folder / "result.json").is_file():
         how_to = f"go on with: python -m effssl.train --resume {folder}"
         raise InputError(f"{folder} has not finished; {how_to}")
-    cfg = cli.load(folder / "config.yaml")
+    cfg = _without_transform(cli.load(folder / "config.yaml"))
     backbone, _ = load_backbone(folder / "backbone.safetensors")
     return FinishedRun(folder, cfg, backbone, _projector(folder / "checkpoint.pt", cfg))
+
+
+def _without_transform(cfg: Config) -> Config:
+    """Return the settings without code of the run's own, which reading a run must not start."""
+    if cfg.augment.transform is None:
+        return cfg
+    print(f"random views are made without the run's --transform {cfg.augment.transform}")
+    return replace(cfg, augment=replace(cfg.augment, transform=None))
 
 
 def _projector(file: Path, cfg: Config) -> nn.Module | None:

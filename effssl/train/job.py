@@ -40,6 +40,7 @@ from effssl.train.parts import (
     schedule_of,
     sizes_of,
 )
+from effssl.views.own_transform import check_transform
 from effssl.views.sizes import size_at
 from effssl.views.stream import ViewStream
 
@@ -165,6 +166,8 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
     # The fastest convolutions: all steps are of one shape.
     torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
+    if cfg.augment.transform is not None:
+        check_transform(cfg.augment, runtime.device)
     has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()
     encoder, begins_with = encoder_of(cfg, has_begun=has_begun)
     sizes, small = sizes_of(cfg, encoder)

@@ -25,6 +25,7 @@ from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import uniform
 from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder, crops_of_groups
 from effssl.views.draws import draw_colours, draw_crops, largest_central
+from effssl.views.own_transform import transformed
 from effssl.views.shape_draws import draw_flips, draw_shapes
 
 CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
@@ -156,7 +157,10 @@ class ViewStream:
             draws: list[Any] = [draw_flips(u, group), draw_colours(u, group)]
             if side is not None:  # else the crops are cut already
                 draws.insert(0, draw_crops(u, group, stored=(side, side)))
-            views.append(assemble(of_group, *draws, group, draw_shapes(u, group)))
+            made = assemble(of_group, *draws, group, draw_shapes(u, group))
+            if group.transform is not None:
+                made = transformed(made, group, int(u.view(torch.int32).sum(dtype=torch.int64)))
+            views.append(made)
         return views
 
     def _groups(self, size: ImageSize | None = None) -> tuple[Augment, ...]:
