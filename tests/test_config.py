@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from effssl import cli, config, job_config
@@ -15,6 +16,7 @@ from effssl.image_config import Augment, Images, Storage
 from effssl.optim_config import Optim
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+VIEWS = sorted((Path(__file__).parents[1] / "configs" / "views").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -24,6 +26,22 @@ def test_every_shipped_config_parses_and_says_how_to_use_it(path):
     assert any(f"configs/{path.name}" in line for line in header), "the header gives no command"
     assert any("ardware" in line for line in header), "the header names no hardware"
     assert cfg.augment.views >= 2
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS[0].parent.glob("views/*.yaml")), ids=lambda p: p.stem
+)
+def test_views_of_a_kind_of_image_change_nothing_else_and_give_reasons(path):
+    settings = yaml.safe_load(path.read_text())
+    assert set(settings) <= {field.name for field in dataclasses.fields(Augment)}
+    lines = [line for line in path.read_text().splitlines() if ":" in line and line[0] != "#"]
+    assert sum("#" in line for line in lines) >= 4  # reasons
+    cfg = cli.parse(["--config", str(CONFIGS[0]), "--config", str(path), "--image-size", "32"])
+    plain = cli.parse(["--config", str(CONFIGS[0]), "--image-size", "32"])
+    assert cfg.optim == plain.optim
+    # Each says all that it has an opinion on: the defaults of a set must not shine through.
+    assert {"crop_scale", "hflip_prob", "jitter_prob", "gray_prob", "blur_prob"} <= set(settings)
+    assert {"brightness", "contrast", "saturation", "hue", "solarize_prob"} <= set(settings)
 
 
 def test_there_are_configs_for_every_set_and_the_baseline():

@@ -81,7 +81,7 @@ def test_commands_are_there(document):
             ), line
         for job in re.findall(r"^effssl (\w+)", line.strip()):
             assert job in (*JOBS, "JOB"), line
-        for config in re.findall(r"\bconfigs/\w+\.yaml", line):
+        for config in re.findall(r"\bconfigs/[\w/]+\.yaml", line):
             assert (ROOT / config).is_file(), line
 
 
