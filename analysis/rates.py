@@ -4,7 +4,7 @@ python analysis/rates.py --data-dir DIR                     # CIFAR-10, two CPU 
 python analysis/rates.py --data-dir DIR --optimizer adamw
 python analysis/rates.py --preset digits                    # minutes, to see it work
 
-For every batch B and every K, runs of as many encoded views are trained at four rates, each three
+For every batch B and every K, runs of as many encoded views are trained at five rates, each three
 times the last. The best rate of a cell is where a parabola in the logarithm of the rate through the
 three points about the highest linear probe (validation) has its top; a top at an end of the grid is
 told, and left out of the fit. Then
@@ -38,7 +38,7 @@ from effssl.run.files import check_writable, write_text
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "cifar10_cpu.yaml")
 BATCHES, VIEWS = (32, 96, 288), (2, 4, 8)
-RATES = {"muon": (2e-3, 6e-3, 2e-2, 6e-2), "adamw": (2e-4, 6e-4, 2e-3, 6e-3)}
+RATES = {"muon": (2e-3, 6e-3, 2e-2, 6e-2, 0.18), "adamw": (2e-4, 6e-4, 2e-3, 6e-3, 1.8e-2)}
 VIEWS_PER_IMAGE = 8  # encoded, in a run
 PRESETS = {
     "cpu": ("--config", CONFIG, "--fraction", "0.2", "--probe-images", "5000"),
