@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -44,8 +44,11 @@ class Storage:
     """Where the .beton files go (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
     """Images of varied size are stored with their longer side at most this, in pixels."""
+    store: Literal["auto", "lossless"] = "auto"
+    """auto: small images of one size are stored raw, others as JPEG. lossless: all raw, so that no
+    pixel changes but where `max_side` makes images smaller; it takes several times the bytes."""
     jpeg_quality: JpegQuality = 90
-    """JPEG quality of stored images of varied size; small images of one size are stored raw."""
+    """JPEG quality of what is stored as JPEG."""
     workers: AtLeast1 = 2
     """Threads that load, in each process; processes that write the .beton. It alters no result."""
     skip_corrupt: bool = False

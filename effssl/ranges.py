@@ -86,6 +86,11 @@ def size_text(image_size: int | tuple[int, int]) -> str:
     return str(image_size) if isinstance(image_size, int) else "x".join(map(str, image_size))
 
 
+def text_of_bytes(num_bytes: float) -> str:
+    """Return bytes in GB, or in MB if they are less than a tenth of one."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
+
+
 def _two_sides(given: Any) -> Any:
     """Return one number, by itself or in a list, twice, and all else as it is."""
     sides = given if isinstance(given, list | tuple) else [given]

@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--images", type=cli.count, default=192, help=images)
     add("--batch", type=cli.count, default=64)
     add("--workers", type=cli.count, default=2)
+    stored = "how effssl stores images of varied size"
+    add("--store", choices=["auto", "lossless"], default="auto", help=stored)
     add("--rounds", type=cli.count, default=5)
     add("--turn-s", type=float, default=1.0, help="seconds of a turn, at least one pass")
     device = "auto, cpu, cuda or cuda:N: where effssl augments"
@@ -95,7 +97,7 @@ def one_set(described: list[str], args: argparse.Namespace, folder: Path) -> Cas
     if not size.isdigit() or int(size) < 1:
         raise InputError(f"--set {size}: the first is the side of a view in pixels")
     flags = ["--data", name, "--data-dir", data_dir, "--workers", str(args.workers)]
-    images = parse(flags).images
+    images = parse([*flags, "--store", args.store]).images
     opened = open_split(images, "train")
     assert opened is not None  # train is found, or it raises
     source, stored = opened

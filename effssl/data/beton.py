@@ -25,7 +25,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.decode import judge_gray
-from effssl.data.ffcv_writer import Complaint, listing, write
+from effssl.data.ffcv_writer import Complaint, about_bytes, listing, write
 from effssl.data.sources import Source
 from effssl.image_config import Storage
 
@@ -39,7 +39,7 @@ class Beton(NamedTuple):
     path: Path
     labels: np.ndarray  # int64 [images], -1 if unlabelled
     classes: list[str]
-    side: int | None  # in pixels if all are squares of one size (stored raw), else None (as JPEG)
+    side: int | None  # in pixels if all are squares of one size, which are stored raw, else None
     identity: str  # see sources.Source; another one if images were left out
     positions: np.ndarray  # int64 [images], of these images in the source: all but those left out
     is_new: bool  # written by this very call
@@ -86,8 +86,8 @@ def check_beton(beton: Beton, source: Source) -> int:
     """Read a stored split back, past FFCV's loader, and compare it with its source.
 
     All labels are compared, and the pixels of READ_BACK images evenly spread: raw ones must equal
-    the source's, JPEGs must decode to the size that the file notes. Returns how many images' pixels
-    were read. Raises InputError naming the file for a difference.
+    the source's, if they were not made smaller, JPEGs must decode to the size that the file notes.
+    Returns how many images' pixels were read. Raises InputError naming the file for a difference.
     """
     try:
         return _compare(beton, source)
@@ -114,7 +114,9 @@ def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
         "side": source.side,
     }
     if source.side is None:
-        made_from |= {"max_side": storage.max_side, "jpeg_quality": storage.jpeg_quality}
+        made_from["max_side"] = storage.max_side
+        is_raw = storage.store == "lossless"
+        made_from |= {"store": "raw"} if is_raw else {"jpeg_quality": storage.jpeg_quality}
     if storage.gray_range is not None:
         made_from["gray_range"] = list(storage.gray_range)
     return made_from
@@ -146,7 +148,7 @@ def _write(
     _remove_left_overs, and OSError has to reach the caller.
     """
     num_images = len(source.images)
-    print(f"writing {path} ({num_images} images)", flush=True)
+    print(f"writing {path} ({num_images} images{about_bytes(source, storage)})", flush=True)
     _remove_temporaries(path.parent, path.stem)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -238,7 +240,8 @@ def _compare(beton: Beton, source: Source) -> int:
         stored = content[start : start + length_at[start]]
         if images["mode"][row] == IMAGE_MODES["raw"]:
             original = source.images[int(beton.positions[row])]
-            is_same = np.array_equal(stored.reshape(shape), original)
+            is_smaller = beton.side is None and max(shape) < max(original.shape)
+            is_same = is_smaller or np.array_equal(stored.reshape(shape), original)
         else:
             is_same = np.asarray(Image.open(io.BytesIO(stored.tobytes()))).shape == shape
         if not is_same:

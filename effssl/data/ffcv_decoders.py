@@ -14,7 +14,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 import numpy as np
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
 from ffcv.libffcv import ctypes_imdecode, ctypes_resize
 from numba import types
 
@@ -23,6 +23,9 @@ from effssl.data.compiled import compiled, part_of_compiled
 # What FFCV gives every decoder: the bytes of the file, and where in it the parts that it wrote
 # begin, sorted, and how long they are.
 Storage = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+_JPEG_MODE = IMAGE_MODES["jpg"]
 
 
 class WholeImageDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for an image's decoder
@@ -69,7 +72,21 @@ def stored_bytes(address, storage):
 
 
 @part_of_compiled
-def decode_jpeg(jpeg, image):
+def read_image(field, storage, image):
+    """Read into `image`, uint8 [height, width, 3], of the stored size; say whether that went."""
+    content = stored_bytes(field["data_ptr"], storage)
+    if field["mode"] == _JPEG_MODE:
+        return _decode_jpeg(content, image)
+    pixels = image.reshape(-1)
+    if len(content) != len(pixels):
+        return False
+    for k in range(len(pixels)):
+        pixels[k] = content[k]
+    return True
+
+
+@part_of_compiled
+def _decode_jpeg(jpeg, image):
     """Decode into `image`, uint8 [height, width, 3], of the JPEG's size; say whether that went."""
     height, width = np.uint32(image.shape[0]), np.uint32(image.shape[1])
     no, once = np.uint32(0), np.uint32(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import operator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +16,16 @@ from typing import NamedTuple
 import ffcv.writer
 import numpy as np
 from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.rgb_image import encode_jpeg, resizer
 
 from effssl import InputError
 from effssl.data.ffcv_workers import workers_watched
 from effssl.data.image_files import ImageFiles
 from effssl.data.sources import Source
 from effssl.image_config import Storage
+from effssl.ranges import text_of_bytes
 
+SAMPLED = 64  # images that stand for all in an estimate
 NAMED = 20  # images that an error names at most
 
 
@@ -42,22 +46,23 @@ class Written(NamedTuple):
 def write(source: Source, file: Path, storage: Storage) -> Written:
     """Write the images of `source` into a .beton at `file`.
 
-    They are stored raw if all are squares of one size, else as JPEGs with their longer side at most
-    storage.max_side pixels.
+    They are stored raw if all are squares of one size, else with their longer side at most
+    storage.max_side pixels, as JPEGs or, with storage.store lossless, raw.
 
     Raises OSError if the disk is full, RuntimeError if a worker process dies; `file` is then no
     .beton.
     """
-    if source.side is None:
-        field = RGBImageField(
-            write_mode="jpg", max_resolution=storage.max_side, jpeg_quality=storage.jpeg_quality
-        )
+    side = source.side or storage.max_side
+    if source.side is None and storage.store == "auto":
+        field = RGBImageField("jpg", max_resolution=side, jpeg_quality=storage.jpeg_quality)
     else:
-        field = RGBImageField(write_mode="raw")
+        field = RGBImageField("raw", max_resolution=side)
+    # FFCV writes in pages, and an image has to fit into one.
+    page = 2 ** max(23, math.ceil(math.log2(3 * side**2)))
     noted = Path(f"{file}.tmp")
     try:
         fields = {"image": field, "label": IntField()}
-        writer = _Writer(str(file), fields, num_workers=storage.workers)
+        writer = _Writer(str(file), fields, page_size=page, num_workers=storage.workers)
         writer.noted = noted
         try:
             with workers_watched():
@@ -71,6 +76,26 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
         return _read_notes(noted)
     finally:
         noted.unlink(missing_ok=True)
+
+
+def about_bytes(source: Source, storage: Storage) -> str:
+    """Say how many bytes images of varied size would take as JPEGs and without loss.
+
+    Estimated from up to SAMPLED images, evenly spread, that decode; "" for images of one size,
+    which are stored raw anyhow, and if none decodes.
+    """
+    if source.side is not None:
+        return ""
+    as_jpeg, raw = [], []
+    for position in np.unique(np.linspace(0, len(source.images) - 1, SAMPLED).astype(int)).tolist():
+        with contextlib.suppress(InputError):
+            image = resizer(source.images[position], storage.max_side)
+            as_jpeg.append(len(encode_jpeg(image, storage.jpeg_quality)))
+            raw.append(image.nbytes)
+    if not raw:
+        return ""
+    jpeg, lossless = (text_of_bytes(np.mean(each) * len(source.images)) for each in (as_jpeg, raw))
+    return f"; as JPEG about {jpeg}, lossless about {lossless}"
 
 
 def listing(reasons: list[str], num_images: int, what: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effssl.config import Config
 from effssl.data.stored import Sample, open_sample
-from effssl.ranges import ImageSize, size_text
+from effssl.ranges import ImageSize, size_text, text_of_bytes
 from effssl.train.branches import prepare_branches
 from effssl.train.introduction import views_text
 from effssl.train.job import Batch, Job, build_job
@@ -27,7 +27,7 @@ from effssl.train.step import leave_gradients, update
 WARM_UP = 1  # steps of each size of views before those that are timed
 LONG_S = 60.0  # if these take longer, they are
 AT_LEAST_S, AT_LEAST_STEPS = 5.0, 2  # that are timed, of each size
-_MB, _GB, _GIB = 1e6, 1e9, 2**30
+_GIB = 2**30
 
 
 def plan(cfg: Config) -> None:
@@ -51,7 +51,7 @@ def lines_of(job: Job, sample: Sample) -> Iterator[str]:
     num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
     yield (
         f"{cfg.images.data}: {sample.num_images} training images, {len(data.pretrain_positions)} "
-        f"of them to pretrain on; stored they take {_size(sample.num_bytes)}"
+        f"of them to pretrain on; stored they take {text_of_bytes(sample.num_bytes)}"
     )
     yield (
         f"{cfg.loss.method}, {views_text(job)}, proj-dim {cfg.model.proj_dim}, "
@@ -72,8 +72,8 @@ def lines_of(job: Job, sample: Sample) -> Iterator[str]:
     yield f"{cfg.optim.epochs} epochs, {job.total_steps} steps: {_duration(seconds)}, probes apart"
     checkpoint, backbone = _num_bytes(state_of(job)), _num_bytes(job.encoder.backbone.state_dict())
     yield (
-        f"disk: checkpoint.pt {_size(checkpoint)} (twice while it is replaced), "
-        f"backbone.safetensors {_size(backbone)}"
+        f"disk: checkpoint.pt {text_of_bytes(checkpoint)} (twice while it is replaced), "
+        f"backbone.safetensors {text_of_bytes(backbone)}"
     )
 
 
@@ -135,11 +135,6 @@ def _num_bytes(state: Any) -> int:
             return sum(map(_num_bytes, state))
         case _:
             return 0
-
-
-def _size(num_bytes: float) -> str:
-    """Return bytes in GB, or in MB if they are less than a tenth of one."""
-    return f"{num_bytes / _GB:.2f} GB" if num_bytes >= _GB / 10 else f"{num_bytes / _MB:.2f} MB"
 
 
 def _duration(seconds: float) -> str:

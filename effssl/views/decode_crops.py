@@ -20,10 +20,9 @@ from torch import Tensor
 from effssl.data.compiled import compiled, part_of_compiled
 from effssl.data.ffcv_decoders import (
     Storage,
-    decode_jpeg,
     raise_if_damaged,
+    read_image,
     resize_crop,
-    stored_bytes,
 )
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
@@ -34,10 +33,11 @@ from effssl.views.draws import crop_ratios
 
 
 class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
-    """JPEGs -> uint8 [batch, bytes]: random crops resized with antialiasing, in groups of one size.
+    """Stored images -> uint8 [batch, bytes]: random crops, resized with antialiasing, in groups.
 
     The crops of an image lie one after the other, each uint8 [height, width, 3]; crops_of_groups
-    parts them. An image that does not decode raises ValueError with its position in the file.
+    parts them by group, whose views are of one size. An image that does
+    not decode raises ValueError with its position in the file.
 
     Args:
         groups: how the crops of each group are made. Those of the first may be smaller in a pass.
@@ -96,7 +96,7 @@ def _by_view(groups: tuple[Augment, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CentralCropDecoder(SimpleRGBImageDecoder):
-    """JPEGs -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
+    """Stored images -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
 
     output_size: (height, width), whose shape the crop has. An image that does not decode raises
     ValueError with its position in the file.
@@ -127,14 +127,14 @@ class CentralCropDecoder(SimpleRGBImageDecoder):
 
 @compiled
 def _decode_crops(positions, crops, fields, storage, drawn_from, views):
-    """Decode JPEGs and cut their crops, and return which of them could be decoded."""
+    """Read images and cut their crops, and return which of them could be read."""
     (seed, epoch), (sizes, limits) = drawn_from, views
     is_read = np.empty(len(positions), np.bool_)
     for i in numba.prange(len(positions)):
         field = fields[positions[i]]
         height, width = int(field["height"]), int(field["width"])
         image = np.empty((height, width, 3), np.uint8)
-        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        is_read[i] = read_image(field, storage, image)
         start = 0
         for view in range(len(sizes)):
             key = view_key(seed, epoch, positions[i], view)
@@ -148,12 +148,12 @@ def _decode_crops(positions, crops, fields, storage, drawn_from, views):
 
 @compiled
 def _decode_central_crops(positions, parts, fields, storage, ratio):
-    """Decode JPEGs and cut their central parts, and return which of them could be decoded."""
+    """Read images and cut their central parts, and return which of them could be read."""
     is_read = np.empty(len(positions), np.bool_)
     for i in numba.prange(len(positions)):
         field = fields[positions[i]]
         image = np.empty((int(field["height"]), int(field["width"]), 3), np.uint8)
-        is_read[i] = decode_jpeg(stored_bytes(field["data_ptr"], storage), image)
+        is_read[i] = read_image(field, storage, image)
         resize_crop(image, central_crop(image.shape[0], image.shape[1], ratio), parts[i])
     return is_read
 
