@@ -218,7 +218,7 @@ def test_help_explains_every_field_with_the_defaults_of_the_set(capsys):
 @pytest.mark.parametrize(
     ("parse", "expected"),
     [
-        (cli.parse_storage, ["--beton-dir PATH", "JPEG quality of stored images"]),
+        (cli.parse_storage, ["--beton-dir PATH", "JPEG quality of what is stored"]),
         (cli.parse_evaluation, ["evaluate RUN [RUN ...]", "--checkpoint NAME=FILE", "--no-pixels"]),
         (cli.parse_export, ["export RUN", "--to PATH", "(default: False)"]),
         (cli.parse_embed, ["embed RUN", "--split {train,test}", "(default: train)"]),
