@@ -125,6 +125,9 @@ class Augment:
     """Probability that a rectangle of a view is set to the mean colour."""
     erase_scale: RangeTo1 = (0.02, 0.33)
     """Its area as a part of the view's; width over height lies in [0.3, 3.3]."""
+    rand_augment: tuple[AtLeast1, Annotated[int, Field(ge=0, le=30)]] | None = None
+    """RandAugment of every view, after all that is above: N operations, each of magnitude M, 0 to
+    30. 2 9 is usual."""
     transform: str | None = None
     """A function of your own, MODULE:FUNCTION or FILE.py:FUNCTION, that makes float images
     [n, 3, h, w] in [0, 1] of such, on the device, after all that is above. A file of settings that

@@ -78,10 +78,12 @@ def shift_right(x, bits):
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def uniform(indices: Tensor, *, num_views: int, seed: int, epoch: int) -> Tensor:
-    """Return numbers in [0, 1), float32 [num_views, batch, NUM_SLOTS], on the device of `indices`.
+def uniform(indices: Tensor, *, num_views: int, seed: int, epoch: int, further: int = 0) -> Tensor:
+    """Return numbers in [0, 1), float32 [num_views, batch, NUM_SLOTS + further], on the device of
+    `indices`.
 
-    indices: int64 [batch], the samples' positions in the stored set.
+    indices: int64 [batch], the samples' positions in the stored set. further: numbers that only
+    some runs need, behind those of the slots.
     """
     device = indices.device
     # A number, not a tensor: to copy a tensor to a GPU would wait for it.
@@ -89,7 +91,7 @@ def uniform(indices: Tensor, *, num_views: int, seed: int, epoch: int) -> Tensor
     key_of_sample = next_key(key_of_epoch, indices)  # [batch]
     views = torch.arange(1, num_views + 1, device=device)
     key_of_view = next_key(key_of_sample, views[:, None])  # [num_views, batch]
-    slots = torch.arange(1, NUM_SLOTS + 1, device=device)
+    slots = torch.arange(1, NUM_SLOTS + further + 1, device=device)
     return upper_24_bits(next_key(key_of_view[..., None], slots)).float() * UNIT
 
 

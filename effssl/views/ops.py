@@ -93,6 +93,12 @@ def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Ten
     return (x - shift[:, None, None]) / scale[:, None, None]
 
 
+def unnormalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Undo `normalize`, into [0, 1]."""
+    shift, scale = _constant(mean, x), _constant(std, x)
+    return (x * scale[:, None, None] + shift[:, None, None]).clamp_(0, 1)
+
+
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
     """Multiply x [n, 3, h, w] in [0, 1] by factor [n]."""
     return (x * factor[:, None, None, None]).clamp_(0, 1)

@@ -59,8 +59,7 @@ def transformed(views: Tensor, augment: Augment, seed: int) -> Tensor:
     """
     assert augment.transform is not None
     own = load_transform(augment.transform)
-    mean, std = (views.new_tensor(each).view(3, 1, 1) for each in (augment.mean, augment.std))
-    given = (views.flatten(0, 1) * std + mean).clamp(0, 1)
+    given = ops.unnormalize(views.flatten(0, 1), augment.mean, augment.std)
     shape = given.shape
     devices = [views.device] if views.device.type == "cuda" else []
     with torch.random.fork_rng(devices):

@@ -22,10 +22,11 @@ from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
-from effssl.views.counters import uniform
+from effssl.views.counters import NUM_SLOTS, uniform
 from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder, crops_of_groups
 from effssl.views.draws import draw_colours, draw_crops, largest_central
 from effssl.views.own_transform import transformed
+from effssl.views.rand_augment import NUMBERS, rand_augmented
 from effssl.views.shape_draws import draw_flips, draw_shapes
 
 CLEAN_BATCH = 256  # clean views made at a time, unless a stream is told otherwise
@@ -147,7 +148,14 @@ class ViewStream:
         """Make a batch's views of what `load` gave for that size: see `epoch`."""
         groups, side = self._groups(size), self.stored.side
         num_views = [group.views for group in groups]
-        numbers = uniform(positions, num_views=sum(num_views), seed=self._seed, epoch=epoch)
+        operations = self.augment.rand_augment[0] if self.augment.rand_augment else 0
+        numbers = uniform(
+            positions,
+            num_views=sum(num_views),
+            seed=self._seed,
+            epoch=epoch,
+            further=NUMBERS * operations,
+        )
         of_groups = [pixels] * len(groups) if side else crops_of_groups(pixels, groups)
         # A batch of another size would make torch.compile compile again, for this size too.
         is_whole = len(positions) == self.batch_size
@@ -158,6 +166,8 @@ class ViewStream:
             if side is not None:  # else the crops are cut already
                 draws.insert(0, draw_crops(u, group, stored=(side, side)))
             made = assemble(of_group, *draws, group, draw_shapes(u, group))
+            if group.rand_augment is not None:
+                made = rand_augmented(made, u[..., NUM_SLOTS:], group)
             if group.transform is not None:
                 made = transformed(made, group, int(u.view(torch.int32).sum(dtype=torch.int64)))
             views.append(made)
