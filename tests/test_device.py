@@ -18,15 +18,18 @@ from effssl.data.ffcv_loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from effssl.embed import embed_set
 from effssl.evaluate import run as evaluate
+from effssl.image_config import Augment
 from effssl.run import checkpoint
-from effssl.run.device import open_runtime
+from effssl.run.device import Runtime, open_runtime
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
 from effssl.views import assemble
+from effssl.views.stream import ViewStream
 from tests.conftest import QUICK, STORE
 from tests.losses.oracles import TERMS, embeddings
 from tests.views.test_draws import draw
 from tests.views.test_ops import assert_near, random_images, settings, views_of
+from tests.views.test_shapes import ALL as SHAPES
 
 NAME = os.environ.get("EFFSSL_TEST_DEVICE", "")
 pytestmark = pytest.mark.skipif(not NAME, reason="for a GPU: EFFSSL_TEST_DEVICE=cuda")
@@ -79,6 +82,23 @@ def test_compiled_views_are_the_same(device):
     drawn = draw(torch.arange(16, device=device), stored=(40, 40))
     compiled = torch.compile(assemble.views_of_images)(images, *drawn, settings(32))
     assert_near(compiled, views_of(images, drawn, 32), atol=1e-3)
+
+
+@pytest.mark.parametrize("more", [{}, {"rand_augment": (2, 9)}], ids=["shapes", "rand-augment"])
+def test_turned_warped_and_erased_views_are_those_of_the_cpu(more, digits_dir, device):
+    source = open_source("digits", digits_dir, "train")
+    beton = ensure_beton(source, digits_dir / "beton", "digits-train", STORE)
+    augment = Augment(views=4, image_size=16, **SHAPES | more)
+    made = []
+    for where in (torch.device("cpu"), device):
+        stream = ViewStream(
+            beton, augment, seed=3, batch_size=64, workers=1, runtime=Runtime(where)
+        )
+        ((views,), _) = next(stream.epoch(np.arange(64), 1))
+        made.append(views.cpu())
+    # Equalisation and posterisation round, so that a few pixels move by a step.
+    away = (made[0] - made[1]).abs()
+    assert (away > 1e-3).float().mean() < (0.02 if more else 1e-3)
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(24, 12), (12, 24), (128, 4)])
