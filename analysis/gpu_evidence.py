@@ -82,7 +82,8 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
             name, "--parallel", "3", "--records", str(_records(out)), "--save-records", *more
         )
 
-    steps = [word for k in (2, 4, 8) for word in ("--vary", f"--views {k}")]
+    varied = (*(f"--views {k}" for k in (2, 4, 8)), "--views 4 --optimizer muon --lr 2e-2")
+    steps = [word for flags in varied for word in ("--vary", flags)]
     bench = (python, "-m", "analysis.benchmarks.step", "--bare", "--data-dir", data, *steps)
     tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_device.py")
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
