@@ -11,7 +11,7 @@ import numpy as np
 
 
 def fingerprints(
-    files: Sequence[Path], names: Sequence[str | Path], labels: np.ndarray
+    files: Sequence[str | Path], names: Sequence[str | Path], labels: np.ndarray
 ) -> tuple[str, str]:
     """Return fingerprint and identity of a sources.Source, of files by these names."""
     stats = [(name, _stat(file)) for name, file in zip(names, files, strict=True)]
@@ -26,8 +26,8 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _stat(path: Path) -> os.stat_result:
+def _stat(path: str | Path) -> os.stat_result:
     try:
-        return path.stat()
+        return os.stat(path)
     except OSError:  # a link to nowhere: an image that does not decode, and is named as one
-        return path.lstat()
+        return os.lstat(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.decode import Decoded, Decoding, decode
+from effssl.data.file_paths import FilePaths
 
 # What Pillow opens too: documents, drawings, videos, icons, textures, and data that it only names.
 NO_PHOTOGRAPHS = {
@@ -39,7 +41,7 @@ def suffixes() -> frozenset[str]:
 class FoundFiles(NamedTuple):
     """Files below a folder."""
 
-    images: list[Path]  # sorted
+    images: FilePaths
     others: Counter[str]  # suffix -> files that are not taken for images
 
 
@@ -79,8 +81,8 @@ def images_below(
     paths, others = find_images(folder)
     if not paths:
         raise InputError(no_images(folder, others))
-    folders = sorted({class_of(path, folder) for path in paths} - {""})
-    labels, classes = class_labels(paths, folder, folders if folders_are_classes else [])
+    folders = classes_of(paths, folder) if folders_are_classes else []
+    labels, classes = class_labels(paths, folder, folders)
     notes = [f"{folder} has {describe_labels(labels, classes)}", *about_others(folder, others)]
     return ImageFiles(paths, decoding), labels, classes, notes
 
@@ -109,31 +111,57 @@ def find_images(
     Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
     files too. With `only`, just root's folders of these names are looked into.
     """
-    images: list[Path] = []
     others: Counter[str] = Counter()
-    for folder, names, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        names[:] = [name for name in names if is_read(name) and here / name not in without]
-        if only and here == root:
-            names[:] = [name for name in names if name in only]
+    folders: list[Path] = []
+    folder_of: list[int] = []
+    names: list[str] = []
+    # Folders to look into, and files that were found beside them, in the order of paths' parts.
+    waiting: list[Path | tuple[int, list[str]]] = [root]
+    while waiting:
+        here = waiting.pop()
+        if not isinstance(here, Path):
+            number, found = here
+            names += found
+            folder_of += [number] * len(found)
             continue
-        images += [here / file for file in files if is_image(file)]
-        if not any(file.endswith(".beton") for file in files):  # with our own notes beside
-            others.update(
-                Path(file).suffix.lower()
-                for file in files
-                if not file.startswith(".") and not is_image(file)
-            )
-    # As paths are compared, but each is taken apart once: there may be a million.
-    return FoundFiles(sorted(images, key=lambda path: path.parts), others)
+        passed: list[str] = []
+        parts: list[Path | tuple[int, list[str]]] = [(len(folders), [])]
+        for name, is_folder in _listed(here):
+            if is_folder:
+                is_wanted = is_read(name) and here / name not in without
+                if is_wanted and (not only or here != root or name in only):
+                    parts += [here / name, (len(folders), [])]
+            elif not is_image(name):
+                passed.append(name)
+            elif not only or here != root:
+                parts[-1][1].append(name)  # type: ignore[index,union-attr]
+        folders.append(here)
+        waiting += reversed(parts)
+        if not (only and here == root) and not any(name.endswith(".beton") for name in passed):
+            others.update(Path(n).suffix.lower() for n in passed if not n.startswith("."))
+    return FoundFiles(FilePaths(folders, np.array(folder_of, np.int64), names), others)
+
+
+def _listed(folder: Path) -> list[tuple[str, bool]]:
+    """Return the names in a folder, sorted, and which are folders; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return []
 
 
 def has_images(root: Path) -> bool:
     """Say whether there is an image below `root`, at any depth."""
-    for _, names, files in os.walk(root, followlinks=True):
-        names[:] = filter(is_read, names)
-        if any(map(is_image, files)):
-            return True
+    waiting = [os.fspath(root)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    if is_image(entry.name):
+                        return True
+                elif is_read(entry.name):
+                    waiting.append(entry.path)
     return False
 
 
@@ -150,22 +178,22 @@ def is_read(folder_name: str) -> bool:
 
 def is_image(file_name: str) -> bool:
     """Say whether a file is taken for an image."""
-    _, suffix = os.path.splitext(file_name)
-    return suffix.lower() in suffixes() and not file_name.startswith(".")
+    _, dot, suffix = file_name.rpartition(".")
+    return f"{dot}{suffix.lower()}" in suffixes() and file_name[0] != "."
 
 
-def class_of(path: Path, root: Path) -> str:
-    """Return the first folder below `root` on the way to the image; "" for a loose one."""
-    return _class_of_folder(path.parent, root)
+def classes_of(paths: FilePaths, root: Path) -> list[str]:
+    """Return the first folders below `root` on the way to images, sorted."""
+    with_images = np.unique(paths.folder_of).tolist()
+    return sorted({_class_of(paths.folders[number], root) for number in with_images} - {""})
 
 
-@functools.lru_cache(maxsize=4096)
-def _class_of_folder(folder: Path, root: Path) -> str:
+def _class_of(folder: Path, root: Path) -> str:
     return next(iter(folder.relative_to(root).parts), "")
 
 
 def class_labels(
-    paths: Sequence[Path], root: Path, classes: Sequence[str]
+    paths: FilePaths, root: Path, classes: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
     """Number the class of each image.
 
@@ -174,8 +202,8 @@ def class_labels(
     """
     named = list(classes) if len(classes) > 1 else []
     number = {name: i for i, name in enumerate(named)}
-    labels = [number.get(class_of(path, root), -1) for path in paths]
-    return np.array(labels, dtype=np.int64), [printable(name) for name in named]
+    labels = paths.by_folder(lambda folder: number.get(_class_of(folder, root), -1))
+    return labels, [printable(name) for name in named]
 
 
 def printable(name: str) -> str:

@@ -18,7 +18,7 @@ from effssl.data.image_files import (
     about_others,
     abridged,
     class_labels,
-    class_of,
+    classes_of,
     common_side,
     describe_labels,
     find_images,
@@ -192,7 +192,7 @@ def _class_folders(
     paths, others = find_images(train_root, without=folders.apart, only=only)
     if labels:
         check_nested(paths, train_root, is_train=has_train)
-    classes = sorted({class_of(path, train_root) for path in paths} - {""})
+    classes = classes_of(paths, train_root)
     absent = sorted(only.difference(classes))
     if absent:
         raise InputError(
@@ -206,7 +206,7 @@ def _class_folders(
             return None
         root = folders.held_out
         paths, others = find_images(root, only=only)
-        unknown = sorted({class_of(path, root) for path in paths} - {"", *classes})
+        unknown = sorted({*classes_of(paths, root)} - {*classes})
         if unknown and classes:
             raise InputError(f"{root} has classes that {train_root} lacks: {abridged(unknown)}")
     if not paths:
@@ -218,7 +218,7 @@ def _class_folders(
     numbers, classes = class_labels(paths, root, classes)
     if name == "folder":
         side = common_side(paths)
-    known_by = fingerprints(paths, [path.relative_to(data_dir) for path in paths], numbers)
+    known_by = fingerprints(paths.texts(), paths.texts(data_dir), numbers)
     notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
     return Source(ImageFiles(paths, decoding), numbers, classes, *known_by, side, notes)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from effssl import InputError
+from effssl.data.file_paths import FilePaths
 from effssl.data.image_files import abridged, has_images, is_image, subfolders
 
 SPELLINGS = {  # in any case
@@ -81,13 +84,13 @@ def find_split_folders(data_dir: Path) -> SplitFolders:
     return SplitFolders(train or data_dir, held_out, apart, notes)
 
 
-def check_nested(paths: Sequence[Path], root: Path, *, is_train: bool) -> None:
+def check_nested(paths: FilePaths, root: Path, *, is_train: bool) -> None:
     """Raise InputError if folders with the names of splits lie deeper than splits are looked for.
 
     What is held out there would be trained on. paths: the training images, below `root`. is_train:
     root is train/ itself, where a class may have the name train.
     """
-    with_images = {path.parent for path in paths}
+    with_images = {paths.folders[number] for number in np.unique(paths.folder_of).tolist()}
     folders = {parent for folder in with_images for parent in (folder, *folder.parents)}
     nested = []
     for folder in folders.difference([root, *root.parents]):

@@ -173,7 +173,7 @@ def test_what_pillow_reads_as_photographs_is_taken(tmp_path, name):
     save_as = {"format": "JPEG"} if name == "x.mpo" else {}
     image = Image.new("1" if name == "x.pbm" else "RGB", (12, 8))
     image.save(tmp_path / name, **save_as)
-    assert find_images(tmp_path).images == [tmp_path / name]
+    assert list(find_images(tmp_path).images) == [tmp_path / name]
     assert decoded(tmp_path / name).shape == (8, 12, 3)
 
 
@@ -185,7 +185,7 @@ def test_what_is_not_taken_is_counted_by_suffix(tmp_path):
     for name in ["x.beton", "x.json", "x.lock"]:
         (tmp_path / "beton" / name).write_bytes(b"")
     images, others = find_images(tmp_path)
-    assert images == [tmp_path / "x.png"]
+    assert list(images) == [tmp_path / "x.png"]
     assert others == {".heic": 2, ".mp4": 1, "": 1, ".pdf": 1, ".psd": 1, ".ico": 1}
     (note,) = about_others(tmp_path, others)
     assert ": 2 .heic, 1 ." in note
