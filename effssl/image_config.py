@@ -35,8 +35,8 @@ class Storage:
 
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
-    lie beside (also training, valid, validation, dev, testing; in any case). `list`: those that a
-    file lists."""
+    lie beside (also training, valid, validation, dev, testing; in any case), in a folder, a .zip or
+    a .tar. `list`: those that a file lists."""
     data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty. Of
     `list` the file: CSV, TSV or Parquet with columns path, and perhaps label and split."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -49,10 +50,22 @@ class Decoded(NamedTuple):
     gray_high: int | None  # largest value of 16-bit gray that was taken as 0 to 65,535
 
 
-def decode(path: Path, decoding: Decoding) -> Decoded:
+class Readable(Protocol):
+    """A file that is part of another, such as an archive; its text names it."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def opened(file: Path | Readable) -> Image.Image:
+    """Open an image, of which the header is read. Raises what Pillow does, which is nearly any
+    exception for damaged files."""
+    return Image.open(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
+
+
+def decode(path: Path | Readable, decoding: Decoding) -> Decoded:
     """Decode an image. Raises InputError naming the file and the reason if it cannot be used."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return _decoded(image, decoding)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -6,12 +6,13 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from effssl import InputError
+from effssl.data.decode import opened
 from effssl.data.image_files import ImageFiles
 from effssl.data.sources import ImageSequence
 
@@ -50,7 +51,7 @@ def headers_of(images: ImageSequence, positions: Iterable[int]) -> Headers:
             sizes.append(images[position].shape[:2])
             continue
         try:
-            with Image.open(images.paths[position]) as image:
+            with opened(images.paths[position]) as image:
                 kind, mode, (width, height) = image.format, image.mode, image.size
         except Exception:  # damaged files make Pillow raise nearly anything
             kinds["not readable"] += 1
@@ -118,7 +119,8 @@ def _length(images: ImageSequence, position: int) -> int | None:
     if not isinstance(images, ImageFiles):
         return images[position].nbytes
     try:
-        return images.paths[position].stat().st_size
+        file = images.paths[position]
+        return file.stat().st_size if isinstance(file, Path) else len(file.read_bytes())
     except OSError:
         return None
 

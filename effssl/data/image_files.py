@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.decode import Decoded, Decoding, decode
+from effssl.data.decode import Decoded, Decoding, Readable, decode, opened
 from effssl.data.file_paths import FilePaths
 
 # What Pillow opens too: documents, drawings, videos, icons, textures, and data that it only names.
@@ -46,13 +46,16 @@ class FoundFiles(NamedTuple):
 
 
 class ImageFiles:
-    """Image files, decoded on access to upright RGB.
+    """Image files, or images in an archive, decoded on access to upright RGB.
 
     names: what they are called, if not by their paths below the set's folder.
     """
 
     def __init__(
-        self, paths: Sequence[Path], decoding: Decoding, names: Sequence[str] | None = None
+        self,
+        paths: Sequence[Path] | Sequence[Readable],
+        decoding: Decoding,
+        names: Sequence[str] | None = None,
     ):
         self.paths, self.decoding, self.names = paths, decoding, names
 
@@ -226,7 +229,7 @@ def abridged(names: Sequence[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + more
 
 
-def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
+def common_side(paths: Sequence[Path] | Sequence[Readable], largest: int = 96) -> int | None:
     """Return the side of the images if all are squares of one small size, else None.
 
     Only headers are read; damaged ones say nothing.
@@ -234,7 +237,7 @@ def common_side(paths: Sequence[Path], largest: int = 96) -> int | None:
     common = None
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 width, height = image.size
         except Exception:  # it is named when it is decoded
             continue

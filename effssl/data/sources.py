@@ -11,6 +11,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data import torchvision_sets
+from effssl.data.archives import is_archive, read_archive
 from effssl.data.decode import DEFAULT, Decoding
 from effssl.data.fingerprints import digest, fingerprints
 from effssl.data.image_files import (
@@ -69,6 +70,8 @@ def open_source(
         source = _torchvision_set(name, data_dir, split, labels, decoding)
     elif name == "list":
         source = _of_list(data_dir, split, labels, decoding)
+    elif is_archive(data_dir):
+        source = _of_archive(data_dir, split, labels, decoding)
     else:
         is_100 = name == "imagenet100"
         listed = frozenset(IMAGENET100_CLASSES.read_text().split() if is_100 else [])
@@ -83,7 +86,7 @@ def names_of(source: Source, positions: np.ndarray, root: Path, split: str) -> l
     if isinstance(images, ImageFiles):
         if images.names is not None:
             return [images.names[position] for position in positions]
-        return [str(images.paths[position].relative_to(root)) for position in positions]
+        return [str(Path(str(images.paths[i])).relative_to(root)) for i in positions]
     return [f"{split}/{position}" for position in positions]
 
 
@@ -126,7 +129,8 @@ def check_is_there(name: str, data_dir: Path) -> None:
     if of_torchvision is not None:
         is_there = (data_dir / of_torchvision.folder).is_dir() or has_train_folder(data_dir)
     else:
-        is_there = name == "digits" or (data_dir.is_file() if name == "list" else data_dir.is_dir())
+        is_there = name == "digits" or data_dir.is_dir() or is_archive(data_dir)
+        is_there = data_dir.is_file() if name == "list" else is_there
     if not is_there:
         raise InputError(
             f"the run's images ({name}) are not in {data_dir}; --data-dir names where they are"
@@ -222,6 +226,16 @@ def _class_folders(
     notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
     return Source(ImageFiles(paths, decoding), numbers, classes, *known_by, side, notes)
+
+
+def _of_archive(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:
+    """Take the images of a zip or a tar as those of a folder."""
+    archived = read_archive(file, split, labels=labels)
+    if archived is None:
+        return None
+    members, numbers, classes, fingerprint, identity, notes = archived
+    images = ImageFiles(members, decoding, [member.name for member in members])
+    return Source(images, numbers, classes, fingerprint, identity, common_side(members), notes)
 
 
 def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:

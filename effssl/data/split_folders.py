@@ -53,6 +53,11 @@ def find_split_folders(data_dir: Path) -> SplitFolders:
     there twice, and for a folder with images whose name is like a split's, as it would be trained
     on or left out.
     """
+    if data_dir.is_file():
+        raise InputError(
+            f"--data-dir {data_dir}: a file, of which .zip and .tar are read (and, with --data "
+            "list, lists); what compresses a whole .tar has to be undone first"
+        )
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
     folders = subfolders(data_dir)

@@ -60,7 +60,7 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     if distributed.is_first():
         for note in source.notes:
             print(note, flush=True)
-    data_dir = storage.data_dir.parent if storage.data == "list" else storage.data_dir
+    data_dir = storage.data_dir.parent if storage.data_dir.is_file() else storage.data_dir
     folder = storage.beton_dir or data_dir / "beton"
     return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
 

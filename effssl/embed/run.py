@@ -70,7 +70,7 @@ def embed_folder(
     decoding = Decoding(gray_range, max_image_gib, enough_px=2 * max(canvas))
     began = time.monotonic()
     files, numbers, classes, notes = images_below(root, decoding, folders_are_classes=labels)
-    names = [str(path.relative_to(root)) for path in files.paths]
+    names = [str(Path(str(path)).relative_to(root)) for path in files.paths]
 
     def encoded(side: int | None) -> Embedded:
         findings = Findings([], [])

@@ -1,0 +1,173 @@
+"""A zip or a tar stands for the folder that it would be unpacked to."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effssl import InputError, cli
+from effssl.data.archives import read_archive
+from effssl.data.beton import check_beton
+from effssl.data.sources import names_of, open_source
+from effssl.data.stored import open_data, open_split
+from effssl.image_config import Storage
+from effssl.train import loop as train
+from tests.conftest import QUICK, write_class_folders
+
+WAYS = ("stored.zip", "deflated.zip", "plain.tar")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "set"
+    write_class_folders(root / "train", per_class=5, side=20)
+    write_class_folders(root / "test", per_class=2, side=20)
+    Image.new("RGB", (20, 20)).save(root / "train" / "loose.png")
+    (root / "train" / "notes.txt").write_text("no image")
+    (root / "train" / "class-0" / "@eaDir").mkdir()
+    shutil.copy(root / "train" / "loose.png", root / "train" / "class-0" / "@eaDir" / "x.png")
+    (root / "train" / "class-0" / "._0.png").write_bytes(b"of a Mac")
+    return root
+
+
+def packed(folder, file, around=""):
+    """Put a folder's contents into an archive, in no order."""
+    paths = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name)
+    named = [(path, around + str(path.relative_to(folder))) for path in paths]
+    if file.suffix == ".tar":
+        with tarfile.open(file, "w") as tar:
+            for path, name in named:
+                tar.add(path, f"./{name}")
+    else:
+        way = zipfile.ZIP_DEFLATED if file.stem.startswith("deflated") else zipfile.ZIP_STORED
+        with zipfile.ZipFile(file, "w", way) as archive:
+            for path, name in named:
+                archive.write(path, name)
+    return file
+
+
+@pytest.mark.parametrize("around", ["", "set-1.0/images/"])
+@pytest.mark.parametrize("way", WAYS)
+def test_all_is_as_in_the_folder(folder, tmp_path, way, around):
+    file = packed(folder, tmp_path / way, around)
+    for split, count in (("train", 11), ("test", 4)):
+        expected = open_source("folder", folder, split)
+        found = open_source("folder", file, split)
+        assert len(found.images) == len(expected.images) == count
+        assert found.labels.tolist() == expected.labels.tolist()
+        assert (found.classes, found.side) == (expected.classes, expected.side)
+        for one, other in zip(found.images, expected.images, strict=True):
+            assert np.array_equal(one, other)
+        everything = np.arange(count)
+        names = names_of(expected, everything, folder, split)
+        assert names_of(found, everything, file, split) == [around + name for name in names]
+    (first, *notes) = open_source("folder", file, "train").notes
+    assert (
+        first == f"train: {file} has 11 images in 2 classes (class-0, class-1), 1 without a label"
+    )
+    assert notes == [f"not read in {file}, as not taken for images: 1 .txt"]
+
+
+def test_without_a_train_folder_all_is_trained_on(folder, tmp_path):
+    file = packed(folder / "train", tmp_path / "x.zip")
+    assert len(open_source("folder", file, "train").images) == 11
+    assert open_source("folder", file, "test") is None
+    unlabelled = open_source("folder", file, "train", labels=False)
+    assert set(unlabelled.labels) == {-1}
+
+
+def test_val_is_held_out_if_there_is_no_test_and_else_not_read(folder, tmp_path):
+    shutil.copytree(folder / "test", folder / "Validation")
+    file = packed(folder, tmp_path / "x.zip")
+    assert "not read: 4 images beside train and test" in open_source("folder", file, "train").notes
+    shutil.rmtree(folder / "test")
+    file = packed(folder, tmp_path / "y.zip")
+    assert len(open_source("folder", file, "test").images) == 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_archive_that_is_cut_short_or_damaged_is_told(folder, tmp_path, way):
+    file = packed(folder, tmp_path / way)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cannot be read, or is cut short") as told:
+        open_source("folder", file, "train")
+    assert "\n" not in str(told.value)
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot be read, or is cut short|no images"):
+        open_source("folder", file, "train")
+
+
+def test_what_zips_hold_but_not_in_place_is_told(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(folder / "train" / "loose.png", "a/x.png")
+    with pytest.raises(InputError, match=r"a/x\.png is encrypted, or neither stored nor deflated"):
+        read_archive(tmp_path / "x.zip", "train")
+
+
+def test_other_contents_are_told(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/notes.txt", "x")
+    with pytest.raises(InputError, match=r"no images in .*x\.zip; there are files .*: 1 \.txt"):
+        read_archive(tmp_path / "x.zip", "train")
+    (folder / "train" / "class-0" / "val").mkdir()
+    shutil.copy(folder / "train" / "loose.png", folder / "train" / "class-0" / "val")
+    deep = packed(folder, tmp_path / "deep.zip")
+    with pytest.raises(InputError, match=r"names of splits \(val\) lie among the images"):
+        open_source("folder", deep, "train")
+    shutil.rmtree(folder / "train" / "class-0" / "val")
+    (folder / "test" / "class-1").rename(folder / "test" / "class-9")
+    other = packed(folder, tmp_path / "other.zip")
+    with pytest.raises(InputError, match="test has classes that train lacks: class-9"):
+        open_source("folder", other, "test")
+
+
+def test_other_files_are_told_what_is_read(tmp_path):
+    (tmp_path / "x.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"x\.tar\.gz: a file, of which \.zip and \.tar are read"):
+        open_source("folder", tmp_path / "x.tar.gz", "train")
+
+
+def test_of_names_that_come_again_the_last_counts(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for value in (10, 200):
+            content = io.BytesIO()
+            Image.new("RGB", (8, 8), (value,) * 3).save(content, "PNG")
+            info = tarfile.TarInfo("a/x.png")
+            info.size = len(content.getvalue())
+            tar.addfile(info, io.BytesIO(content.getvalue()))
+    (image,) = open_source("folder", tmp_path / "x.tar", "train").images
+    assert image.max() == image.min() == 200
+
+
+@pytest.mark.slow
+def test_it_is_stored_and_trained_on_and_another_one_is_stored_anew(folder, tmp_path):
+    file = packed(folder, tmp_path / "set.zip")
+    storage = Storage(data="folder", data_dir=file)
+    source, beton = open_split(storage, "train")
+    assert check_beton(beton, source) == 11
+    assert beton.path.parent == tmp_path / "beton"
+    before = beton.path
+    shutil.copy(folder / "train" / "loose.png", folder / "train" / "class-1" / "more.png")
+    packed(folder, file)
+    _, beton = open_split(storage, "train")
+    assert beton.path != before and len(beton.labels) == 12
+    flags = ["--data", "folder", "--data-dir", str(file), "--image-size", "16", "--epochs", "1"]
+    flags += ["--batch-size", "8", "--val-fraction", "0.3", "--out", str(tmp_path / "run")]
+    assert train.main(cli.parse([*QUICK, *flags])) == 0
+    resumed = cli.parse(["--resume", str(tmp_path / "run")])
+    assert open_data(resumed.images).train.path == beton.path
+
+
+@pytest.mark.slow
+def test_a_damaged_image_in_an_archive_is_named(folder, tmp_path):
+    (folder / "train" / "class-0" / "0.png").write_bytes(b"no image at all")
+    file = packed(folder, tmp_path / "x.tar")
+    with pytest.raises(InputError, match=r"x\.tar/train/class-0/0\.png does not decode"):
+        open_split(Storage(data="folder", data_dir=file), "train")
