@@ -38,7 +38,7 @@ from effssl.run.files import check_writable, write_text
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "cifar10_cpu.yaml")
 BATCHES, VIEWS = (32, 96, 288), (2, 4, 8)
-RATES = {"muon": (2e-3, 6e-3, 2e-2, 6e-2, 0.18), "adamw": (2e-4, 6e-4, 2e-3, 6e-3, 1.8e-2)}
+RATES = {"muon": (6e-3, 2e-2, 6e-2, 0.18, 0.54), "adamw": (2e-4, 6e-4, 2e-3, 6e-3, 1.8e-2)}
 VIEWS_PER_IMAGE = 8  # encoded, in a run
 PRESETS = {
     "cpu": ("--config", CONFIG, "--fraction", "0.2", "--probe-images", "5000"),
