@@ -118,7 +118,7 @@ def _places(file: Path, names: list[str], *, check: bool) -> tuple[list[_Place],
     """Say where files lie, and what is not read. check: for splits deeper down."""
     every = [PurePosixPath(name).parts for name in names]
     while len({parts[0] for parts in every}) == 1 and len(every[0]) > 1:
-        if split_of(every[0][0]) is not None or any(len(parts) == 2 for parts in every):
+        if split_of(every[0][0]) is not None or all(len(parts) == 2 for parts in every):
             break
         every = [parts[1:] for parts in every]
     spelled = [split_of(parts[0]) if len(parts) > 1 else None for parts in every]
@@ -181,12 +181,16 @@ def _of_zip(file: Path) -> Iterator[Member]:
 
 
 def _of_tar(file: Path) -> Iterator[Member]:
-    length = file.stat().st_size
+    length, at = file.stat().st_size, {}
     with tarfile.open(file, "r:") as archive:
         for info in archive:
             if info.isreg():
                 if info.offset_data + info.size > length:
                     raise EOFError(f"{info.name} is not all there")
-                name = info.name.removeprefix("./")
-                size = info.size
-                yield Member(file, name, info.offset_data, size, size, False, False)
+                at[info.name] = info.offset_data, info.size
+            elif info.islnk() and info.linkname in at:  # a second name of a file before it
+                at[info.name] = at[info.linkname]
+            else:
+                continue
+            (offset, size), name = at[info.name], info.name.removeprefix("./")
+            yield Member(file, name, offset, size, size, is_zip=False, is_deflated=False)

@@ -74,6 +74,21 @@ def test_all_is_as_in_the_folder(folder, tmp_path, way, around):
     assert notes == [f"not read in {file}, as not taken for images: 1 .txt"]
 
 
+def test_a_file_of_two_names_in_a_tar_is_two(folder, tmp_path):
+    (folder / "train" / "class-1" / "link.png").hardlink_to(folder / "train" / "loose.png")
+    file = packed(folder, tmp_path / "x.tar")
+    with tarfile.open(file) as tar:
+        assert any(info.islnk() for info in tar)
+    source = open_source("folder", file, "train")
+    assert len(source.images) == 12
+    assert sum(image.max() == 0 for image in source.images) == 2
+
+
+def test_a_folder_around_loose_images_and_classes_is_no_class(folder, tmp_path):
+    file = packed(folder / "train", tmp_path / "x.zip", "set-1.0/")
+    assert open_source("folder", file, "train").classes == ["class-0", "class-1"]
+
+
 def test_without_a_train_folder_all_is_trained_on(folder, tmp_path):
     file = packed(folder / "train", tmp_path / "x.zip")
     assert len(open_source("folder", file, "train").images) == 11
