@@ -24,6 +24,7 @@ import argparse
 import dataclasses
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,23 @@ def _study(args: argparse.Namespace) -> None:
 def rows_of(
     run: FinishedRun, trial: Trial, fisher: list[Tensor], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """Train by every recipe of every method, and read test for those that validation chooses."""
+    """Train by every recipe of every method, and read test for those that validation chooses; a
+    recipe whose loss is not finite is none of them. Raises InputError if no other is left."""
     labels = trial.data.train.labels
     part = class_balanced(labels[trial.data.train_positions], args.fraction, trial.seed)
     positions = trial.data.train_positions[part]
-    fitted = [
-        fit(method, recipe, run.backbone, trial, positions, adapts=method == "statistics")
-        for method in METHODS
-        for recipe in recipes_of(method, len(positions), args.epochs, fisher)
-    ]
+    fitted, diverged = [], Counter[str]()
+    for method in METHODS:
+        for recipe in recipes_of(method, len(positions), args.epochs, fisher):
+            adapts = method == "statistics"
+            try:
+                fitted.append(fit(method, recipe, run.backbone, trial, positions, adapts=adapts))
+            except FloatingPointError:
+                diverged[method] += 1
     for method, choice in itertools.product(METHODS, CHOICES):
         own = [each for each in fitted if each.method == method]
+        if not own:
+            raise InputError(f"{method}: the loss is not finite by any recipe")
         best = max(own, key=lambda each: chosen_by(choice, each.val))
         groups = accuracies(best.model, trial, "test", trial.test)
         yield {
@@ -131,6 +138,7 @@ def rows_of(
             "other colour": groups[1].mean(),
             "backbone_lr": best.recipe.backbone_lr,
             "weight": best.recipe.near.weight if best.recipe.near else 0.0,
+            "diverged": diverged[method],
         }
 
 

@@ -7,6 +7,7 @@ import torch
 
 from analysis import shortcut
 from analysis.harness import planted_patches
+from effssl import InputError
 from effssl.evaluation.finetune import Near
 
 
@@ -77,3 +78,24 @@ def test_a_network_that_learns_the_patch_is_caught_by_the_worst_group(
     assert plain["own colour"] > plain["other colour"] + 0.1
     assert plain["worst"] < plain["mean"]
     assert "fisher less l2-sp" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_recipes_that_diverge_are_left_out_and_counted(monkeypatch):
+    def fit(method, recipe, *_, adapts):
+        if recipe.near is not None and recipe.near.weight > 0.5:
+            raise FloatingPointError("the loss is nan")
+        val = np.full((2, 2), 0.5)
+        return planted_patches.Fitted(method, recipe, torch.nn.Identity(), val)
+
+    monkeypatch.setattr(shortcut, "fit", fit)
+    monkeypatch.setattr(shortcut, "accuracies", lambda *_: np.full((2, 2), 0.4))
+    labels = np.arange(200) % 2
+    data = Namespace(train=Namespace(labels=labels), train_positions=np.arange(200))
+    trial = Namespace(data=data, seed=0, test=np.arange(4))
+    args = Namespace(fraction=0.5, epochs=1)
+    rows = shortcut.rows_of(Namespace(backbone=None), trial, [torch.ones(1)], args)
+    counted = {row["method"]: row["diverged"] for row in rows}
+    assert counted == {"plain": 0, "l2-sp": 3, "fisher": 3, "head": 0, "statistics": 0}
+    monkeypatch.setattr(shortcut, "WEIGHTS", (1.0,))
+    with pytest.raises(InputError, match="l2-sp: the loss is not finite by any recipe"):
+        list(shortcut.rows_of(Namespace(backbone=None), trial, [torch.ones(1)], args))
