@@ -85,6 +85,7 @@ def dump(cfg: Config) -> str:
     Its paths are absolute, so that they are found from wherever the file is read.
     """
     settings = {name: value for name, value in flat(cfg).items() if name in _IN_FILES}
+    settings["lr"] = cfg.lr  # a later version may have measured another
     for name in ("data_dir", "beton_dir", "paired"):
         if settings[name] is not None:
             settings[name] = str(Path(settings[name]).resolve())

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from effssl.image_config import Augment, Images, Sizes
-from effssl.optim_config import Optim
+from effssl.optim_config import AUTO_RATES, Optim
 from effssl.ranges import (
     SETTINGS,
     AtLeast0,
@@ -178,6 +178,11 @@ class Config:
     run: Run = dataclasses.field(default_factory=Run)
 
     @property
+    def lr(self) -> float:
+        """The peak learning rate: that of the settings, or the one that was measured."""
+        return AUTO_RATES[self.optim.optimizer] if self.optim.lr == "auto" else self.optim.lr
+
+    @property
     def num_views(self) -> int:
         """The views of an image that the loss compares, small ones included."""
         return self.augment.views + self.sizes.small_views
@@ -186,6 +191,15 @@ class Config:
     def num_rows(self) -> int:
         """The rows of z for an image: its views, and what lies beside them."""
         return self.num_views + self.branches.count
+
+    @model_validator(mode="after")
+    def _rate_was_measured(self) -> Config:
+        if self.optim.lr == "auto" and self.optim.optimizer not in AUTO_RATES:
+            known = ", ".join(AUTO_RATES)
+            raise ValueError(
+                f"--lr auto: measured for {known}; for {self.optim.optimizer} give a number"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pairs_of_views(self) -> Config:

@@ -20,6 +20,10 @@ from effssl.ranges import (
     Probability,
 )
 
+# The peak learning rates of `--lr auto`, as analysis/rates.py measured them, for batches of 32 to
+# 288 images in 2 to 8 views. It looks for powers of the batch and of K too, and has shown none.
+AUTO_RATES = {"muon": 0.087}
+
 
 @dataclass(frozen=True, config=SETTINGS)
 class Optim:
@@ -28,8 +32,9 @@ class Optim:
     optimizer: OptimizerName = "adamw"
     """Optimizer; lars and sgd use momentum 0.9. adam is as in arXiv 2312.10725. muon: for matrices
     and convolutions, with AdamW for the rest."""
-    lr: PositiveFinite = 1e-3
-    """Peak learning rate."""
+    lr: PositiveFinite | Literal["auto"] = 1e-3
+    """Peak learning rate. auto: the one that was measured for the optimizer (muon), of short runs;
+    docs/runs.md says how far it goes."""
     lr_bias: PositiveFinite | None = None
     """Peak learning rate of what gets no weight decay: biases, normalisation (None: lr)."""
     layer_decay: Part = 1.0

@@ -10,13 +10,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from effssl import cli, config, job_config
+from effssl import InputError, cli, config, job_config
 from effssl.config import Config
 from effssl.image_config import Augment, Images, Storage
-from effssl.optim_config import Optim
+from effssl.optim_config import AUTO_RATES, Optim
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-VIEWS = sorted((Path(__file__).parents[1] / "configs" / "views").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+VIEWS = sorted((ROOT / "configs" / "views").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -105,3 +106,21 @@ def test_settings_do_not_change_and_travel_to_other_processes():
         Storage().workers = 3  # type: ignore[misc]
     cfg = cli.parse(["--views", "6"])
     assert pickle.loads(pickle.dumps(cfg)) == cfg
+
+
+def test_a_rate_is_given_or_the_one_that_was_measured():
+    assert cli.parse(["--optimizer", "muon", "--lr", "auto"]).lr == AUTO_RATES["muon"]
+    assert cli.parse(["--optimizer", "muon", "--lr", "0.007"]).lr == 0.007
+    summary = (ROOT / "analysis" / "results" / "rates" / "summary.md").read_text()
+    assert f"rate = {AUTO_RATES['muon']:g} " in summary
+
+
+def test_a_rate_that_was_measured_is_saved_as_a_number(tmp_path):
+    cfg = cli.parse(["--optimizer", "muon", "--lr", "auto", "--batch-size", "128"])
+    (tmp_path / "config.yaml").write_text(cli.dump(cfg))
+    assert cli.load(tmp_path / "config.yaml").optim.lr == cfg.lr
+
+
+def test_no_rate_is_made_up_where_none_was_measured():
+    with pytest.raises(InputError, match="--lr auto: measured for muon; for lars give a number"):
+        cli.parse(["--optimizer", "lars", "--lr", "auto"])

@@ -95,7 +95,7 @@ def trial_flags(cfg: Config, trial: Trial) -> list[str]:
         flags += ["--batch-size", str(round(cfg.optim.batch_size * trial.batch))]
         rate *= trial.batch if cfg.optim.optimizer in ("sgd", "lars") else 1
     if rate != 1:
-        flags += ["--lr", f"{cfg.optim.lr * rate:.6g}"]
+        flags += ["--lr", f"{cfg.lr * rate:.6g}"]
     if trial.weight != 1:
         views, part = cfg.augment.views, cfg.images.fraction
         loss = resolve(cfg.loss, cfg.model.proj_dim, views=views, part=part)

@@ -51,7 +51,7 @@ def with_factors(scale: Scale, recipe: Recipe, rate: float, weight: float) -> Re
     """Return the recipe with these factors; a factor of 1 leaves the run that others have too."""
     at_rule = rule_weight(scale.args.method, recipe.dim)
     return recipe._replace(
-        lr=None if rate == 1 else float(f"{rate * scale.cfg.optim.lr:.3g}"),
+        lr=None if rate == 1 else float(f"{rate * scale.cfg.lr:.3g}"),
         weight=None if weight == 1 else weight * at_rule,
     )
 
@@ -89,7 +89,7 @@ def lines(scale: Scale, table: pd.DataFrame, sides: dict[str, list[Trial]]) -> l
     for side, trials in sides.items():
         chosen = choose(scale, table, trials)
         for rate in sorted({trial.rate for trial in trials}):
-            line = {"side": side, "rate": f"{rate * scale.cfg.optim.lr:.3g}"}
+            line = {"side": side, "rate": f"{rate * scale.cfg.lr:.3g}"}
             for trial in (each for each in trials if each.rate == rate):
                 reached = linear.get(name_of(scale, trial.recipe, SEED))
                 text = "" if reached is None else f"{100 * reached:.1f}"
@@ -107,7 +107,7 @@ def in_words(scale: Scale, side: str, chosen: Chosen | None, trials: list[Trial]
     product = chosen.trial.weight * rule_weight(scale.args.method, dim) * dim
     said = (
         f"{side}: of {len(trials)} trials the best has {100 * chosen.linear:.1f}%, with rate "
-        f"{chosen.trial.rate * scale.cfg.optim.lr:.3g} and weight w d = {product:.3g}"
+        f"{chosen.trial.rate * scale.cfg.lr:.3g} and weight w d = {product:.3g}"
     )
     if chosen.ends:
         said += f" (the {' and the '.join(chosen.ends)} at an end of the grid: widen it)"

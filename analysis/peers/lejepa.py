@@ -37,7 +37,7 @@ def build(cfg: Config, dim_h: int) -> timed.Peer:
     """Build what the minimal recipe brings."""
     from lightly.loss.lejepa_loss import SIGReg, lejepa_invariance_loss
 
-    sigreg, lr, decay = SIGReg(num_vectors=SLICES), cfg.optim.lr, cfg.optim.weight_decay
+    sigreg, lr, decay = SIGReg(num_vectors=SLICES), cfg.lr, cfg.optim.weight_decay
     weight = cfg.loss.cov_weight
     if isinstance(weight, str):
         raise InputError(f"--cov-weight {weight}: for LeJEPA it is lambda, in (0, 1)")

@@ -40,9 +40,9 @@ def build(cfg: Config, dim_h: int) -> timed.Peer:
         projector=projector,
         loss_of=lambda z: loss_of(*z),
         optimizer=lambda parameters: torch.optim.SGD(
-            parameters, lr=cfg.optim.lr, momentum=0.9, weight_decay=cfg.optim.weight_decay
+            parameters, lr=cfg.lr, momentum=0.9, weight_decay=cfg.optim.weight_decay
         ),
-        rate=functools.partial(timed.cosine, peak=cfg.optim.lr),
+        rate=functools.partial(timed.cosine, peak=cfg.lr),
     )
 
 

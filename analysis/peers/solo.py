@@ -38,7 +38,7 @@ SOLARIZED = {"barlow_twins": (0.0, 0.2), "vicreg": (0.1, 0.1)}  # probability by
 
 def build(cfg: Config, dim_h: int) -> timed.Peer:
     """Build what solo-learn brings."""
-    loss, dim, lr = resolve(cfg.loss, cfg.model.proj_dim), cfg.model.proj_dim, cfg.optim.lr
+    loss, dim, lr = resolve(cfg.loss, cfg.model.proj_dim), cfg.model.proj_dim, cfg.lr
     if loss.method == "vicreg":
         loss_of = functools.partial(
             part("losses.vicreg").vicreg_loss_func,

@@ -152,6 +152,7 @@ ALT = {
     "wallclock.png": (
         "Linear accuracy against seconds of training, for the baseline and the recipes."
     ),
+    "rates.png": "Linear accuracy against the learning rate: a line a batch, a panel for each K.",
     "label_free.png": "Linear accuracy against each measure without labels, a point a run.",
     "theory.png": (
         "Error of the learned span by step, of the kernel's estimate by number of views, and "

@@ -93,8 +93,8 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         size_of=lambda step: size_at(step, steps, sizes, cfg.sizes.grow_until),
     )
     recipe = Recipe(
-        backbone_lr=optim.lr,
-        head_lr=optim.lr,
+        backbone_lr=cfg.lr,
+        head_lr=cfg.lr,
         steps=steps,
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,

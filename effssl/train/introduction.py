@@ -15,12 +15,14 @@ def introduction(job: Job) -> str:
     num_test = len(data.test.labels) if data.test else 0
     apart = normalised_apart(job.encoder)
     processes = distributed.world_size()
+    rate = f"; --lr auto is {cfg.lr:g}" if cfg.optim.lr == "auto" else ""
     norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (
         f"{job.out}: {cfg.loss.method}, {views_text(job)}, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
         f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
-        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{norms * apart}"
+        f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{rate}"
+        f"{norms * apart}"
     )
 
 

@@ -18,7 +18,6 @@ from effssl.models import Encoder, build_encoder
 from effssl.models.backbones import check_takes
 from effssl.models.start import start_from
 from effssl.optim import build_optimizer, learning_rate
-from effssl.optim_config import Optim
 from effssl.ranges import ImageSize
 from effssl.run import distributed
 from effssl.train.forward import fewest_images
@@ -92,11 +91,12 @@ def batch_ends_of(cfg: Config, num_images: int) -> np.ndarray:
     return batch_ends(num_images, batch_size, cfg.optim.drop_last, fewest)
 
 
-def schedule_of(optim: Optim, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
+def schedule_of(cfg: Config, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the step."""
+    optim = cfg.optim
     return functools.partial(
         learning_rate,
-        peak=optim.lr,
+        peak=cfg.lr,
         final=optim.final_lr,
         warmup_steps=round(optim.warmup_epochs * steps_per_epoch),
         total_steps=total_steps,
@@ -121,12 +121,13 @@ def objective_of(
     )
 
 
-def optimizer_of(encoder: Encoder, optim: Optim) -> torch.optim.Optimizer:
+def optimizer_of(encoder: Encoder, cfg: Config) -> torch.optim.Optimizer:
     """Build the optimizer of the settings. Raises InputError for layers that are not known."""
+    optim = cfg.optim
     return build_optimizer(
         encoder,
         optim.optimizer,
-        lr=optim.lr,
+        lr=cfg.lr,
         weight_decay=optim.weight_decay,
         lr_bias=optim.lr_bias,
         layer_decay=optim.layer_decay,

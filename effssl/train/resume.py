@@ -54,7 +54,7 @@ def extension(job: Job) -> dict[str, float] | None:
     epochs, optim = cli.load(job.out / "config.yaml").optim.epochs, job.cfg.optim
     if epochs == optim.epochs:
         return None
-    before = schedule_of(optim, job.steps_per_epoch, epochs * job.steps_per_epoch)
+    before = schedule_of(job.cfg, job.steps_per_epoch, epochs * job.steps_per_epoch)
     return {
         "epochs_before": epochs,
         "epochs": optim.epochs,

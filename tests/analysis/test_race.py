@@ -307,7 +307,7 @@ def test_each_installed_tool_builds_what_it_trains_with(contender):
     before = next(peer.projector.parameters()).detach().clone()
     optimizer.step()
     assert torch.isfinite(loss) and not torch.equal(before, next(peer.projector.parameters()))
-    assert 0 < peer.rate(0.5) < cfg.optim.lr
+    assert 0 < peer.rate(0.5) < cfg.lr
 
 
 def test_parts_of_solo_learn_are_imported_without_its_package(tmp_path, monkeypatch):

@@ -30,6 +30,12 @@ MADE_BY = {
     "subset": (*CLAIM, "analysis/subset.py"),
     "wallclock": (*CLAIM, "analysis/wallclock.py", "analysis/benchmarks/step.py"),
     "race": (*TRAINING, *PROBES, "analysis/race.py", "configs/cifar10_cpu.yaml"),
+    "rates": (*TRAINING, *PROBES, "analysis/rates.py", "configs/cifar10_cpu.yaml"),
+    "shortcut": (
+        "effssl/evaluation",
+        "analysis/shortcut.py",
+        "analysis/harness/planted_patches.py",
+    ),
     "label_free": (*TRAINING, "effssl/evaluation", "analysis/label_free.py"),
     "starting": (*TRAINING, *PROBES, "analysis/starting.py", "configs/cifar10_cpu.yaml"),
     "theory": (
