@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -23,6 +23,7 @@ from effssl.ranges import (
     Range,
     RangeTo1,
     SetName,
+    Storing,
 )
 
 
@@ -44,7 +45,7 @@ class Storage:
     """Where the .beton files go (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
     """Images of varied size are stored with their longer side at most this, in pixels."""
-    store: Literal["auto", "lossless"] = "auto"
+    store: Storing = "auto"
     """auto: small images of one size are stored raw, others as JPEG. lossless: all raw, so that no
     pixel changes but where `max_side` makes images smaller; it takes several times the bytes."""
     jpeg_quality: JpegQuality = 90

@@ -24,6 +24,7 @@ from effssl.ranges import (
     PositiveFinite,
     Precision,
     SetName,
+    Storing,
 )
 
 
@@ -177,6 +178,8 @@ class Embed:
     beton_dir: LocalPath | None = None
     """Where its .beton files lie, or go if there are none (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
+    """As the set was stored."""
+    store: Storing = "auto"
     """As the set was stored."""
     jpeg_quality: JpegQuality = 90
     """As the set was stored."""

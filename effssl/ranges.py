@@ -138,6 +138,7 @@ PublishedWeight = NotNegative | Literal["auto", "authors"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Decay = Literal["cosine", "linear"]
 OptimizerName = Literal["adamw", "adam", "muon", "lars", "sgd"]
+Storing = Literal["auto", "lossless"]
 SetName = Literal[
     "digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder", "list"
 ]

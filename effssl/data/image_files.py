@@ -128,16 +128,18 @@ def find_images(
             folder_of += [number] * len(found)
             continue
         passed: list[str] = []
-        parts: list[Path | tuple[int, list[str]]] = [(len(folders), [])]
+        beside: list[str] = []
+        parts: list[Path | tuple[int, list[str]]] = [(len(folders), beside)]
         for name, is_folder in _listed(here):
             if is_folder:
                 is_wanted = is_read(name) and here / name not in without
                 if is_wanted and (not only or here != root or name in only):
-                    parts += [here / name, (len(folders), [])]
+                    beside = []
+                    parts += [here / name, (len(folders), beside)]
             elif not is_image(name):
                 passed.append(name)
             elif not only or here != root:
-                parts[-1][1].append(name)  # type: ignore[index,union-attr]
+                beside.append(name)
         folders.append(here)
         waiting += reversed(parts)
         if not (only and here == root) and not any(name.endswith(".beton") for name in passed):

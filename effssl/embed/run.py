@@ -180,6 +180,7 @@ def _embed(settings: Embed) -> Embedded:
         data_dir=settings.data_dir,
         beton_dir=settings.beton_dir,
         max_side=settings.max_side,
+        store=settings.store,
         jpeg_quality=settings.jpeg_quality,
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
