@@ -53,6 +53,9 @@ class Decoded(NamedTuple):
 class Readable(Protocol):
     """A file that is part of another, such as an archive; its text names it."""
 
+    @property
+    def size(self) -> int: ...
+
     def read_bytes(self) -> bytes: ...
 
 

@@ -120,7 +120,7 @@ def _length(images: ImageSequence, position: int) -> int | None:
         return images[position].nbytes
     try:
         file = images.paths[position]
-        return file.stat().st_size if isinstance(file, Path) else len(file.read_bytes())
+        return file.stat().st_size if isinstance(file, Path) else file.size
     except OSError:
         return None
 

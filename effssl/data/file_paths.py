@@ -45,6 +45,10 @@ class FilePaths(Sequence[Path]):
         of_file = self.folder_of.tolist()
         return [begins[i] + name for i, name in zip(of_file, self.names, strict=True)]
 
+    def used_folders(self) -> list[Path]:
+        """Return the folders in which there are files."""
+        return [self.folders[number] for number in np.unique(self.folder_of).tolist()]
+
     def by_folder(self, number: Callable[[Path], int]) -> np.ndarray:
         """Return what `number` gives for the folder of each file, int64 [files]."""
         return np.array([number(f) for f in self.folders], np.int64)[self.folder_of]

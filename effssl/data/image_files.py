@@ -189,8 +189,7 @@ def is_image(file_name: str) -> bool:
 
 def classes_of(paths: FilePaths, root: Path) -> list[str]:
     """Return the first folders below `root` on the way to images, sorted."""
-    with_images = np.unique(paths.folder_of).tolist()
-    return sorted({_class_of(paths.folders[number], root) for number in with_images} - {""})
+    return sorted({_class_of(folder, root) for folder in paths.used_folders()} - {""})
 
 
 def _class_of(folder: Path, root: Path) -> str:

@@ -70,7 +70,7 @@ def open_source(
         source = _torchvision_set(name, data_dir, split, labels, decoding)
     elif name == "list":
         source = _of_list(data_dir, split, labels, decoding)
-    elif is_archive(data_dir):
+    elif name == "folder" and is_archive(data_dir):
         source = _of_archive(data_dir, split, labels, decoding)
     else:
         is_100 = name == "imagenet100"
@@ -129,8 +129,8 @@ def check_is_there(name: str, data_dir: Path) -> None:
     if of_torchvision is not None:
         is_there = (data_dir / of_torchvision.folder).is_dir() or has_train_folder(data_dir)
     else:
-        is_there = name == "digits" or data_dir.is_dir() or is_archive(data_dir)
-        is_there = data_dir.is_file() if name == "list" else is_there
+        is_a_file = name == "list" or (name == "folder" and is_archive(data_dir))
+        is_there = name == "digits" or (data_dir.is_file() if is_a_file else data_dir.is_dir())
     if not is_there:
         raise InputError(
             f"the run's images ({name}) are not in {data_dir}; --data-dir names where they are"

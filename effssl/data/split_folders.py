@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from effssl import InputError
 from effssl.data.file_paths import FilePaths
 from effssl.data.image_files import abridged, has_images, is_image, subfolders
@@ -55,8 +53,8 @@ def find_split_folders(data_dir: Path) -> SplitFolders:
     """
     if data_dir.is_file():
         raise InputError(
-            f"--data-dir {data_dir}: a file, of which .zip and .tar are read (and, with --data "
-            "list, lists); what compresses a whole .tar has to be undone first"
+            f"--data-dir {data_dir}: a file, of which .zip and .tar are read with --data folder, "
+            "and lists with --data list; what compresses a whole .tar has to be undone first"
         )
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
@@ -95,7 +93,7 @@ def check_nested(paths: FilePaths, root: Path, *, is_train: bool) -> None:
     What is held out there would be trained on. paths: the training images, below `root`. is_train:
     root is train/ itself, where a class may have the name train.
     """
-    with_images = {paths.folders[number] for number in np.unique(paths.folder_of).tolist()}
+    with_images = set(paths.used_folders())
     folders = {parent for folder in with_images for parent in (folder, *folder.parents)}
     nested = []
     for folder in folders.difference([root, *root.parents]):

@@ -106,8 +106,8 @@ def _of_file(file: Path) -> ModuleType:
 def _told(error: Exception) -> str:
     """Return an error in one line, with the line of code that it comes from."""
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    # Of the frames the last one that is not of a package, or that one's caller would be a riddle.
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    own = [f for f in frames if "site-packages" not in f.filename and "<frozen" not in f.filename]
-    own = [f for f in own if "importlib" not in f.filename]
+    # The last line of the user's own, where a package that it calls raises deeper down.
+    passed = (__file__, "site-packages", "importlib", "<frozen")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in passed)]
     return f"{said} ({own[-1].filename}, line {own[-1].lineno})" if own else said

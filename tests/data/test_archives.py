@@ -149,6 +149,12 @@ def test_other_files_are_told_what_is_read(tmp_path):
         open_source("folder", tmp_path / "x.tar.gz", "train")
 
 
+def test_sets_of_chosen_classes_are_no_archives(folder, tmp_path):
+    file = packed(folder, tmp_path / "x.zip")
+    with pytest.raises(InputError, match=r"are read with --data folder"):
+        open_source("imagenet100", file, "train")
+
+
 def test_of_names_that_come_again_the_last_counts(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for value in (10, 200):
