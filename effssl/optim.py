@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable
 from typing import Any
 
 import timm.models
-import timm.optim.muon
 import torch
-from timm.optim import Lars, Muon
+from timm.optim import Lars
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from effssl import InputError
+from effssl.muon import build_muon
 from effssl.ranges import Decay, OptimizerName
 
-_newton_schulz: Callable[..., Tensor] = timm.optim.muon.zeropower_via_newtonschulz
 _FUSED = ("cuda", "cpu")  # kinds of devices where one pass over all parameters is a step
 _LR_SCALE = "lr_scale"  # of a group, where it has a rate of its own: that rate by the others'
 
@@ -30,6 +28,7 @@ def build_optimizer(
     weight_decay: float,
     lr_bias: float | None = None,
     layer_decay: float = 1.0,
+    in_a_graph: bool = False,
 ) -> torch.optim.Optimizer:
     """Build AdamW, Adam, Muon, or LARS or SGD with momentum 0.9, on the trainable parameters.
 
@@ -50,6 +49,7 @@ def build_optimizer(
         lr_bias: learning rate of the parameters without weight decay; None is `lr`.
         layer_decay: learning rate of each layer of the backbone, as timm divides it, as a part of
             that of the layer above (arXiv 2106.08254); the highest, and what is above, have `lr`.
+        in_a_graph: whether Muon's steps are replayed from a CUDA graph.
 
     Raises:
         InputError: if layer_decay is not 1 and timm does not say what the layers are.
@@ -74,10 +74,9 @@ def build_optimizer(
         case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=fused)
         case "muon":
-            timm.optim.muon.zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
             for group in others:
-                group["use_fallback"] = True  # AdamW with Nesterov's momentum
-            return Muon(groups, lr=lr, momentum=0.95, nesterov=True, betas=(0.9, 0.999))
+                group["use_fallback"] = True
+            return build_muon(groups, lr, in_a_graph=in_a_graph)
         case "lars":
             for group in decayed:
                 group["always_adapt"] = True  # without weight decay too, where timm would not
@@ -184,40 +183,3 @@ def _without_decay(model: nn.Module) -> set[str]:
         for name, parameter in model.named_parameters()
         if parameter.ndim <= 1 or any(fnmatch.fnmatchcase(name, p) for p in patterns)
     }
-
-
-def _orthogonalised(
-    matrix: Tensor, steps: int, coefficients: list[tuple[float, float, float]], **kwargs: Any
-) -> Tensor:
-    """Return the nearest orthogonal matrix, about, as timm does, but on CPUs in float32.
-
-    In timm's bfloat16 it takes ten times as long on CPUs without instructions for it.
-    """
-    if matrix.device.type != "cpu":
-        return _newton_schulz(matrix, steps, coefficients, **kwargs)
-    if max(matrix.shape) < 2 * min(matrix.shape):
-        return _newton_schulz(matrix, steps, coefficients, **kwargs, dtype=torch.float32)
-    return _orthogonalised_by_gram(matrix, [*coefficients, *steps * coefficients[-1:]][:steps])
-
-
-def _orthogonalised_by_gram(
-    matrix: Tensor, coefficients: list[tuple[float, float, float]]
-) -> Tensor:
-    """Iterate X <- (a I + b X X' + c (X X')^2) X, on the Gram matrix X X' alone until the end.
-
-    All factors are polynomials of the first X X', so they commute, and the long side of X takes
-    part in two products in place of two for each of the coefficients.
-    """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.float().mT if is_tall else matrix.float()
-    x = x / x.norm().clamp(min=1e-7)
-    gram = x @ x.mT
-    factors = None
-    for step, (a, b, c) in enumerate(coefficients, 1):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        factors = factor if factors is None else factor @ factors
-        if step < len(coefficients):
-            gram = factor @ gram @ factor
-    assert factors is not None
-    return (factors @ x).mT if is_tall else factors @ x

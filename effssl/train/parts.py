@@ -20,6 +20,7 @@ from effssl.models.start import start_from
 from effssl.optim import build_optimizer, learning_rate
 from effssl.ranges import ImageSize
 from effssl.run import distributed
+from effssl.run.device import Runtime
 from effssl.train.forward import fewest_images
 from effssl.train.keep import Keep
 from effssl.views.sizes import growing_sizes, small_group
@@ -121,7 +122,7 @@ def objective_of(
     )
 
 
-def optimizer_of(encoder: Encoder, cfg: Config) -> torch.optim.Optimizer:
+def optimizer_of(encoder: Encoder, cfg: Config, runtime: Runtime) -> torch.optim.Optimizer:
     """Build the optimizer of the settings. Raises InputError for layers that are not known."""
     optim = cfg.optim
     return build_optimizer(
@@ -131,4 +132,5 @@ def optimizer_of(encoder: Encoder, cfg: Config) -> torch.optim.Optimizer:
         weight_decay=optim.weight_decay,
         lr_bias=optim.lr_bias,
         layer_decay=optim.layer_decay,
+        in_a_graph=runtime.compile and runtime.device.type == "cuda",
     )
