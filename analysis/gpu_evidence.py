@@ -85,11 +85,15 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     varied = (*(f"--views {k}" for k in (2, 4, 8)), "--views 4 --optimizer muon --lr 2e-2")
     steps = [word for flags in varied for word in ("--vary", flags)]
     bench = (python, "-m", "analysis.benchmarks.step", "--bare", "--data-dir", data, *steps)
-    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_device.py")
+    tests = ("tests/test_device.py", "tests/test_device_muon.py")
+    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
+    # Without the graph, the seconds of a call are half of its length (LOG.md).
+    graph = ("--graph-muon",) if is_gpu else ()
     three = ("--", "--epochs", "3") if is_gpu else ()
     run = out / "run"
-    begun = ("--resume", str(run)) if (run / "config.yaml").is_file() else ("--out", str(run))
+    is_begun = (run / "config.yaml").is_file()
+    begun = ("--resume", str(run)) if is_begun else ("--out", str(run), *graph)
     return [
         Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
         Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),

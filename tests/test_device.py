@@ -174,62 +174,6 @@ def test_the_optimizer_stays_fused_where_it_was_built_so(device):
     assert [group["fused"] for group in optimizer.param_groups] == [True, True]
 
 
-@pytest.mark.skipif(NAME == "cpu", reason="a CPU has no graphs")
-def test_muon_in_a_graph_is_timms_muon(device):
-    """Also as the rate changes, a layer is freed, and after a checkpoint."""
-    moved = []
-    for in_a_graph in (False, True):
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 6, 2), torch.nn.BatchNorm2d(6), torch.nn.Linear(6, 40)
-        ).to(device, memory_format=torch.channels_last)
-        optimizer = optim.build_optimizer(
-            net, "muon", lr=0.1, weight_decay=0.1, in_a_graph=in_a_graph
-        )
-        assert type(optimizer).__name__ == ("GraphedMuon" if in_a_graph else "Muon")
-        for step in range(12):
-            if step == 8:
-                saved = checkpoint.capture(net, optimizer, device)
-                checkpoint.restore(saved, net, optimizer, device)
-            optim.set_learning_rate(optimizer, 0.1 / (1 + step))
-            for i, p in enumerate(net.parameters()):
-                gradient = torch.randn(p.shape, device=device)
-                p.grad = None if i == 0 and step < 4 else gradient
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        assert all(group["lr"] == 0.1 / 12 for group in optimizer.param_groups)
-        moved.append([*map(torch.clone, net.parameters())])
-    # One bit of bfloat16 in a step of 0.1.
-    torch.testing.assert_close(*moved, rtol=0.0, atol=1e-3)
-
-
-@pytest.mark.skipif(NAME == "cpu", reason="a CPU has no graphs")
-def test_muon_in_a_graph_goes_on_from_a_cpus_checkpoint_and_the_other_way(device):
-    def built(where, *, in_a_graph):
-        net = torch.nn.Sequential(torch.nn.Linear(6, 40), torch.nn.Linear(40, 6)).to(where)
-        return net, optim.build_optimizer(
-            net, "muon", lr=0.1, weight_decay=0.0, in_a_graph=in_a_graph
-        )
-
-    def stepped(net, optimizer, count):
-        for step in range(count):
-            for p in net.parameters():
-                generator = torch.Generator().manual_seed(step)
-                p.grad = torch.randn(p.shape, generator=generator).to(p.device)
-            optimizer.step()
-        return [p.detach().cpu() for p in net.parameters()]
-
-    cpu = torch.device("cpu")
-    here, there = built(cpu, in_a_graph=False), built(device, in_a_graph=True)
-    stepped(*here, 3)
-    checkpoint.restore(checkpoint.capture(*here, cpu), *there, device)
-    expected = stepped(*here, 4)
-    torch.testing.assert_close(stepped(*there, 4), expected, rtol=0.0, atol=1e-2)  # bfloat16
-    checkpoint.restore(checkpoint.capture(*there, device), *here, cpu)
-    expected = stepped(*there, 4)
-    torch.testing.assert_close(stepped(*here, 4), expected, rtol=0.0, atol=1e-2)
-
-
 def test_compiled_training_is_eager_training(run, digits_dir, tmp_path):
     compiled = tmp_path / "compiled"
     assert train.main(cli.parse(flags(digits_dir, compiled, "--compile", "true"))) == 0

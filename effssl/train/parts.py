@@ -132,5 +132,5 @@ def optimizer_of(encoder: Encoder, cfg: Config, runtime: Runtime) -> torch.optim
         weight_decay=optim.weight_decay,
         lr_bias=optim.lr_bias,
         layer_decay=optim.layer_decay,
-        in_a_graph=runtime.compile and runtime.device.type == "cuda",
+        in_a_graph=cfg.run.graph_muon and runtime.device.type == "cuda",
     )
