@@ -16,8 +16,11 @@ _HAS_CAPTURABLE = "capturable" in inspect.signature(Muon).parameters  # not in o
 
 
 def build_muon(groups: list[dict[str, Any]], lr: float, *, in_a_graph: bool = False) -> Muon:
-    """Build Muon on groups of parameters; those with `use_fallback` get AdamW with Nesterov's
-    momentum.
+    """Build Muon (kellerjordan.github.io/posts/muon) on groups of parameters.
+
+    It steps along the nearest orthogonal matrix of each matrix's momentum, convolutions flattened
+    to [out, in k k], about as far as AdamW steps (arXiv 2502.16982), though larger rates suit it.
+    Groups with `use_fallback` get AdamW with Nesterov's momentum.
 
     Args:
         groups: parameters on one device.

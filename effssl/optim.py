@@ -32,14 +32,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build AdamW, Adam, Muon, or LARS or SGD with momentum 0.9, on the trainable parameters.
 
-    Muon (kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix of each
-    matrix's momentum, convolutions flattened to [out, in k k], about as far as AdamW steps
-    (arXiv 2502.16982), though larger rates suit it; what gets no weight decay gets AdamW.
-
     Biases and normalisation (parameters of one dimension), and what timm's models name in
     `no_weight_decay` (class tokens, position embeddings), get no weight decay, and with LARS no
-    adaptation. Adam is that of arXiv 2312.10725: its weight decay is an L2 term in the gradient, of
-    all parameters alike. AdamW, Adam and SGD are fused on CUDA and on CPUs.
+    adaptation and with Muon AdamW. Adam is that of arXiv 2312.10725: its weight decay is an L2 term
+    in the gradient, of all parameters alike. AdamW, Adam and SGD are fused on CUDA and on CPUs.
 
     Args:
         model: what is trained.
