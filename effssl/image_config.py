@@ -37,7 +37,8 @@ class Storage:
     data: SetName = "digits"
     """Image set. `folder`: your own images, as train/CLASS/*, CLASS/* or loose; test/ or val/ may
     lie beside (also training, valid, validation, dev, testing; in any case), in a folder, a .zip or
-    a .tar. `list`: those that a file lists."""
+    a .tar. `list`: those that a file lists. `hf`: those within Parquet or Arrow files, as Hugging
+    Face datasets are kept."""
     data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty. Of
     `list` the file: CSV, TSV or Parquet with columns path, and perhaps label and split."""
@@ -61,6 +62,10 @@ class Storage:
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True
     """Folders are classes; --no-labels: they mean nothing, and no image has a label."""
+    image_column: str | None = None
+    """Column of `hf` with the images (None: the one that has any)."""
+    label_column: str | None = None
+    """Column of `hf` with the labels (None: `label`, or the one of class labels)."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

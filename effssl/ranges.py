@@ -140,5 +140,5 @@ Decay = Literal["cosine", "linear"]
 OptimizerName = Literal["adamw", "adam", "muon", "lars", "sgd"]
 Storing = Literal["auto", "lossless"]
 SetName = Literal[
-    "digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder", "list"
+    "digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder", "list", "hf"
 ]

@@ -35,4 +35,5 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "imagenet100": {},
     "folder": {},
     "list": {},
+    "hf": {},
 }

@@ -93,6 +93,8 @@ def images_below(
 def no_images(folder: str | Path, others: Counter[str]) -> str:
     """Return the message about a folder without images."""
     there = f"; there are files of other kinds: {counted(others)}" if others else ""
+    if {".parquet", ".arrow"} & {*others}:
+        there += "; --data hf reads images within .parquet and .arrow"
     return f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth{there})"
 
 

@@ -89,12 +89,26 @@ def _rows_of(file: Path, split: str, columns: Columns) -> tuple[list[int], list[
 def _labels(file: Path, columns: Columns, wanted: Sequence[int]) -> tuple[np.ndarray, list[str]]:
     """Number the labels of rows by the classes of train; one class alone is none."""
     train, _ = _rows_of(file, "train", columns)
-    found = {columns["label"][row] for row in train} - {""}
-    classes = sorted(found, key=int) if all(map(_is_integer, found)) else sorted(found)
+    of_train, of_wanted = ([columns["label"][row] for row in rows] for rows in (train, wanted))
+    return number_labels(file, of_train, of_wanted)
+
+
+def number_labels(
+    file: Path, of_train: Sequence[str], texts: Sequence[str], order: Sequence[str] = ()
+) -> tuple[np.ndarray, list[str]]:
+    """Number texts, "" for none, by the classes of train; one class alone is none.
+
+    order: of the classes, if it is known; else that of numbers if all are, or of texts.
+    Returns (int64 [texts], -1 for none; classes). Raises InputError for texts that train lacks.
+    """
+    found = {*of_train} - {""}
+    if order:
+        classes = [name for name in order if name in found]
+    else:
+        classes = sorted(found, key=int) if all(map(_is_integer, found)) else sorted(found)
     if len(classes) < 2:
-        return np.full(len(wanted), -1, np.int64), []
+        return np.full(len(texts), -1, np.int64), []
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
-    texts = [columns["label"][row] for row in wanted]
     unknown = sorted({text for text in texts if text not in number})
     if unknown:
         raise InputError(f"{file}: test has classes that train lacks: {abridged(unknown)}")

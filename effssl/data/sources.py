@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from effssl import InputError
 from effssl.data import torchvision_sets
-from effssl.data.archives import is_archive, read_archive
+from effssl.data.archives import Archived, is_archive, read_archive
 from effssl.data.decode import DEFAULT, Decoding
+from effssl.data.digits import DIGITS_SIDE, read_digits
 from effssl.data.fingerprints import digest, fingerprints
 from effssl.data.image_files import (
     ImageFiles,
@@ -27,9 +27,9 @@ from effssl.data.image_files import (
     printable,
 )
 from effssl.data.list_files import read_list
+from effssl.data.shards import UNNAMED, Columns, Sharded, read_shards
 from effssl.data.split_folders import check_nested, find_split_folders, has_train_folder
 
-DIGITS_SIDE = 16
 IMAGENET100_CLASSES = Path(__file__).with_name("imagenet100_classes.txt")
 
 
@@ -54,28 +54,37 @@ class Source(NamedTuple):
 
 
 def open_source(
-    name: str, data_dir: Path, split: str, *, labels: bool = True, decoding: Decoding = DEFAULT
+    name: str,
+    data_dir: Path,
+    split: str,
+    *,
+    labels: bool = True,
+    decoding: Decoding = DEFAULT,
+    columns: Columns = UNNAMED,
 ) -> Source | None:
     """Find a set's images; those of torchvision's sets are downloaded if they are missing.
 
     name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test". labels:
-    if they are to be known; else no image has one. decoding: how image files are decoded.
+    if they are to be known; else no image has one. decoding: how image files are decoded. columns:
+    where the images and labels of `hf` are.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """
     source: Source | None
     if name == "digits":
-        source = _digits(split)
+        images, numbers, classes, content = read_digits(split)
+        source = Source(images, numbers, classes, content, content, DIGITS_SIDE)
     elif name in torchvision_sets.SETS:
         source = _torchvision_set(name, data_dir, split, labels, decoding)
     elif name == "list":
         source = _of_list(data_dir, split, labels, decoding)
+    elif name == "hf":
+        source = _of_parts(read_shards(data_dir, split, columns, labels=labels), decoding)
     elif name == "folder" and is_archive(data_dir):
-        source = _of_archive(data_dir, split, labels, decoding)
+        source = _of_parts(read_archive(data_dir, split, labels=labels), decoding)
     else:
-        is_100 = name == "imagenet100"
-        listed = frozenset(IMAGENET100_CLASSES.read_text().split() if is_100 else [])
-        source = _class_folders(name, data_dir, split, labels, decoding, only=listed)
+        listed = IMAGENET100_CLASSES.read_text().split() if name == "imagenet100" else []
+        source = _class_folders(name, data_dir, split, labels, decoding, only=frozenset(listed))
     return source if labels or source is None else _without_labels(source)
 
 
@@ -129,32 +138,13 @@ def check_is_there(name: str, data_dir: Path) -> None:
     if of_torchvision is not None:
         is_there = (data_dir / of_torchvision.folder).is_dir() or has_train_folder(data_dir)
     else:
-        is_a_file = name == "list" or (name == "folder" and is_archive(data_dir))
-        is_there = name == "digits" or (data_dir.is_file() if is_a_file else data_dir.is_dir())
+        is_file, is_dir = data_dir.is_file(), data_dir.is_dir()
+        may_be_a_file = {"list": is_file, "hf": is_file or is_dir, "digits": True}
+        is_there = may_be_a_file.get(name, is_dir or (name == "folder" and is_archive(data_dir)))
     if not is_there:
         raise InputError(
             f"the run's images ({name}) are not in {data_dir}; --data-dir names where they are"
         )
-
-
-def _digits(split: str) -> Source:
-    """Make a set of scikit-learn's 1,797 digits, enlarged from 8 pixels to DIGITS_SIDE."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    everything = np.arange(len(digits.target))
-    train, test = train_test_split(
-        everything, test_size=0.2, stratify=digits.target, random_state=0
-    )
-    chosen = np.sort(train if split == "train" else test)
-    gray = (digits.images[chosen] * (255 / 16)).astype(np.uint8)
-    size = (DIGITS_SIDE, DIGITS_SIDE)
-    enlarged = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in gray]
-    images = np.stack([np.asarray(image.convert("RGB")) for image in enlarged])
-    labels = digits.target[chosen].astype(np.int64)
-    content = digest(images.tobytes() + labels.tobytes())
-    return Source(images, labels, [str(i) for i in range(10)], content, content, DIGITS_SIDE)
 
 
 def _torchvision_set(
@@ -228,14 +218,13 @@ def _class_folders(
     return Source(ImageFiles(paths, decoding), numbers, classes, *known_by, side, notes)
 
 
-def _of_archive(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:
-    """Take the images of a zip or a tar as those of a folder."""
-    archived = read_archive(file, split, labels=labels)
-    if archived is None:
+def _of_parts(found: Archived | Sharded | None, decoding: Decoding) -> Source | None:
+    """Take the images that are parts of other files."""
+    if found is None:
         return None
-    members, numbers, classes, fingerprint, identity, notes = archived
-    images = ImageFiles(members, decoding, [member.name for member in members])
-    return Source(images, numbers, classes, fingerprint, identity, common_side(members), notes)
+    parts, numbers, classes, fingerprint, identity, notes = found
+    images = ImageFiles(parts, decoding, [part.name for part in parts])
+    return Source(images, numbers, classes, fingerprint, identity, common_side(parts), notes)
 
 
 def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:

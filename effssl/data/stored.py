@@ -12,6 +12,7 @@ import numpy as np
 from effssl import InputError
 from effssl.data.beton import Beton, ensure_beton, num_bytes_of
 from effssl.data.decode import Decoding
+from effssl.data.shards import Columns
 from effssl.data.sources import Source, check_is_there, open_source, part_of
 from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
@@ -44,7 +45,12 @@ def find_split(storage: Storage, split: Split) -> Source | None:
     open_source does."""
     decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
     return open_source(
-        storage.data, storage.data_dir, split, labels=storage.labels, decoding=decoding
+        storage.data,
+        storage.data_dir,
+        split,
+        labels=storage.labels,
+        decoding=decoding,
+        columns=Columns(storage.image_column, storage.label_column),
     )
 
 
