@@ -85,8 +85,8 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     varied = (*(f"--views {k}" for k in (2, 4, 8)), "--views 4 --optimizer muon --lr 2e-2")
     steps = [word for flags in varied for word in ("--vary", flags)]
     bench = (python, "-m", "analysis.benchmarks.step", "--bare", "--data-dir", data, *steps)
-    tests = ("tests/test_device.py", "tests/test_device_muon.py")
-    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    of_device = ("tests/test_device.py", "tests/test_device_muon.py")
+    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *of_device)
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
     # Without the graph, the seconds of a call are half of its length (LOG.md).
     graph = ("--graph-muon",) if is_gpu else ()

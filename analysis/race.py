@@ -28,6 +28,9 @@ highest mean at its end, at least 3 times sooner? And that of `today`, the recip
 most 40% of its seconds, 2.5 times sooner? Student's t on log ratios at 5%, or a sign test where
 bounds are, says yes or no, else the answer is open; three seeds with a bound are always open.
 
+All runs of a seed have to be of one machine, as ratios are paired by seed; seeds may be of several:
+--save-records and --records carry finished runs from one to the next.
+
 Runs go one at a time, contenders by turns, with nothing beside them: beside other work steps get
 slower for some more than for others, and the command warns of a load. The same command goes on; a
 run of another tool that was stopped begins again, so --seconds has to be longer than one takes."""
@@ -43,7 +46,7 @@ if __name__ == "__main__":
 
 import pandas as pd
 
-from analysis.harness import cli, race_runs, race_tables, runs
+from analysis.harness import cli, race_runs, race_tables, records, runs
 from analysis.harness.claims import PROBE, splits_in_words
 from analysis.harness.plots import write_picture
 from analysis.harness.race_contenders import OURS, RACES, Contender
@@ -64,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--run-seconds", type=_above_0, metavar="S", help="of the others' timed runs")
     add("--only", nargs="+", metavar="NAME", help="contenders (default: all of the preset)")
+    cli.add_records(parser, "race-PRESET")
     args = cli.read_flags(parser, argv)
     if args.parallel not in (None, 1):
         parser.error(f"--parallel {args.parallel}: runs of a race go one at a time")
@@ -95,7 +99,11 @@ def _opened(args) -> tuple[Race, list[Contender]]:
             print(f"{each.name} does not race: {each.package} is not installed: {each.install}")
     if not racing:
         raise InputError("no contender is installed")
-    return Race(args, preset, racing), wanted
+    args.records = args.records or records.FOLDER / f"race-{args.preset}.jsonl"
+    if args.save_records:
+        check_writable(args.records.parent, f"--records {args.records}")
+    known = records.read(args.records) if args.records.exists() else {}
+    return Race(args, preset, racing, known), wanted
 
 
 def _race(race: Race, wanted: list[Contender]) -> None:
@@ -115,6 +123,9 @@ def _race(race: Race, wanted: list[Contender]) -> None:
         finished += race_runs.trained(race, further, began)
     print(f"{runs.finished_of(tried, every_trial)} trials are finished")
     print(f"{runs.finished_of(finished, starts)} timed runs are finished")
+    if race.args.save_records:
+        own = [start for start in (*tried, *finished) if start.name not in race.known]
+        records.save(race.args.records, [race_runs.record_of(race, start) for start in own])
     if tried or finished:
         _write(race, wanted, tried, finished, chosen)
 
@@ -165,6 +176,8 @@ def _write(
     text += race_tables.trials_table(trials, wanted, diverged)
     text += f"\n{PROBE} {splits_in_words(rows) if len(rows) else ''}\n\n"
     results = [record["result"] for _, record in (*of_trials, *of_runs)]
+    if mixed := race_tables.of_several_machines(of_runs):
+        text += f"Ratios of seeds {mixed} are no figures: their runs are of several machines.\n\n"
     text += f"{runs.origin(results, race.args.command)}\n"
     write_csv(out / "trials.csv", trials)
     if len(rows):

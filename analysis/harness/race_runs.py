@@ -8,8 +8,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from analysis.harness import training
@@ -31,6 +32,7 @@ class Race(NamedTuple):
     args: argparse.Namespace
     preset: Preset
     contenders: tuple[Contender, ...]  # those that are installed
+    known: Mapping[str, Record] = MappingProxyType({})  # finished runs, of other machines too
 
 
 class Start(NamedTuple):
@@ -114,7 +116,7 @@ def trained(race: Race, starts: Iterable[Start], began: float) -> list[Start]:
     Raises InputError for bad flags and folders, RunFailed for a run that fails otherwise."""
     starts, folder = list(starts), race.args.runs
     flags = {start.name: flags_of(race, start) for start in starts}
-    missing = [s for s in starts if not _is_done(folder / s.name)]
+    missing = [s for s in starts if s.name not in race.known and not _is_done(folder / s.name)]
     if missing and (load := os.getloadavg()[0]) > BUSY:
         print(
             f"warning: a load average of {load:.1f}: other work runs, or did a minute ago; beside "
@@ -127,6 +129,7 @@ def trained(race: Race, starts: Iterable[Start], began: float) -> list[Start]:
             done = training.complete(
                 left,
                 folder,
+                records=race.known,
                 parallel=1,
                 seconds=_left_s(race.args.seconds, began),
                 keep_mb=0,
@@ -151,8 +154,9 @@ def diverged(run: Path) -> bool:
 
 
 def record_of(race: Race, start: Start) -> Record:
-    """Return what a finished run left."""
-    return of_folder(race.args.runs / start.name)
+    """Return what a finished run left: in its folder, else among the records."""
+    run = race.args.runs / start.name
+    return of_folder(run) if training.has_result(run) else race.known[start.name]
 
 
 def _is_done(run: Path) -> bool:

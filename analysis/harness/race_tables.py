@@ -12,7 +12,7 @@ from analysis.harness import plots
 from analysis.harness.race_contenders import OURS, PEER, Contender
 from analysis.harness.race_runs import Start
 from analysis.harness.records import Record
-from analysis.harness.runs import of_record
+from analysis.harness.runs import of_record, processor_of
 from analysis.harness.speedups import Speedup, speedup
 from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
@@ -44,6 +44,16 @@ def curves(finished: Finished) -> pd.DataFrame:
         if probe["kind"] == "probe"
     ]
     return pd.DataFrame(rows)
+
+
+def of_several_machines(finished: Finished) -> str:
+    """Return the seeds whose runs are of several machines, as far as they say, as text."""
+    machines: dict[int, set[str]] = {}
+    for start, record in finished:
+        hardware = record["result"]["hardware"]
+        name = f"{processor_of(record['result'])} {hardware['cpu_cores']} {hardware['gpu']}"
+        machines.setdefault(start.seed, set()).add(name)
+    return ", ".join(str(seed) for seed, names in sorted(machines.items()) if len(names) > 1)
 
 
 def ends(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -38,12 +38,19 @@ def finished_of(runs: Sequence, wanted: Sequence | dict) -> str:
     return f"{len(runs)} of {len(wanted)}"
 
 
+def processor_of(result: dict[str, Any]) -> str:
+    """Return the processor's name, and what it computes with where that was noted."""
+    hardware = result["hardware"]
+    vectors = hardware.get("cpu_vectors")
+    return f"{hardware['cpu']} with {vectors}" if vectors else hardware["cpu"]
+
+
 def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
     """Return one line: hardware, versions, commits and dates of result.json of runs, or of
     `machine`; and the command, as a path below analysis/."""
     results = list(results)
     hardware = {
-        f"{r['hardware']['gpu'] or r['hardware']['cpu']}, {r['hardware']['cpu_cores']} cores"
+        f"{r['hardware']['gpu'] or processor_of(r)}, {r['hardware']['cpu_cores']} cores"
         for r in results
     }
     versions = {f"torch {r['versions']['torch']}" for r in results}

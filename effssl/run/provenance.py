@@ -21,6 +21,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "hardware": {
             "cpu": _cpu_name(),
+            "cpu_vectors": torch.backends.cpu.get_cpu_capability(),  # one name has several kinds
             "cpu_cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

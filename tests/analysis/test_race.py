@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from analysis import race
-from analysis.harness import race_contenders, race_runs, race_tables, training
+from analysis.harness import race_contenders, race_runs, race_tables, records, training
 from analysis.harness.race_contenders import OURS, PEER, RACES, Contender, Trial
 from analysis.harness.race_runs import Race, Start
 from analysis.peers import lejepa, lightly, solo, timed
@@ -31,7 +31,8 @@ FAKE = Contender("fake", PEER, ("--views", "2"), training.Trainer("fake", resume
 def race_of(tmp_path: Path, *contenders: Contender, preset: str = "cpu", seeds: int = 2) -> Race:
     args = argparse.Namespace(
         data_dir=tmp_path, runs=tmp_path, further=[], run_seconds=900.0, seeds=seeds, seconds=None,
-        command="race.py", out=tmp_path / "race",
+        command="race.py", out=tmp_path / "race", records=tmp_path / "records.jsonl",
+        save_records=False,
     )  # fmt: skip
     return Race(args, RACES[preset], contenders)
 
@@ -93,23 +94,23 @@ def test_contenders_and_seeds_come_by_turns(tmp_path):
     assert [s.seed for s in started] == [0] * 6 + [1] * 6
 
 
-def _finish(run: Path, seed: int, linear: float, seconds: float) -> None:
+def _finish(run: Path, seed: int, linear: float, seconds: float, cpu: str = "a CPU") -> None:
     run.mkdir(parents=True)
     files.write_text(run / "config.yaml", f"{{seed: {seed}, split_seed: {seed}}}\n")
     probe = {"kind": "probe", "step": 0, "epoch": 0.0, "seconds": 0.0, "encoded_views": 0}
     probes = [probe | {"linear": 0.3, "knn": 0.25}]
     probes += [probe | {"seconds": seconds, "encoded_views": 9, "linear": linear, "knn": 0.3}]
     files.write_text(run / "metrics.jsonl", "".join(json.dumps(p) + "\n" for p in probes))
-    hardware = {"cpu": "a CPU", "gpu": None, "cpu_cores": 2}
+    hardware = {"cpu": cpu, "cpu_vectors": "AVX2", "gpu": None, "cpu_cores": 2}
     result = {"steps": 9, "seconds": seconds, "encoded_views": 9, "views_per_s": 9.0}
     result |= {"hardware": hardware, "versions": {"torch": "2", "commit": "abc"}}
     files.write_json(run / "result.json", result | {"finished": "2026-01-01 00:00 UTC"})
 
 
-def _made(racing: Race, starts: list[Start], linear_of) -> None:
+def _made(racing: Race, starts: list[Start], linear_of, cpu: str = "a CPU") -> None:
     for start in starts:
         seconds = (800 if start.contender.side == OURS else 900) * start.length
-        _finish(racing.args.runs / start.name, start.seed, linear_of(start), seconds)
+        _finish(racing.args.runs / start.name, start.seed, linear_of(start), seconds, cpu)
 
 
 def test_the_best_trial_of_all_is_chosen_and_the_ratio_judged(tmp_path, monkeypatch, capsys):
@@ -135,6 +136,31 @@ def test_the_best_trial_of_all_is_chosen_and_the_ratio_judged(tmp_path, monkeypa
     curves = pd.read_csv(tmp_path / "race" / "curves.csv")
     assert len(curves) == 2 * 21
     assert (tmp_path / "race" / "race.png").is_file()
+
+
+def test_records_carry_seeds_from_one_machine_to_the_next(tmp_path, monkeypatch):
+    def complete(left, folder, *, records, **_):
+        return [n for n in left if n in records or training.has_result(folder / n)]
+
+    monkeypatch.setattr(training, "complete", complete)
+    first = race_of(tmp_path / "first", *CPU.ours, seeds=1)
+    first.args.save_records = True
+    chosen, linear = {"today": 0, "best": 0}, lambda start: 0.3 + 0.2 * start.length
+    _made(first, race_runs.timed(first, chosen, [0]), linear)
+    race._race(first, [*CPU.ours])
+    known = records.read(first.args.records)
+    assert len(known) == 6
+    second = race_of(tmp_path / "second", *CPU.ours)._replace(known=known)
+    of_second = race_runs.timed(second, chosen, [1])
+    _made(second, of_second[:-1], linear, cpu="another")
+    _made(second, of_second[-1:], linear, cpu="a third")
+    race._race(second, [*CPU.ours])
+    out = second.args.out
+    assert len(pd.read_csv(out / "runs.csv")) == 12
+    assert set(pd.read_csv(out / "ratios.csv")["seeds"]) == {2}
+    text = (out / "summary.md").read_text()
+    assert "Ratios of seeds 1 are no figures: their runs are of several machines." in text
+    assert "a CPU with AVX2, 2 cores a third with AVX2, 2 cores another with AVX2, 2 cores" in text
 
 
 def test_tools_that_end_far_below_the_best_have_no_further_seeds():
@@ -197,6 +223,7 @@ def test_a_tool_that_is_not_installed_stands_in_the_table_with_the_way_to_it():
         (["--parallel", "2"], "one at a time"),
         (["--only", "somebody"], "contenders are"),
         (["--run-seconds", "-1"], "--run-seconds"),
+        (["--records", "pyproject.toml"], "does not hold a record in each line"),
     ],
 )
 def test_bad_flags_are_one_line(flags, said, capsys):
