@@ -132,7 +132,7 @@ class Run:
     """Run folder to go on with; its own config is used."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one. Under torchrun BatchNorm is of the
-    whole batch on GPUs; on CPUs each process normalises by its own images."""
+    whole batch."""
     precision: Precision = "auto"
     """Precision of the forward pass; the loss is in float32. auto: on CUDA bf16, or fp16 on cards
     without it; on CPUs fp32. fp16 scales the loss so that its gradients do not vanish."""

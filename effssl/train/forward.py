@@ -5,12 +5,12 @@ from __future__ import annotations
 import timm
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from effssl.config import Config
 from effssl.models import Encoder
 from effssl.models.encoder import ViewByView
+from effssl.models.shared_batch_norm import share_batch_norms
 from effssl.run import distributed
 from effssl.run.device import Runtime
 
@@ -18,9 +18,8 @@ from effssl.run.device import Runtime
 def build_forward(encoder: Encoder, cfg: Config, runtime: Runtime) -> nn.Module:
     """Return what is called in place of the encoder: groups of views -> (h, z).
 
-    Under torchrun gradients become means over processes, as the losses expect. On GPUs BatchNorm
-    then takes its statistics from the whole batch, as in one process; on CPUs torch has no such
-    BatchNorm, and each process normalises by its own images.
+    Under torchrun gradients become means over processes, as the losses expect, and BatchNorm takes
+    its statistics from the whole batch, as in one process.
     """
     module = ViewByView(encoder, _views_of_groups(cfg)) if cfg.model.norm_by_view else encoder
     if distributed.world_size() == 1:
@@ -31,6 +30,7 @@ def build_forward(encoder: Encoder, cfg: Config, runtime: Runtime) -> nn.Module:
     if runtime.device.type == "cuda":
         timm.layers.convert_sync_batchnorm(encoder)
         return DistributedDataParallel(module, [runtime.device], find_unused_parameters=is_frozen)
+    share_batch_norms(encoder)  # torch's are for GPUs
     return DistributedDataParallel(module, find_unused_parameters=is_frozen)
 
 
@@ -41,12 +41,6 @@ def fewest_images(cfg: Config) -> int:
     """
     is_alone = cfg.model.norm_by_view or 1 in _views_of_groups(cfg)
     return max(2, distributed.world_size() * (2 if is_alone else 1))
-
-
-def normalised_apart(encoder: Encoder) -> bool:
-    """Say whether each of several processes normalises by its own images: see build_forward."""
-    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm)]
-    return distributed.world_size() > 1 and not all(isinstance(m, nn.SyncBatchNorm) for m in norms)
 
 
 def _views_of_groups(cfg: Config) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from effssl.ranges import size_text
-from effssl.run import distributed
-from effssl.train.forward import normalised_apart
 from effssl.train.job import Job
 
 
@@ -13,16 +11,12 @@ def introduction(job: Job) -> str:
     cfg, data = job.cfg, job.data
     num_parameters = sum(p.numel() for p in job.encoder.parameters()) / 1e6
     num_test = len(data.test.labels) if data.test else 0
-    apart = normalised_apart(job.encoder)
-    processes = distributed.world_size()
     rate = f"; --lr auto is {cfg.lr:g}" if cfg.optim.lr == "auto" else ""
-    norms = f"; BatchNorm: by the images of each of {processes} processes, not of the whole batch"
     return (
         f"{job.out}: {cfg.loss.method}, {views_text(job)}, proj-dim {cfg.model.proj_dim}, "
         f"{cfg.model.backbone} ({num_parameters:.1f} M parameters) on {job.runtime.device}; "
         f"{cfg.images.data}: {len(data.pretrain_positions)} training, {len(data.val_positions)} "
         f"validation, {num_test} test images; steps {job.step} to {job.total_steps}{rate}"
-        f"{norms * apart}"
     )
 
 

@@ -37,11 +37,15 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         InputError: if the step does not fit.
     """
     images, is_auto = batch.groups[0].shape[1], job.cfg.optim.micro_batch == "auto"
+    if job.micro_batch:  # a last batch may not divide among processes, whose parts go together
+        images = max(distributed.batch_sizes(images))
     while True:
         size = min(images, job.micro_batch or images)
         before = _moved(job) if is_auto else None
         try:
-            return _whole(job, batch) if size == images else _in_parts(job, batch, size)
+            if size == images:
+                return _whole(job, batch)
+            return _in_parts(job, batch, math.ceil(images / size))
         except torch.cuda.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         # Not in the handler, whose error holds what was computed.
@@ -67,16 +71,16 @@ def _whole(job: Job, batch: Batch) -> dict[str, Tensor]:
     return terms
 
 
-def _in_parts(job: Job, batch: Batch, size: int) -> dict[str, Tensor]:
-    """Do what `_whole` does, with the memory for the views of `size` images (GradCache,
-    arXiv 2101.06983).
+def _in_parts(job: Job, batch: Batch, count: int) -> dict[str, Tensor]:
+    """Do what `_whole` does, with the memory for the views of one of `count` parts of the images
+    (GradCache, arXiv 2101.06983).
 
     All are encoded without a graph, the loss is differentiated by z, and each part is encoded once
     more, with the random numbers that it had (dropout, drop path), for the gradient through it.
     That is the gradient of the whole batch, but that BatchNorm's statistics are those of each part;
     its running averages take them in part by part.
     """
-    parts = _parts(batch, math.ceil(batch.groups[0].shape[1] / size))
+    parts = _parts(batch, count)
     device, before = job.runtime.device, _moved(job)
     randoms, embeddings = [], []
     with torch.no_grad():

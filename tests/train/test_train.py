@@ -24,10 +24,12 @@ from effssl.evaluate import run as evaluate
 from effssl.export.run import export
 from effssl.job_config import Export
 from effssl.models import load_backbone
+from effssl.models.shared_batch_norm import share_batch_norms
 from effssl.run import signals
 from effssl.run.log import read_metrics
+from effssl.train import forward
+from effssl.train import job as job_module
 from effssl.train import loop as train
-from effssl.train.introduction import introduction
 from effssl.train.job import build_job
 from tests.conftest import QUICK, WITH_TABLE, command, run_train, varied_sizes, write_class_folders
 
@@ -166,32 +168,18 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert same(weights(run), weights(uninterrupted[0]))
 
 
-def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
-    """Without BatchNorm, whose statistics are each process's own on CPUs;
+def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path, monkeypatch):
+    """With BatchNorm in the backbone and the projector, and a last batch that is smaller; SGD, as
+    Adam makes much of rounding. The one process has the BatchNorm that several have: torch's own
+    rounds more, and losses differ from it in the fourth digit."""
 
-    SGD, as Adam makes much of rounding.
-    """
-    small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
-    flags = [
-        "--backbone",
-        "vit_tiny_patch16_224",
-        "--image-size",
-        16,
-        "--backbone-kwargs",
-        small_vit,
-    ]
-    flags += [
-        "--proj-norm",
-        "none",
-        "--optimizer",
-        "sgd",
-        "--lr",
-        0.05,
-        "--epochs",
-        4,
-        "--precision",
-        "fp32",
-    ]
+    def with_theirs(encoder, *others):
+        share_batch_norms(encoder)
+        return forward.build_forward(encoder, *others)
+
+    monkeypatch.setattr(job_module, "build_forward", with_theirs)
+    flags = ["--optimizer", "sgd", "--lr", 0.003, "--epochs", 4, "--precision", "fp32"]
+    flags += ["--no-drop-last"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(cli.parse(quick(digits_dir, one, *flags))) == 0
 
@@ -217,10 +205,11 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path):
     alone, together = (
         [r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two)
     )
-    assert together == pytest.approx(alone, rel=1e-4)
+    assert together[:5] == pytest.approx(alone[:5], rel=1e-5)
+    assert together == pytest.approx(alone, rel=1e-3)
     assert weights(one).keys() == weights(two).keys()
     for name, weight in weights(one).items():
-        assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=1e-4), name
+        assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=1e-3), name
 
 
 def test_a_batch_that_does_not_divide_among_processes_is_one_line(
@@ -575,17 +564,3 @@ def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
     ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
     assert ends[0] == ends[1]
     assert (whole / "views.png").is_file()
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_processes_on_cpus_say_that_each_normalises_its_own_images(
-    digits_dir, tmp_path, monkeypatch, processes, norm
-):
-    small_vit = "{depth: 1, embed_dim: 32, num_heads: 2}"
-    flags = ["--backbone", "vit_tiny_patch16_224", "--image-size", 16, "--proj-norm", norm]
-    flags += ["--backbone-kwargs", small_vit]
-    job = build_job(cli.parse(quick(digits_dir, tmp_path / "run", *flags)))
-    monkeypatch.setattr(train.distributed, "world_size", lambda: processes)
-    note = f"BatchNorm: by the images of each of {processes} processes, not of the whole batch"
-    assert (note in introduction(job)) == (processes == 2 and norm == "batch")
