@@ -33,10 +33,10 @@ def _optional(kind: type) -> list[str]:
 RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_to"),
     *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
-    *("profile", "plan", "look", "stop_when_flat", "on_collapse"),
+    *("profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
-_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "plan", "look"))
+_IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "go_on", "plan", "look"))
 
 
 def parse(argv: list[str] | None = None) -> Config:
@@ -56,7 +56,10 @@ def parse(argv: list[str] | None = None) -> Config:
         print_help(Config, "train", flat(_config(set_defaults)))
     if "resume" in given:
         return _resumed(_path("--resume", given["resume"]), given, flags)
-    return _config(set_defaults | given)
+    cfg = _config(set_defaults | given)
+    if cfg.run.go_on and cfg.run.out and (cfg.run.out / "config.yaml").is_file():
+        return _resumed(cfg.run.out, given | {"resume": str(cfg.run.out)}, flags)
+    return cfg
 
 
 def parse_storage(argv: list[str] | None = None) -> Storage:
@@ -133,10 +136,8 @@ def _resumed(run: Path, given: Given, flags: Given) -> Config:
     changed = [k for k in FIELDS if was[k] != now[k] and k not in may_change]
     if changed:
         difference = ", ".join(f"{flag_of(k)} {was[k]} -> {now[k]}" for k in changed)
-        raise InputError(
-            f"--resume {run}: the settings differ from the run's: {difference}; start a new run "
-            "instead"
-        )
+        differ = f"the settings differ from the run's: {difference}; start a new run instead"
+        raise InputError(f"--resume {run}: {differ}")
     if asked.run.out is not None and asked.run.out.resolve() != run.resolve():
         raise InputError(f"--resume {run} goes on in that folder; leave --out away")
     return dataclasses.replace(asked, run=dataclasses.replace(asked.run, out=run))

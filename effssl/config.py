@@ -130,6 +130,9 @@ class Run:
     """Run folder (None: runs/DATE_SET_METHOD_kVIEWS_dDIM)."""
     resume: LocalPath | None = None
     """Run folder to go on with; its own config is used."""
+    go_on: bool = False
+    """Go on with the run in --out if there is one, with these settings, else begin it: for commands
+    that are started again by themselves (torchrun --max-restarts, queues)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one. Under torchrun BatchNorm is of the
     whole batch."""
@@ -159,6 +162,12 @@ class Run:
     profile: Annotated[int, Field(ge=0)] = 0
     """Steps, after the first five, of which RUN/trace.json tells a trace viewer what took the time;
     20 if no number follows."""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Run:
+        if self.go_on and self.out is None:
+            raise ValueError("--go-on needs --out, the folder of the run")
+        return self
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -1,0 +1,50 @@
+"""--go-on: the same command begins a run, goes on with it, and says when it is finished."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from effssl import InputError, cli
+from effssl.run.log import read_metrics
+from effssl.train import loop as train
+from tests.conftest import QUICK
+
+
+def flags(digits_dir, run, *more) -> list[str]:
+    own = ("--data-dir", digits_dir, "--out", run, "--epochs", 4, "--probe-every", 0)
+    own = (*own, "--val-fraction", 0.1, "--save-every-s", 0, "--precision", "fp32", *more)
+    return [str(flag) for flag in (*QUICK, *own)]
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+
+
+def test_one_command_begins_goes_on_and_ends(digits_dir, tmp_path, capsys):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert train.main(cli.parse(flags(digits_dir, whole))) == 0
+    again = flags(digits_dir, run, "--go-on")
+    assert train.main(cli.parse([*again, "--max-seconds", "1e-6"])) == 0
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] < 20
+    assert train.main(cli.parse([*again, "--max-seconds", "1e6"])) == 0
+    capsys.readouterr()
+    assert train.main(cli.parse([*again, "--max-seconds", "1e6"])) == 0
+    assert "is finished" in capsys.readouterr().out
+    steps = [r["step"] for r in read_metrics(run) if r["kind"] == "train"]
+    assert steps == list(range(1, 21))
+    expected, found = weights(whole), weights(run)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not cli.parse(["--config", str(run / "config.yaml")]).run.go_on
+
+
+def test_other_settings_are_those_of_another_run(digits_dir, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(cli.parse(flags(digits_dir, run, "--max-seconds", "1e-6"))) == 0
+    with pytest.raises(InputError, match=r"the settings differ from the run's: --lr .* -> 0\.5"):
+        cli.parse(flags(digits_dir, run, "--go-on", "--lr", "0.5"))
+    with pytest.raises(InputError, match="--go-on needs --out"):
+        cli.parse(["--go-on"])
+    (tmp_path / "own.yaml").write_text("go_on: true\n")
+    with pytest.raises(InputError, match="unknown key go_on"):
+        cli.parse(["--config", str(tmp_path / "own.yaml")])
