@@ -139,12 +139,11 @@ def forget() -> None:
 
 
 @functools.lru_cache(2)
-def _images_of_group(file: Path, column: str, group: int) -> pyarrow.Array:
+def _images_of_group(file: Path, column: str, group: int) -> pyarrow.Array | pyarrow.ChunkedArray:
     """Return a column of one row group; the last two are kept, as rows are read in order."""
     if file.suffix.lower() == ".arrow":
         return _arrow_table(file)[column].chunk(group)
-    table = _parquet_file(file).read_row_group(group, [column], use_threads=False)
-    return table[column].combine_chunks()
+    return _parquet_file(file).read_row_group(group, [column], use_threads=False)[column]
 
 
 @functools.lru_cache(8)
