@@ -29,7 +29,7 @@ most 40% of its seconds, 2.5 times sooner? Student's t on log ratios at 5%, or a
 bounds are, says yes or no, else the answer is open; three seeds with a bound are always open.
 
 All runs of a seed have to be of one machine, as ratios are paired by seed; seeds may be of several:
---save-records and --records carry finished runs from one to the next.
+--records FILE --save-records carries finished runs from one to the next.
 
 Runs go one at a time, contenders by turns, with nothing beside them: beside other work steps get
 slower for some more than for others, and the command warns of a load. The same command goes on; a
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--run-seconds", type=_above_0, metavar="S", help="of the others' timed runs")
     add("--only", nargs="+", metavar="NAME", help="contenders (default: all of the preset)")
-    cli.add_records(parser, "race-PRESET")
+    cli.add_records(parser, None)
     args = cli.read_flags(parser, argv)
     if args.parallel not in (None, 1):
         parser.error(f"--parallel {args.parallel}: runs of a race go one at a time")
@@ -99,10 +99,12 @@ def _opened(args) -> tuple[Race, list[Contender]]:
             print(f"{each.name} does not race: {each.package} is not installed: {each.install}")
     if not racing:
         raise InputError("no contender is installed")
-    args.records = args.records or records.FOLDER / f"race-{args.preset}.jsonl"
+    if args.save_records and args.records is None:
+        raise InputError("--save-records needs --records FILE, where they go")
     if args.save_records:
         check_writable(args.records.parent, f"--records {args.records}")
-    known = records.read(args.records) if args.records.exists() else {}
+    is_new = args.records is None or (args.save_records and not args.records.exists())
+    known = {} if is_new else records.read(args.records)
     return Race(args, preset, racing, known), wanted
 
 

@@ -52,14 +52,15 @@ def training_parser(
     return parser
 
 
-def add_records(parser: Parser, name: str) -> None:
-    """Add the flags of finished runs that are known; name: of their file, in words."""
+def add_records(parser: Parser, name: str | None) -> None:
+    """Add the flags of finished runs that are known; name: of their file, in words; None if none
+    is read unless it is named."""
+    default = f"; /dev/null for none (default: analysis/records/{name}.jsonl)" if name else ""
     parser.add_argument(
         "--records",
         type=path,
         metavar="FILE",
-        help="finished runs that need not be trained again; /dev/null for none "
-        f"(default: analysis/records/{name}.jsonl)",
+        help=f"finished runs that need not be trained again{default}",
     )
     parser.add_argument(
         "--save-records", action="store_true", help="put this call's finished runs into that file"

@@ -224,6 +224,8 @@ def test_a_tool_that_is_not_installed_stands_in_the_table_with_the_way_to_it():
         (["--only", "somebody"], "contenders are"),
         (["--run-seconds", "-1"], "--run-seconds"),
         (["--records", "pyproject.toml"], "does not hold a record in each line"),
+        (["--records", "nowhere.jsonl"], "cannot be read"),
+        (["--save-records"], "--save-records needs --records FILE"),
     ],
 )
 def test_bad_flags_are_one_line(flags, said, capsys):
