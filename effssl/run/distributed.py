@@ -34,9 +34,19 @@ def process_group() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # torchrun keeps one store over all its restarts, in which processes would find the addresses of
+    # those that they stand in for.
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store, rank, size = next(dist.rendezvous("env://"))
     # All wait for the first one's probes, which may take long on a large set; when a process dies,
     # torchrun ends the others.
-    dist.init_process_group(backend, timeout=datetime.timedelta(hours=2))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(start, store),
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(hours=2),
+    )
     yield
     dist.destroy_process_group()  # not after an error: others may be waiting for this one
 

@@ -11,9 +11,10 @@ nine runs within 3e-6; in the other three, on digits, AdamW made up to 1.5% of t
 more when AdamW was fused on CPUs: losses on photographs stayed within 4e-7; the digits' runs were
 made shorter at the same time, and those of four losses on photographs left out; and when the
 smallest maps got convolutions of their own: losses of one run stayed within 5e-5, all others within
-4e-7. torch's part of the runs uses instructions that every x86-64 processor has, and
-one thread, so that few bits, if any, depend on the processor; numba's loops are those of the other
-tests, compiled already.
+4e-7. Those of two processes were when these got one BatchNorm: since then their losses are those of
+one process within 2e-6. torch's part of the runs uses instructions that every x86-64 processor has,
+and one thread, so that few bits, if any, depend on the processor; numba's loops are those of the
+other tests, compiled already.
 """
 
 from __future__ import annotations

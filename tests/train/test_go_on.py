@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
+
 import pytest
 import torch
 
 from effssl import InputError, cli
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
-from tests.conftest import QUICK
+from tests.conftest import QUICK, command
 
 
 def flags(digits_dir, run, *more) -> list[str]:
@@ -48,3 +53,53 @@ def test_other_settings_are_those_of_another_run(digits_dir, tmp_path):
     (tmp_path / "own.yaml").write_text("go_on: true\n")
     with pytest.raises(InputError, match="unknown key go_on"):
         cli.parse(["--config", str(tmp_path / "own.yaml")])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, tmp_path):
+    """In two processes, of which each is killed once: the run ends where an undisturbed one ends,
+    bit for bit."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def begun(run) -> subprocess.Popen:
+        python, *rest = command(flags(digits_dir, run, "--go-on"))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        return subprocess.Popen(
+            [python, *torchrun, "--max-restarts", "2", "--monitor-interval", "0.1", *rest],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def ended(process) -> None:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    ended(begun(whole))
+    disturbed = begun(run)
+    for rank, after in ((0, 2), (1, 9)):
+        while sum(r["kind"] == "train" for r in read_metrics(run)) < after:
+            assert disturbed.poll() is None, disturbed.communicate()
+            time.sleep(0.01)
+        os.kill(_workers_of(disturbed.pid)[rank], signal.SIGKILL)
+        time.sleep(1)
+    ended(disturbed)
+    assert [r["step"] for r in read_metrics(run) if r["kind"] == "train"] == list(range(1, 21))
+    expected, found = weights(whole), weights(run)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _workers_of(agent: int) -> list[int]:
+    """Return torchrun's processes, by rank."""
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    workers = {}
+    for pid in map(int, children):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
+        if b"RANK" in variables:
+            workers[int(variables[b"RANK"])] = pid
+    return [workers[rank] for rank in sorted(workers)]

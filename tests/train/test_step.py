@@ -47,8 +47,8 @@ def gradients(job):
 
 
 @pytest.mark.parametrize("method", ["vicreg", "barlow_twins"])
-@pytest.mark.parametrize("size", [100, 3])
-def test_parts_have_the_gradient_of_the_whole_batch(job_of, method, size):
+@pytest.mark.parametrize("count", [2, 11])
+def test_parts_have_the_gradient_of_the_whole_batch(job_of, method, count):
     """Without BatchNorm, in float64; with small views beside, and parts that are not equal."""
     job = job_of(*PLAIN, *SMALL, "--method", method, "--weight-ortho", 1, "--batch-size", 32)
     job.encoder.double()
@@ -56,7 +56,7 @@ def test_parts_have_the_gradient_of_the_whole_batch(job_of, method, size):
     whole = step._whole(job, doubled)
     of_whole = gradients(job)
     job.optimizer.zero_grad()
-    parts = step._in_parts(job, doubled, size)
+    parts = step._in_parts(job, doubled, count)
     assert parts.keys() == whole.keys()
     for name, term in whole.items():
         torch.testing.assert_close(parts[name], term, rtol=1e-9, atol=0)
@@ -79,7 +79,7 @@ def test_parts_draw_the_same_random_numbers_twice_and_move_running_averages_once
     job.encoder.load_state_dict(state)
     job.optimizer.zero_grad()
     torch.manual_seed(1)
-    step._in_parts(job, whole, 100)
+    step._in_parts(job, whole, 3)
     for one, other in zip(wanted, gradients(job), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert all(torch.equal(v, averages[k]) for k, v in job.encoder.state_dict().items())
@@ -102,7 +102,7 @@ def test_auto_halves_until_a_step_fits_and_then_stays(job_of):
     job, lines = job_of(*DROPS, "--micro-batch", "auto"), []
     whole, state = batch(job), copy.deepcopy(job.encoder.state_dict())
     torch.manual_seed(1)
-    step._in_parts(job, whole, 64)
+    step._in_parts(job, whole, 4)
     wanted = gradients(job)
     job.encoder.load_state_dict(state)
     job.optimizer.zero_grad()

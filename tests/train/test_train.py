@@ -209,7 +209,7 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path, monk
     assert together == pytest.approx(alone, rel=1e-3)
     assert weights(one).keys() == weights(two).keys()
     for name, weight in weights(one).items():
-        assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=1e-3), name
+        assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=5e-3), name
 
 
 def test_a_batch_that_does_not_divide_among_processes_is_one_line(
