@@ -168,7 +168,10 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert same(weights(run), weights(uninterrupted[0]))
 
 
-def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("then", [2, 4, 1], ids="then {}".format)
+def test_two_processes_train_as_one_stop_together_and_more_or_fewer_go_on(
+    digits_dir, tmp_path, monkeypatch, then
+):
     """With BatchNorm in the backbone and the projector, and a last batch that is smaller; SGD, as
     Adam makes much of rounding. The one process has the BatchNorm that several have: torch's own
     rounds more, and losses differ from it in the fourth digit."""
@@ -183,14 +186,13 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path, monk
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(cli.parse(quick(digits_dir, one, *flags))) == 0
 
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    def start(arguments):
+    def start(arguments, processes=2):
         python, *rest = command(arguments)
-        return subprocess.Popen(
-            [python, *torchrun, *rest], env=environment, text=True, stderr=subprocess.PIPE
-        )
+        begin = [python, *torchrun, str(processes), *rest]
+        return subprocess.Popen(begin, env=environment, text=True, stderr=subprocess.PIPE)
 
     process = start(quick(digits_dir, two, *flags))
     while not any(r["kind"] == "train" for r in read_metrics(two)):
@@ -199,9 +201,12 @@ def test_two_processes_train_as_one_and_stop_together(digits_dir, tmp_path, monk
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert torch.load(two / "checkpoint.pt", weights_only=True)["step"] >= 1
-    process = start(["--resume", str(two)])
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    if then == 1:
+        assert train.main(cli.parse(["--resume", str(two)])) == 0
+    else:
+        process = start(["--resume", str(two)], then)
+        _, said = process.communicate(timeout=180)
+        assert process.returncode == 0, said
     alone, together = (
         [r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two)
     )
