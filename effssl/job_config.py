@@ -170,7 +170,7 @@ class Embed:
     images: LocalPath | None = None
     """Folder of images, at any depth; the first folder below is the label, if there are several."""
     data: SetName | None = None
-    """Image set in place of --images, as in training; flags down to --jpeg-quality are for it."""
+    """Image set in place of --images, as in training; flags down to --label-column are for it."""
     split: Literal["train", "test"] = "train"
     """The set's split."""
     data_dir: LocalPath = Path("data")
@@ -182,6 +182,10 @@ class Embed:
     store: Storing = "auto"
     """As the set was stored."""
     jpeg_quality: JpegQuality = 90
+    """As the set was stored."""
+    image_column: str | None = None
+    """As the set was stored."""
+    label_column: str | None = None
     """As the set was stored."""
     batch_size: AtLeast1 = 256
     """Images that the backbone sees at once."""

@@ -182,6 +182,8 @@ def _embed(settings: Embed) -> Embedded:
         max_side=settings.max_side,
         store=settings.store,
         jpeg_quality=settings.jpeg_quality,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
         gray_range=settings.gray_range,

@@ -18,6 +18,7 @@ from effssl.data.beton import check_beton
 from effssl.data.shards import Columns, read_shards
 from effssl.data.sources import names_of, open_source
 from effssl.data.stored import open_data, open_split
+from effssl.embed import run as embed
 from effssl.image_config import Storage
 from effssl.prepare import store
 from effssl.train import loop as train
@@ -120,6 +121,13 @@ def test_it_trains_on_them(folder, tmp_path):
     more = ("--data", "hf", "--data-dir", str(folder), "--out", str(tmp_path / "run"))
     flags = [*QUICK, *more, "--epochs", "1", "--batch-size", "8", "--val-fraction", "0.3"]
     assert train.main(cli.parse([str(flag) for flag in flags])) == 0
+    own = ["--data", "hf", "--data-dir", folder, "--label-column", "label", "--split", "test"]
+    own = [tmp_path / "run", *own, "--to", tmp_path / "h.npz"]
+    assert embed.main(cli.parse_embed([str(flag) for flag in own])) == 0
+    with np.load(tmp_path / "h.npz") as found:
+        assert found["labels"].tolist() == [n % 3 for n in range(20, 26)]
+        assert found["classes"].tolist() == NAMES
+        assert found["names"][0].endswith("/row 0")
 
 
 def test_bytes_of_their_own_and_labels_of_any_text(tmp_path):
