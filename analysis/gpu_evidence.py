@@ -91,12 +91,10 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     # Without the graph, the seconds of a call are half of its length (LOG.md).
     graph = ("--graph-muon",) if is_gpu else ()
     three = ("--", "--epochs", "3") if is_gpu else ()
-    run = out / "run"
-    is_begun = (run / "config.yaml").is_file()
-    begun = ("--resume", str(run)) if is_begun else ("--out", str(run), *graph)
+    train = (*train, "--out", str(out / "run"), "--go-on", *graph)
     return [
         Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
-        Piece("train", (*train, *begun, "--data-dir", data, "--device", args.device)),
+        Piece("train", (*train, "--data-dir", data, "--device", args.device)),
         # Few trials: most of what they choose and of its runs is among the committed records.
         claim("wallclock", "--rates", *_RATES, "--weights", "1", "--seeds", "3", *three),
         claim("views", *three),

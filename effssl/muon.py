@@ -33,10 +33,9 @@ def build_muon(groups: list[dict[str, Any]], lr: float, *, in_a_graph: bool = Fa
 
 
 class _Captured(NamedTuple):
-    """A step in a CUDA graph, and the tensors that it reads what changes from."""
+    """A step in a CUDA graph, and the tensors that it reads the gradients from."""
 
     graph: torch.cuda.CUDAGraph
-    parameters: list[Tensor]
     gradients: list[Tensor]
 
 
@@ -104,7 +103,7 @@ class GraphedMuon(Muon):
             self._one_step()
         for p, own in zip(moved, given, strict=True):
             p.grad = own
-        return _Captured(graph, moved, read)
+        return _Captured(graph, read)
 
 
 def _are_same(some: list[Tensor], others: list[Tensor]) -> bool:
