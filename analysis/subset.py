@@ -6,7 +6,8 @@ python analysis/subset.py --data-dir DIR --preset gpu --seconds 500
 Trains on 25%, 50% and 100% of the scale's images (each part within the next, every class alike)
 with K = 2, 4, 8 views (d = 256, the rule's weight), all for equal encoded views: half the images,
 or half the views, means twice the epochs. So their seconds are nearly equal too; the table has
-them.
+them. The learning rate is one for all; --rates, and --preset scarce, choose one for each K first,
+by as many trials on all images (harness/trials.py).
 
 An encoder trained on a part of the images is probed with the labels of all the scale's images, as
 one trained on all of them is; `linear_own` in runs.csv is of a probe on its own part's labels
@@ -33,7 +34,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from analysis.harness import claim_rules, claims, cli, plots, verdicts
+from analysis.harness import claim_rules, claims, cli, plots, trials, verdicts
 from analysis.harness.recipes import Recipe, Scale, epochs_for, runs_of, scale_of
 from analysis.harness.records import Record
 from analysis.harness.stats import estimate, mean_std
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parts_of_all, among = [0.25, 0.5, 1.0], "1 among them"
     add = parser.add_argument
     add("--parts", type=_part, nargs="+", default=parts_of_all, metavar="F", help=among)
+    trials.add_rates(parser)
     args = cli.read_flags(parser, argv)
     views, parts = sorted(set(args.views)), sorted({*args.parts, 1.0})
     return cli.exit_code(lambda: _claim(scale_of(args, "subset"), views, parts))
@@ -76,10 +78,13 @@ def _part(text: str) -> float:
 
 
 def _claim(scale: Scale, views: list[int], parts: list[float]) -> None:
-    needed, planned = recipes(scale, views, parts)
+    tried = trials.complete(scale, trials.by_views(scale, views))
+    needed, planned = (tried.at_best_rates(scale, r) for r in recipes(scale, views, parts))
     # The verdict's runs of all seeds, then the rest of the grid.
     wanted = runs_of(scale, needed) | runs_of(scale, planned)
-    if finished := claims.trained(scale, wanted):
+    finished = claims.trained(tried.left(scale), wanted)
+    every = [*finished, *tried.records]
+    if finished:
         table = claims.table_of(scale, finished)
         table["linear_own"] = table["linear"]
         by_name = {record["name"]: record for record in finished}
@@ -87,10 +92,10 @@ def _claim(scale: Scale, views: list[int], parts: list[float]) -> None:
         for row in tqdm(in_part, desc="probes on all labels", unit="run", leave=False):
             record = by_name[table.loc[row, "name"]]
             table.loc[row, "linear"] = _on_all_labels(scale, record)
-        text = summary(scale, table, planned)
+        text = summary(scale, table, planned) + tried.words(scale, "of as many encoded views")
         figure = picture(scale, table, planned)
-        claims.write(scale, "subset", table, text, figure, finished, wanted)
-        claims.save_records(scale, finished)
+        claims.write(scale, "subset", table, text, figure, every, wanted | tried.wanted)
+    claims.save_records(scale, every)
 
 
 def _on_all_labels(scale: Scale, record: Record) -> float:

@@ -7,7 +7,8 @@ Trains with K = 2, 4, 8 views (d = 256, the rule's weight) for several lengths, 
 whole schedule: K = 8 for E epochs, K = 4 for E and 2 E, K = 2 for E, 2 E and 4 E. So they are
 compared at equal epochs, where more views are more compute; at equal encoded views; and at equal
 seconds, the control that gives K = 2 the time that K = 8 takes (its accuracy is interpolated
-between its lengths, linearly in log seconds). The learning rate is one for all K.
+between its lengths, linearly in log seconds). The learning rate is one for all K; --rates, and
+--preset scarce, choose one for each K first, by as many trials (harness/trials.py).
 
 Verdict: do K = 8 and K = 4 reach more than K = 2, in each of the three ways? Differences are paired
 by seed; p over seeds, corrected for the number of questions, says yes or no, else the answer is
@@ -24,7 +25,7 @@ if __name__ == "__main__":
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.harness import claim_rules, claims, cli, plots, verdicts
+from analysis.harness import claim_rules, claims, cli, plots, trials, verdicts
 from analysis.harness.recipes import Recipe, Scale, runs_of, scale_of
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
@@ -39,6 +40,7 @@ AXES = (
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
     parser.add_argument("--views", type=cli.count, nargs="+", default=[2, 4, 8], metavar="K")
+    trials.add_rates(parser)
     args = cli.read_flags(parser, argv)
     return cli.exit_code(lambda: _claim(scale_of(args, "views"), sorted(set(args.views))))
 
@@ -55,14 +57,17 @@ def recipes(scale: Scale, views: list[int]) -> list[Recipe]:
 
 
 def _claim(scale: Scale, views: list[int]) -> None:
-    planned = recipes(scale, views)
+    tried = trials.complete(scale, trials.by_views(scale, views))
+    planned = tried.at_best_rates(scale, recipes(scale, views))
     wanted = runs_of(scale, planned)
-    if finished := claims.trained(scale, wanted):
+    finished = claims.trained(tried.left(scale), wanted)
+    every = [*finished, *tried.records]
+    if finished:
         table = claims.table_of(scale, finished)
-        text = summary(scale, table, planned)
+        text = summary(scale, table, planned) + tried.words(scale, "of as many encoded views")
         figure = picture(scale, table, planned)
-        claims.write(scale, "views", table, text, figure, finished, wanted)
-        claims.save_records(scale, finished)
+        claims.write(scale, "views", table, text, figure, every, wanted | tried.wanted)
+    claims.save_records(scale, every)
 
 
 def summary(scale: Scale, table: pd.DataFrame, planned: list[Recipe]) -> str:

@@ -32,10 +32,8 @@ on that side, and the answer is that of a sign test."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
-import time
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -47,7 +45,7 @@ import torch
 from analysis.benchmarks import kept_steps
 from analysis.harness import claims, cli, records, training, trials
 from analysis.harness.claim_rules import FACTOR, TUNED, UNTUNED
-from analysis.harness.recipes import Recipe, Scale, flags_of, name_of, runs_of, scale_of
+from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, name_of, runs_of, scale_of
 from analysis.harness.tables import write_csv
 from analysis.harness.trials import Chosen, Trial
 from analysis.harness.wallclock_picture import label, picture
@@ -59,7 +57,6 @@ from analysis.harness.wallclock_tables import (
     ms,
     step_name,
     summary,
-    trials_in_words,
 )
 from effssl.cli import parse
 
@@ -77,19 +74,13 @@ def main(argv: list[str] | None = None) -> int:
     extra = "K = 4 with further flags"
     add("--recipe", nargs=2, action="append", default=[], metavar=names, help=extra)
     rates = "learning rates of the trials, in multiples of the scale's (default: 1/3, 1, 3)"
-    add("--rates", type=_factor, nargs="+", default=trials.RATES, metavar="F", help=rates)
+    add("--rates", type=cli.factor, nargs="+", default=trials.RATES, metavar="F", help=rates)
     weights = "weights of the trials, in multiples of the rule's (default: 0.1, 0.3, 1, 3)"
-    add("--weights", type=_factor, nargs="+", default=trials.WEIGHTS, metavar="F", help=weights)
+    add("--weights", type=cli.factor, nargs="+", default=trials.WEIGHTS, metavar="F", help=weights)
     args = cli.read_flags(parser, argv)
     if (args.seeds or 0) > trials.SEED:
         parser.error(f"--seeds {args.seeds}: seed {trials.SEED} is that of the trials")
     return cli.exit_code(lambda: _claim(scale_of(args, "wallclock")))
-
-
-def _factor(text: str) -> float:
-    if not 0 < (factor := float(text)) < 1e6:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return factor
 
 
 def sides(scale: Scale) -> dict[str, list[Trial]]:
@@ -134,20 +125,15 @@ def recipes(scale: Scale, chosen: dict[str, Chosen | None]) -> Planned:
 
 
 def _claim(scale: Scale) -> None:
-    began, of_sides = time.monotonic(), sides(scale)
-    every_trial = [trial for side in of_sides.values() for trial in side]
-    wanted_trials = trials.runs_of_trials(scale, every_trial)
-    tried = claims.trained(scale, wanted_trials, "trials")
-    tried_table = claims.table_of(scale, tried)
-    chosen = {side: trials.choose(scale, tried_table, own) for side, own in of_sides.items()}
-    planned = recipes(scale, chosen)
+    tried = trials.complete(scale, sides(scale))
+    planned = recipes(scale, tried.chosen)
     # The verdict's runs of all seeds, then the controls.
     first = [recipe for lengths in list(planned.values())[:2] for recipe in lengths]
     every = [recipe for lengths in planned.values() for recipe in lengths]
     wanted = runs_of(scale, first) | runs_of(scale, every)
-    finished = claims.trained(_with_time_left(scale, began, chosen), wanted)
-    if finished or tried:
-        claims.save_records(scale, [*tried, *finished])
+    finished = claims.trained(tried.left(scale), wanted)
+    every_run = [*finished, *tried.records]
+    claims.save_records(scale, every_run)
     if finished:
         table = claims.table_of(scale, finished)
         recipe_of = _names(scale, planned)
@@ -158,10 +144,10 @@ def _claim(scale: Scale) -> None:
         out = scale.args.out
         write_csv(out / "steps.csv", [{"recipe": name} | cost for name, cost in steps.items()])
         write_csv(out / "ratios.csv", [compared_line(each) for each in compared])
-        if tried:
-            write_csv(out / "trials.csv", tried_table)
+        if tried.records:
+            write_csv(out / "trials.csv", tried.table)
         text = summary(scale, table, planned, steps, compared)
-        text += trials_in_words(scale, tried_table, of_sides, chosen)
+        text += tried.words(scale, in_epochs(scale.epochs))
         curves = {
             name: [claims.rows_of(scale, table, r) for r in lengths]
             for name, lengths in planned.items()
@@ -169,18 +155,7 @@ def _claim(scale: Scale) -> None:
         shown = [(label(each.name, each.other, each.seconds), each.seconds) for each in compared]
         figure = picture(curves, shown, steps, FACTOR)
         # The trials are among the runs that the line of origin names.
-        every_run, all_wanted = [*finished, *tried], {**wanted, **wanted_trials}
-        claims.write(scale, "wallclock", table, text, figure, every_run, all_wanted)
-
-
-def _with_time_left(scale: Scale, began: float, chosen: dict[str, Chosen | None]) -> Scale:
-    """Return the scale with what is left of --seconds: none before the trials are finished."""
-    args = argparse.Namespace(**vars(scale.args))
-    if not all(chosen.values()):
-        args.seconds = 0.0
-    elif args.seconds is not None:
-        args.seconds = max(0.0, args.seconds - (time.monotonic() - began))
-    return scale._replace(args=args)
+        claims.write(scale, "wallclock", table, text, figure, every_run, wanted | tried.wanted)
 
 
 def _names(scale: Scale, planned: Planned) -> dict[str, str]:

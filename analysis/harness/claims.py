@@ -69,8 +69,8 @@ def trained(scale: Scale, wanted: training.Flags, called: str = "runs") -> list[
 
 
 def save_records(scale: Scale, finished: list[records.Record]) -> None:
-    """Put finished runs into the file of records, if --save-records asks for it."""
-    if scale.args.save_records:
+    """Put finished runs into the file of records, if there are any and --save-records asks."""
+    if finished and scale.args.save_records:
         file = records.file_of(scale.args)
         names = [record["name"] for record in finished]
         of_folders = [_record_of_folder(scale, name) for name in names]

@@ -82,6 +82,13 @@ def count(text: str) -> int:
     return number
 
 
+def factor(text: str) -> float:
+    """Return a flag's factor. Raises ArgumentTypeError if it is not above 0."""
+    if not 0 < (number := float(text)) < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return number
+
+
 def split_further(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Return the script's own flags, and those after `--`, which are effssl.train's."""
     tokens = list(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""The scales of the runs: what is trained by --preset cpu, gpu, paper and digits."""
+"""The scales of the runs: what is trained by --preset cpu, scarce, gpu, paper and digits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ _GPU = (
     *("--optimizer", "adamw", "--lr", "2e-3", "--weight-decay", "1e-4", "--warmup-epochs", "2"),
     *("--epochs", "100", "--probe-every", "5"),
 )
+# Where images are scarce: 5,120 of CIFAR-10's, and an encoder small enough to see each of them 400
+# times at K = 1's count, so that K = 2 has something to lose with three quarters of them. All parts
+# are whole batches. LOG.md has the pilot that chose the length.
+_SCARCE = (
+    *("--data", "cifar10", "--backbone", "resnet18", "--stem", "small-s2"),
+    *("--backbone-kwargs", "{channels: [16, 32, 64, 128]}", "--crop-scale", "0.2", "1"),
+    *("--fraction", "0.11378", "--batch-size", "256", *_ADAMW, "--weight-decay", "1e-4"),
+    *("--precision", "bf16", "--compile", "false", "--warmup-epochs", "2"),
+)
 _PAPER = (
     *("--config", str(_CONFIGS / "cifar10_authors.yaml"), "--batch-size", "128"),
     *("--pairing", "all", "--hold-out"),  # one loss for every K; choices need held-out images
@@ -32,12 +41,14 @@ _CLAIM = ("--proj-dim", "256", *_AT_THE_END)
 
 
 class Preset(NamedTuple):
-    """The scale of a study. warmup: part of a run; widths: of the projectors that are compared."""
+    """The scale of a study. warmup: part of a run; widths: of the projectors that are compared;
+    rates: of the trials for each K, in multiples of the scale's (none: one rate for all K)."""
 
     flags: tuple[str, ...]
     seeds: int
     warmup: float = 0.0
     widths: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
 
 
 class Sweep(NamedTuple):
@@ -52,6 +63,7 @@ class Sweep(NamedTuple):
 CLAIMS = {
     "digits": Preset((*_DIGITS, "--epochs", "8", *_CLAIM), 3, 0.1),
     "cpu": Preset((*_CPU, *_CLAIM), 3, 0.1),
+    "scarce": Preset((*_SCARCE, "--epochs", "50", *_CLAIM), 5, 0.1, rates=(1 / 3, 1.0, 3.0)),
     # These runs take a minute: compiling would take as long as it saves, and count as training.
     "gpu": Preset((*_GPU, "--compile", "false", "--epochs", "4", *_CLAIM), 1, 0.1),
     "paper": Preset((*_PAPER, "--epochs", "100", *_CLAIM), 3),
@@ -59,6 +71,7 @@ CLAIMS = {
 PROJECTOR = {
     "digits": Sweep((64, 256, 1024), 4, None),
     "cpu": Sweep((64, 256, 1024, 8192), 4, None),
+    "scarce": Sweep((64, 256, 1024, 8192), 4, None),
     "gpu": Sweep((64, 256, 1024, 8192), 4, None),
     "paper": Sweep((64, 128, 256, 512, 1024, 2048, 4096, 8192), 2, 512),
 }

@@ -1,20 +1,28 @@
-"""Trials: the learning rate and weight of both sides of claim 4, chosen on validation alike.
+"""Trials: what the sides of a claim choose on validation, each by as many runs.
 
-The baseline and the recommended recipe get as many trials each: all pairs of a rate and a weight,
-in multiples of the scale's rate and of the rule's weight at their width, of the shortest length of
-the study, with a seed of their own. The best linear probe on the validation split is taken; of
-equals, the pair nearest to the scale's and the rule's.
+The baseline and the recommended recipe of claim 4 have all pairs of a rate and a weight, in
+multiples of the scale's rate and of the rule's weight at their width, of the shortest length of the
+study; each K of claims 2 and 3 has as many rates, on all images, for as many encoded views as the
+study compares. All have a seed of their own. The best linear probe on the validation split is
+taken; of equals, the pair nearest to the scale's and the rule's.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis.harness import claims, cli
 from analysis.harness.methods import rule_weight
-from analysis.harness.recipes import Recipe, Scale, flags_of, name_of
+from analysis.harness.presets import CLAIMS
+from analysis.harness.recipes import Recipe, Scale, epochs_for, flags_of, name_of
+from analysis.harness.records import Record
+from analysis.harness.tables import markdown
 from analysis.harness.training import Flags
 
 SEED = 1000  # none that is reported
@@ -38,6 +46,84 @@ class Chosen(NamedTuple):
     ends: tuple[str, ...]  # `rate`, `weight`: which lie at an end of the grid
 
 
+Sides = dict[str, list[Trial]]
+
+
+class Tried(NamedTuple):
+    """The trials of a claim, as far as they are finished, and what each side chose."""
+
+    sides: Sides
+    wanted: Flags
+    records: list[Record]
+    table: pd.DataFrame  # a row for each finished one
+    chosen: dict[str, Chosen | None]
+    took_s: float
+
+    def left(self, scale: Scale) -> Scale:
+        """Return the scale with what is left of --seconds: none before the trials are finished."""
+        args = argparse.Namespace(**vars(scale.args))
+        if not all(self.chosen.values()):
+            args.seconds = 0.0
+        elif args.seconds is not None:
+            args.seconds = max(0.0, args.seconds - self.took_s)
+        return scale._replace(args=args)
+
+    def at_best_rates(self, scale: Scale, recipes: Iterable[Recipe]) -> list[Recipe]:
+        """Return recipes with the rate that was chosen for their K; as they are until all trials
+        are finished, and if there are none."""
+        best = {of.trial.recipe.views: of.trial.rate for of in self.chosen.values() if of}
+        if len(best) < len(self.chosen):
+            best = {}
+        return [with_factors(scale, each, best.get(each.views, 1.0), 1.0) for each in recipes]
+
+    def words(self, scale: Scale, length: str) -> str:
+        """Return the grid of the trials and what was chosen, in Markdown; length: of a trial, in
+        words."""
+        if not self.sides:
+            return ""
+        said = [in_words(scale, side, self.chosen[side], own) for side, own in self.sides.items()]
+        return (
+            f"\nTrials: linear accuracy (%) on validation by learning rate and weight, {length}, "
+            f"seed {SEED}; the best of each side in bold:\n\n"
+            f"{markdown(lines(scale, self.table, self.sides))}\n{' '.join(said)}\n"
+        )
+
+
+def add_rates(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of the rates that each K has trials of."""
+    default = "(default: the preset's; none: one rate for all K)"
+    text = f"learning rates tried for each K, in multiples of the scale's {default}"
+    parser.add_argument("--rates", type=cli.factor, nargs="*", metavar="F", help=text)
+
+
+def complete(scale: Scale, sides: Sides) -> Tried:
+    """Train the trials that are missing, and choose."""
+    began = time.monotonic()
+    every = [trial for side in sides.values() for trial in side]
+    wanted = {
+        name_of(scale, trial.recipe, SEED): flags_of(scale, trial.recipe, SEED) for trial in every
+    }
+    finished = claims.trained(scale, wanted, "trials") if wanted else []
+    table = claims.table_of(scale, finished)
+    chosen = {side: choose(scale, table, own) for side, own in sides.items()}
+    return Tried(sides, wanted, finished, table, chosen, time.monotonic() - began)
+
+
+def by_views(scale: Scale, views: Iterable[int]) -> Sides:
+    """Return the trials of each K: --rates, on all images, for the encoded views of the largest K
+    at E; none if there are no rates."""
+    rates = CLAIMS[scale.args.preset].rates if scale.args.rates is None else scale.args.rates
+    most = max(views) * scale.epochs
+    whole = {k: Recipe(k, scale.dim, epochs_for(k, 1.0, most)) for k in sorted(views)}
+    return {
+        f"K = {k}": [
+            Trial(rate, 1.0, with_factors(scale, recipe, rate, 1.0)) for rate in sorted(set(rates))
+        ]
+        for k, recipe in whole.items()
+        if rates
+    }
+
+
 def grid(scale: Scale, start: Recipe) -> list[Trial]:
     """Return the trials of a side, from its recipe at the scale's rate and the rule's weight."""
     return [
@@ -54,13 +140,6 @@ def with_factors(scale: Scale, recipe: Recipe, rate: float, weight: float) -> Re
         lr=None if rate == 1 else float(f"{rate * scale.cfg.lr:.3g}"),
         weight=None if weight == 1 else weight * at_rule,
     )
-
-
-def runs_of_trials(scale: Scale, trials: list[Trial]) -> Flags:
-    """Return name -> flags of effssl.train."""
-    return {
-        name_of(scale, trial.recipe, SEED): flags_of(scale, trial.recipe, SEED) for trial in trials
-    }
 
 
 def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | None:
@@ -81,7 +160,7 @@ def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | N
     return Chosen(trial, reached[best], tuple(ends))
 
 
-def lines(scale: Scale, table: pd.DataFrame, sides: dict[str, list[Trial]]) -> list[dict[str, Any]]:
+def lines(scale: Scale, table: pd.DataFrame, sides: Sides) -> list[dict[str, Any]]:
     """Return the grid as a table, a line for each side and rate, a column for each weight:
     accuracy in %, the best of a side in bold, nothing for a trial that is not finished."""
     linear = dict(zip(table["name"], table["linear"], strict=True)) if len(table) else {}

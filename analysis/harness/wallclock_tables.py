@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.harness import claim_rules, claims, trials, verdicts
+from analysis.harness import claim_rules, claims, verdicts
 from analysis.harness.recipes import Recipe, Scale
 from analysis.harness.speedups import Speedup, speedup
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
-from analysis.harness.trials import Chosen, Trial
 
 Planned = dict[str, list[Recipe]]
 Steps = dict[str, dict[str, float]]  # step_name -> milliseconds of its parts, encoded views
@@ -85,21 +84,6 @@ def summary(
         "standard deviation over seeds:\n\n"
         f"{markdown(_length_lines(scale, table, planned))}\n"
         f"Milliseconds of the parts of a training step:\n\n{markdown(_step_lines(steps))}"
-    )
-
-
-def trials_in_words(
-    scale: Scale,
-    table: pd.DataFrame,
-    sides: dict[str, list[Trial]],
-    chosen: dict[str, Chosen | None],
-) -> str:
-    """Return the grid of the trials and what was chosen, in Markdown."""
-    words = [trials.in_words(scale, side, chosen[side], own) for side, own in sides.items()]
-    return (
-        "\nTrials: linear accuracy (%) on validation by learning rate and weight, "
-        f"{scale.epochs} epoch{'s' * (scale.epochs > 1)}, seed {trials.SEED}; the best of each "
-        f"side in bold:\n\n{markdown(trials.lines(scale, table, sides))}\n{' '.join(words)}\n"
     )
 
 

@@ -214,6 +214,71 @@ def test_what_the_trials_choose_is_trained(tmp_path, monkeypatch):
     assert rows["bt_k4_d8192_w0.0001245_lr0.009_f1_e1_s0"]["recipe"] == "K = 4, d = 8192"
 
 
+def made_with_rates(module, tmp_path, rates, best):
+    """Write the trials of K = 2 and 4 at `rates`, best at `best` by K, and the runs that follow;
+    return the summary of the claim's command."""
+    flags = ["--runs", str(tmp_path), "--seeds", "2", "--rates", *map(str, rates)]
+    scale = scale_of(*flags[:4])
+    scale.args.rates = rates
+    sides = trials.by_views(scale, [2, 4])
+    assert list(sides) == ["K = 2", "K = 4"]
+    reached = {
+        trial.recipe: 30.0 + 5 * (trial.rate == best[trial.recipe.views])
+        for own in sides.values()
+        for trial in own
+    }
+    write_runs(scale, reached, lambda r, seed: (reached[r], 30.0), seeds=[trials.SEED])
+    tried = trials.complete(scale, sides)
+    planned = module.recipes(scale, [2, 4], *([[0.5, 1.0]] if module is subset else []))
+    every = planned[1] if module is subset else planned
+    chosen = tried.at_best_rates(scale, every)
+    assert {(r.views, r.lr) for r in chosen} == {
+        (k, None if rate == 1 else 0.009) for k, rate in best.items()
+    }
+    write_runs(scale, chosen, lambda r, seed: (40.0 + r.views, 60.0))
+    assert module.main([*NO_RECORDS, *flags, "--views", "2", "4", *parts_of(module)]) == 0
+    return (tmp_path / module.__name__.split(".")[-1] / "summary.md").read_text()
+
+
+def parts_of(module):
+    return ["--parts", "0.5", "1"] if module is subset else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [views, subset])
+def test_each_k_has_its_own_best_rate(module, tmp_path):
+    said = made_with_rates(module, tmp_path, [1.0, 3.0, 9.0], {2: 1.0, 4: 3.0})
+    assert "K = 2: of 3 trials the best has 35.0%, with rate 0.003" in said
+    assert "(the rate at an end of the grid: widen it)" in said.split("K = 4: of")[0]
+    assert "K = 4: of 3 trials the best has 35.0%, with rate 0.009 and weight w d = 3.4." in said
+    assert cells(said, "K = 4 | 0.009")[2] == "**35.0**"
+    folder = tmp_path / module.__name__.split(".")[-1]
+    rows = list(csv.DictReader((folder / "runs.csv").open()))
+    assert {(r["views"], r["lr"]) for r in rows} == {("2", "0.003"), ("4", "0.009")}
+    assert "s1000" not in (folder / "runs.csv").read_text()  # trials decide, and are not counted
+    count = len(rows) + 6
+    assert f"{count} of {count} runs finished" in said
+
+
+def test_no_rates_is_no_trial_and_the_scarce_scale_has_three_for_each_k():
+    scale = scale_of()
+    scale.args.rates = None
+    assert trials.by_views(scale, [2, 4, 8]) == {}
+    tried = trials.complete(scale, {})
+    assert tried.left(scale).args.seconds is None and tried.words(scale, "") == ""
+    assert tried.at_best_rates(scale, [Recipe(2, 256, 1)]) == [Recipe(2, 256, 1)]
+    scarce = scale_of("--preset", "scarce")
+    scarce.args.rates = None
+    sides = trials.by_views(scarce, [2, 8])
+    assert [len(own) for own in sides.values()] == [3, 3]
+    assert {t.recipe.views * t.recipe.epochs for own in sides.values() for t in own} == {400}
+    # The parts of the images are whole batches, so encoded views are equal.
+    fraction = scarce.cfg.images.fraction
+    for part in (0.25, 0.5, 1.0):
+        images = 10 * round(4500 * round(fraction * part, 6))
+        assert images == 5120 * part and images % scarce.cfg.optim.batch_size == 0
+
+
 def test_nothing_else_is_trained_before_the_trials_are_finished(tmp_path, monkeypatch):
     calls = []
 
