@@ -6,9 +6,9 @@ python analysis/gpu_evidence.py --preset digits --device cpu   # a rehearsal: al
 
 A piece is a command of this repository. Each call runs the pieces that have not ended, in order,
 until its seconds are used up; one that is stopped then goes on in the next call, or begins again if
-it cannot. OUT has what they wrote and said, records.jsonl, the claims' finished runs, beginning
-with those that are committed, and done.json, which says how each one ended. The last lines printed
-are a table of that."""
+it cannot. OUT has what they wrote and said, records-PRESET.jsonl, the claims' finished runs,
+beginning with those that are committed, and done.json, which says how each one ended. The last
+lines printed are a table of that."""
 
 from __future__ import annotations
 
@@ -71,16 +71,24 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     of_set = ("--data", "cifar10" if is_gpu else "digits", "--device", args.device)
     few = () if is_gpu else ("--image-size", "8", "--proj-dim", "16", "--batch-size", "64")
 
-    def study(name: str, *more: str) -> Piece:
-        script = (python, f"analysis/{name}.py", "--preset", args.preset, "--data-dir", data)
-        where = ("--runs", str(out / "runs"), "--out", str(out / name), "--seconds", "{seconds}")
-        return Piece(name, (*script, *where, *more))
+    def study(name: str, *more: str, preset: str = args.preset, called: str = "") -> Piece:
+        called = called or name
+        script = (python, f"analysis/{name}.py", "--preset", preset, "--data-dir", data)
+        runs = out / ("runs" if called == name else "runs-scarce")
+        where = ("--runs", str(runs), "--out", str(out / called), "--seconds", "{seconds}")
+        return Piece(called, (*script, *where, *more))
 
     def claim(name: str, *more: str) -> Piece:
         # Side by side, as a run's start takes as long as many seconds of training.
-        return study(
-            name, "--parallel", "3", "--records", str(_records(out)), "--save-records", *more
-        )
+        kept = ("--records", str(_records(out, args.preset)), "--save-records")
+        return study(name, "--parallel", "3", *kept, *more)
+
+    def scarce(name: str) -> Piece:
+        # Small runs, bound by the cores that launch them.
+        preset = "scarce" if is_gpu else args.preset
+        many = ("--parallel", "12") if is_gpu else ("--rates", "1", "3")
+        kept = ("--records", str(_records(out, "scarce")), "--save-records")
+        return study(name, *many, *kept, preset=preset, called=f"{name}-scarce")
 
     varied = (*(f"--views {k}" for k in (2, 4, 8)), "--views 4 --optimizer muon --lr 2e-2")
     steps = [word for flags in varied for word in ("--vary", flags)]
@@ -88,13 +96,13 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     of_device = ("tests/test_device.py", "tests/test_device_muon.py")
     tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *of_device)
     train = (python, "-m", "effssl.train", "--config", f"configs/{of_set[1]}.yaml")
-    # Without the graph, the seconds of a call are half of its length (LOG.md).
-    graph = ("--graph-muon",) if is_gpu else ()
     three = ("--", "--epochs", "3") if is_gpu else ()
-    train = (*train, "--out", str(out / "run"), "--go-on", *graph)
+    of_run = ("--out", str(out / "run"), "--go-on")
     return [
         Piece("tests", tests, (("EFFSSL_TEST_DEVICE", args.device),)),
-        Piece("train", (*train, "--data-dir", data, "--device", args.device)),
+        Piece("train", (*train, *of_run, "--data-dir", data, "--device", args.device)),
+        scarce("subset"),
+        scarce("views"),
         # Few trials: most of what they choose and of its runs is among the committed records.
         claim("wallclock", "--rates", *_RATES, "--weights", "1", "--seeds", "3", *three),
         claim("views", *three),
@@ -110,9 +118,10 @@ def _run_all(args: argparse.Namespace) -> None:
     check_writable(args.out, f"--out {args.out}")
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    committed = records.FOLDER / f"claims-{args.preset}.jsonl"
-    if committed.is_file() and not _records(args.out).exists():
-        write_text(_records(args.out), committed.read_text())
+    for preset in {args.preset, "scarce"} - {"digits"}:
+        committed = records.FOLDER / f"claims-{preset}.jsonl"
+        if committed.is_file() and not (file := _records(args.out, preset)).exists():
+            write_text(file, committed.read_text())
     wanted = [p for p in pieces(args) if args.only is None or p.name in args.only]
     ends, done = time.monotonic() + args.seconds, _read(args.out)
     for piece in wanted:
@@ -180,8 +189,8 @@ def _last_lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines()[-12:]
 
 
-def _records(out: Path) -> Path:
-    return out / "records.jsonl"
+def _records(out: Path, preset: str) -> Path:
+    return out / f"records-{preset}.jsonl"
 
 
 def _file(out: Path) -> Path:

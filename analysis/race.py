@@ -127,7 +127,7 @@ def _race(race: Race, wanted: list[Contender]) -> None:
     print(f"{runs.finished_of(finished, starts)} timed runs are finished")
     if race.args.save_records:
         own = [start for start in (*tried, *finished) if start.name not in race.known]
-        records.save(race.args.records, [race_runs.short_record_of(race, start) for start in own])
+        records.save(race.args.records, [race_runs.record_of(race, start) for start in own])
     if tried or finished:
         _write(race, wanted, tried, finished, chosen)
 

@@ -64,7 +64,7 @@ class Sweep(NamedTuple):
 CLAIMS = {
     "digits": Preset((*_DIGITS, "--epochs", "8", *_CLAIM), 3, 0.1),
     "cpu": Preset((*_CPU, *_CLAIM), 3, 0.1),
-    "scarce": Preset((*_SCARCE, "--epochs", "50", *_CLAIM), 5, 0.1, rates=(1 / 3, 1.0, 3.0)),
+    "scarce": Preset((*_SCARCE, "--epochs", "50", *_CLAIM), 5, 0.1, rates=(1.0, 3.0, 9.0)),
     # These runs take a minute: compiling would take as long as it saves, and count as training.
     "gpu": Preset((*_GPU, "--compile", "false", "--epochs", "4", *_CLAIM), 1, 0.1),
     "paper": Preset((*_PAPER, "--epochs", "100", *_CLAIM), 3),

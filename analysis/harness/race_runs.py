@@ -159,12 +159,6 @@ def record_of(race: Race, start: Start) -> Record:
     return of_folder(run) if training.has_result(run) else race.known[start.name]
 
 
-def short_record_of(race: Race, start: Start) -> Record:
-    """Return that without what was logged between probes, which no table needs."""
-    record = record_of(race, start)
-    return record | {"metrics": [each for each in record["metrics"] if each["kind"] == "probe"]}
-
-
 def _is_done(run: Path) -> bool:
     return training.has_result(run) or diverged(run)
 

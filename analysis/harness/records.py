@@ -4,8 +4,9 @@ A file holds one set of runs, a line each:
 
     {"kind": "run", "name": ..., "config": ..., "result": ..., "metrics": [...]}
 
-with what the run's folder has in files of these names, and `linear_all_labels` if subset.py
-measured that; and a line of kind "step_cost" for each measurement of steps by wallclock.py.
+with what the run's folder has in files of these names, of its metrics the probes alone, and
+`linear_all_labels` if subset.py measured that; and a line of kind "step_cost" for each measurement
+of steps by wallclock.py.
 """
 
 from __future__ import annotations
@@ -58,16 +59,22 @@ def read(file: Path) -> dict[str, Record]:
 
 
 def save(file: Path, records: Iterable[Record]) -> None:
-    """Put records into a file, in place of those of the same name; sorted by name. Raises
-    InputError for what is not a file."""
+    """Put records into a file, in place of those of the same name; sorted by name, without what was
+    logged between probes, which no table of theirs needs. Raises InputError for what is not a
+    file."""
     if file.exists() and not file.is_file():
         raise InputError(f"--records {file} is not a file")
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         kept = read(file) if file.is_file() else {}
-        kept |= {record["name"]: record for record in records}
+        kept |= {record["name"]: _short(record) for record in records}
         lines = [json.dumps(kept[name], separators=(",", ":")) for name in sorted(kept)]
         write_text(file, "".join(f"{line}\n" for line in lines))
+
+
+def _short(record: Record) -> Record:
+    probes = [each for each in record.get("metrics", ()) if each["kind"] == "probe"]
+    return record | {"metrics": probes} if "metrics" in record else record
 
 
 def of_folder(run: Path) -> Record:

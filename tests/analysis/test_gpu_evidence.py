@@ -79,9 +79,12 @@ def test_only_what_is_named_is_run(run, tmp_path):
 def test_committed_runs_are_not_trained_again(run, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_evidence.records, "FOLDER", tmp_path)
     (tmp_path / "claims-gpu.jsonl").write_text('{"name": "one"}\n')
-    records = tmp_path / "out" / "records.jsonl"
+    (tmp_path / "claims-scarce.jsonl").write_text('{"name": "two"}\n')
+    records = tmp_path / "out" / "records-gpu.jsonl"
+    of_scarce = tmp_path / "out" / "records-scarce.jsonl"
     run()
     assert records.read_text() == '{"name": "one"}\n'
+    assert of_scarce.read_text() == '{"name": "two"}\n'
     records.write_text("more\n")
     run()  # of the same evidence: what this machine has made stays
     assert records.read_text() == "more\n"
@@ -89,3 +92,4 @@ def test_committed_runs_are_not_trained_again(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     told = {p.name: p.command for p in gpu_evidence.pieces(args)}
     assert all(str(records) in told[claim] for claim in ("wallclock", "views", "subset"))
+    assert all(str(of_scarce) in told[f"{claim}-scarce"] for claim in ("views", "subset"))
