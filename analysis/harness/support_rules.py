@@ -8,6 +8,7 @@ import functools
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.harness.at_rule import at_rule, with_rule
@@ -20,6 +21,7 @@ from analysis.harness.verdicts import (
     groups,
     only,
     over_seeds,
+    pairs,
     plainly,
 )
 
@@ -43,6 +45,21 @@ def orthogonality(rows: pd.DataFrame) -> list[Part]:
         parts.append(over_seeds(says, less, unit=""))
     if not parts:
         raise Missing("orthogonality/runs.csv has no width at two weights, one of them the rule's")
+    return parts
+
+
+def gradient_noise(rows: pd.DataFrame) -> list[Part]:
+    """More views make less noise in the gradient at as many encoded views: in
+    gradient_noise/runs.csv, at each time of training, the base-2 logarithm of noise over signal at
+    K = 2 by that at K = 4, and by that at K = 8, of as many encoded views, is above 0."""
+    parts = []
+    as_many = only(rows, encoded_views=rows["encoded_views"].max())
+    for (at,), own in groups(as_many, "at"):
+        for k in (4, 8):
+            both = pairs(only(own, views=2), only(own, views=k), "to_signal")
+            halvings = np.log2(both["ours"] / both["others"])
+            says = f"after {at:.0%} of the steps, K = {k}: less noise than K = 2"
+            parts.append(over_seeds(says, halvings, unit="halvings"))
     return parts
 
 
@@ -175,6 +192,11 @@ ORTHOGONALITY = table_rule(
     "orthogonality/runs.csv",
     ("dim", "weight", "seed", "linear", "z/off_diagonal"),
     ("method",),
+)
+GRADIENT_NOISE = table_rule(
+    gradient_noise,
+    "gradient_noise/runs.csv",
+    ("at", "views", "images", "encoded_views", "seed", "to_signal"),
 )
 SPANS = table_rule(spans, "theory/spans.csv", ("views", "seed", "step", "span_error"), ("loss",))
 ESTIMATES = table_rule(
