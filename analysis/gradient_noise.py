@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,11 +35,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from analysis.harness import cli, gradients, plots, runs, support_rules, verdicts
+from analysis.harness.methods import NAMES, OF_CLAIMS, RULES, weight_flags
 from analysis.harness.presets import CLAIMS
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown, read_json, write_csv
-from effssl.cli import parse
-from effssl.config import Config
+from effssl import InputError
+from effssl.cli import RESUME_MAY_CHANGE, parse
+from effssl.config import Config, flat
 from effssl.optim import set_learning_rate
 from effssl.run.device import open_runtime
 from effssl.run.files import check_writable, write_json, write_text
@@ -60,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="cpu", help="scale of the training")
     add("--data-dir", type=cli.path, default=Path("data"), help="folder of the images")
+    add("--method", choices=RULES, default=OF_CLAIMS, help="loss, with the rule's weight")
     add("--out", type=cli.path, help="where all of it goes (default: runs/gradient_noise-PRESET)")
     add("--seeds", type=cli.count, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     at = "times of training, in parts of its steps (default: 0.04 0.2 1)"
@@ -88,20 +92,28 @@ def _study(args: argparse.Namespace) -> None:
     args.out = args.out or Path(f"runs/gradient_noise-{args.preset}")
     args.images = args.images or (16 if args.preset == "digits" else 64)
     flags = [*PRESETS[args.preset], "--data-dir", str(args.data_dir), *args.further]
+    flags += ["--method", args.method, *weight_flags(args.method, None)]
     cfg = parse([*flags, "--views", str(TRAINED_WITH), "--proj-hidden-dim", "256"])
     check_writable(args.out, f"--out {args.out}")
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
-        file = args.out / f"seed{seed}.json"
-        if not file.is_file():  # else measured by a call before
-            measured = list(measure(seeded(cfg, seed), args))
-            origin = machine(open_runtime(cfg.run.device, "fp32").device)
-            write_json(file, {"rows": measured, "settings": _settings(args)} | origin)
+        file, settings = args.out / f"seed{seed}.json", _settings(cfg, args)
+        if file.is_file():  # measured by a call before
+            was = read_json(file)["settings"]
+            if names := [name for name in settings if was.get(name) != settings[name]]:
+                raise InputError(f"{file} was measured with another {', '.join(names)}")
+            continue
+        measured = list(measure(seeded(cfg, seed), args))
+        origin = machine(open_runtime(cfg.run.device, "fp32").device)
+        write_json(file, {"rows": measured, "settings": settings} | origin)
     _write(args, [read_json(args.out / f"seed{seed}.json") for seed in range(args.seeds)])
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"at": args.at, "images": args.images, "batches": args.batches}
+def _settings(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides the figures of a seed, as JSON has it."""
+    kept = {name: value for name, value in flat(cfg).items() if name not in RESUME_MAY_CHANGE}
+    measured = {"at": args.at, "images": args.images, "batches": args.batches}
+    return json.loads(json.dumps(kept | measured, default=str))
 
 
 def seeded(cfg: Config, seed: int) -> Config:
@@ -167,7 +179,7 @@ def _write(args: argparse.Namespace, seeds: list[dict[str, Any]]) -> None:
         f"**More views make less noise of the gradient: {judged.verdict}.**\n\n"
         f"{verdicts.parts_table(judged.parts)}\n"
         f"Noise over signal, and the cosine to the reference, means over {len(seeds)} seeds with "
-        f"their deviation; {args.batches} batches each:\n\n{table(rows)}\n"
+        f"their deviation; {NAMES[args.method]}, {args.batches} batches each:\n\n{table(rows)}\n"
         f"{runs.origin(seeds, args.command)}\n"
     )
     write_text(args.out / "summary.md", text)

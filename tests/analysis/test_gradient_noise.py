@@ -107,6 +107,8 @@ def test_the_command_measures_writes_and_goes_on(digits_dir, tmp_path, capsys):
     assert gradient_noise.main(flags) == 0
     assert (tmp_path / "seed0.json").stat().st_mtime_ns == kept
     capsys.readouterr()
+    assert gradient_noise.main([*flags, "--lr", "0.1"]) == 2
+    assert "seed0.json was measured with another lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
