@@ -24,7 +24,8 @@ which stand beside it: how many times fewer views are encoded, and how many time
 
 With the small encoder of the CPU scale a projector 8192 wide costs more than the backbone, so the
 ratio there is larger than with a ResNet on a GPU. The ratio to K = 2 with d = 256, in which the
-projector has no part, is reported beside it.
+projector has no part, is reported beside it; --wide share takes a baseline whose projector is as
+large a part of the encoder as the paper's, 6% (harness/matched_width.py).
 
 Verdict: more than 2 times? Judged by log ratios, paired by seed. If a recipe's shortest run has the
 accuracy already its ratio is a lower bound, if none has it an upper one: then the interval is open
@@ -45,6 +46,7 @@ import torch
 from analysis.benchmarks import kept_steps
 from analysis.harness import claims, cli, records, training, trials
 from analysis.harness.claim_rules import FACTOR, TUNED, UNTUNED
+from analysis.harness.matched_width import matched_width
 from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, name_of, runs_of, scale_of
 from analysis.harness.tables import write_csv
 from analysis.harness.trials import Chosen, Trial
@@ -70,7 +72,8 @@ BASELINE, RECOMMENDED = "the baseline", "the recommended recipe"  # the sides of
 def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
     add, names = parser.add_argument, ("NAME", "FLAGS")
-    add("--wide", type=cli.count, default=8192, metavar="D", help="the baseline's width")
+    wide = "the baseline's width; share: that of the paper's part of the encoder (default: 8192)"
+    add("--wide", type=_width, default=8192, metavar="D", help=wide)
     extra = "K = 4 with further flags"
     add("--recipe", nargs=2, action="append", default=[], metavar=names, help=extra)
     rates = "learning rates of the trials, in multiples of the scale's (default: 1/3, 1, 3)"
@@ -80,7 +83,18 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.read_flags(parser, argv)
     if (args.seeds or 0) > trials.SEED:
         parser.error(f"--seeds {args.seeds}: seed {trials.SEED} is that of the trials")
-    return cli.exit_code(lambda: _claim(scale_of(args, "wallclock")))
+    return cli.exit_code(lambda: _claim(_with_a_width(scale_of(args, "wallclock"))))
+
+
+def _width(text: str) -> int | None:
+    return None if text == "share" else cli.count(text)
+
+
+def _with_a_width(scale: Scale) -> Scale:
+    if scale.args.wide is None:
+        scale.args.wide = matched_width(scale.cfg)
+        print(f"--wide share: {scale.args.wide}")
+    return scale
 
 
 def sides(scale: Scale) -> dict[str, list[Trial]]:
