@@ -20,9 +20,9 @@ _EPOCHS = 1_000_000
 
 
 class Noise(NamedTuple):
-    """Of the gradients g_i of m batches: their variance, E |g_i - E g|^2, summed over parameters;
-    the squared length of their mean, |E g|^2; both unbiased. cosine: the mean of that of g_i and a
-    reference."""
+    """The moments of the gradients g_i of m batches, without bias. variance: E |g_i - E g|^2,
+    summed over parameters; signal: the squared length of the mean, |E g|^2; cosine: the mean of
+    that of g_i and a reference."""
 
     variance: float
     signal: float

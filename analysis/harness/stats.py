@@ -3,6 +3,7 @@ lengths."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,18 @@ def p_value(mean: Estimate, above: float) -> float:
         return 1.0
     away, error = abs(mean.mean - above), mean.std / math.sqrt(mean.n)
     return float(2 * stdtr(mean.n - 1, -away / error)) if error else float(away == 0)
+
+
+def seeds_needed(mean: Estimate, above: float, level: float, most: int = 1000) -> int | None:
+    """Return how many seeds in all would leave Student's p that the mean is `above` at `level` or
+    below, if mean and deviation stay what they are; None if more than `most`, and for one seed."""
+    if mean.n < 2 or p_value(mean._replace(n=most), above) > level:
+        return None
+    counts = range(2, most + 1)  # over which p falls
+    first = bisect.bisect_left(
+        counts, True, key=lambda n: p_value(mean._replace(n=n), above) <= level
+    )
+    return counts[first]
 
 
 def holm(p: np.ndarray) -> np.ndarray:

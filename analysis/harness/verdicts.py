@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.harness.rules import Rule, title
-from analysis.harness.stats import Estimate, estimate, holm, interval, p_value
+from analysis.harness.stats import Estimate, estimate, holm, interval, p_value, seeds_needed
 from analysis.harness.tables import Missing, markdown
 
 HOLDS, IN_PART, DOES_NOT = "holds", "holds in part", "does not hold"
@@ -41,8 +41,9 @@ GENERAL_RULE = (
     "control passes it too is not decided here. A part that is no mean over seeds is `yes` or "
     "`no` as it was seen. A claim does not hold if any part is `no`, whatever the others are; it "
     "holds if all are `yes`, and in part if some are; else it is not decided, not decided here if "
-    "no part is open, or not measured yet. Accuracies are linear probes on the validation split, "
-    "differences in points of percent."
+    "no part is open, or not measured yet. Beside an open part stands how many seeds would answer "
+    "it if mean and deviation stayed, by the strictest of Holm's steps. Accuracies are linear "
+    "probes on the validation split, differences in points of percent."
 )
 
 
@@ -59,6 +60,8 @@ class Part(NamedTuple):
     label: str = ""  # `says` in a few words, for a picture
     p: float | None = None
     corrected: float | None = None
+    above: float = 0.0  # what the mean is asked to lie above
+    needed: int | None = None  # seeds in all that would answer an open part
 
 
 class Verdict(NamedTuple):
@@ -102,7 +105,7 @@ def _verdict(parts: list[Part]) -> Verdict:
 
 def corrected(parts: list[Part]) -> list[Part]:
     """Return the parts of one claim with p corrected by Holm; open are those that this leaves above
-    5%."""
+    5%, with the number of seeds that would answer them."""
     tested = [part for part in parts if part.p is not None]
     by_holm = iter(holm(np.array([part.p for part in tested])).tolist())
     answered = []
@@ -110,7 +113,11 @@ def corrected(parts: list[Part]) -> list[Part]:
         p = None if part.p is None else next(by_holm)
         doubted = p is not None and p > LEVEL and part.outcome in ("yes", "no")
         outcome = "open" if doubted else part.outcome
-        answered.append(part._replace(outcome=outcome, corrected=p))
+        needed = None
+        if outcome == "open" and part.mean is not None:
+            # By the strictest of Holm's steps, which the other parts may spare it.
+            needed = seeds_needed(part.mean, part.above, LEVEL / len(tested))
+        answered.append(part._replace(outcome=outcome, corrected=p, needed=needed))
     return answered
 
 
@@ -181,7 +188,7 @@ def over_seeds(
     seen = f"{mean.mean:{form}} {unit}".strip()
     seen += f", {spread(mean, form)}"
     p = p_value(mean, above)
-    return Part(says, answer(mean, above), seen, mean, unit, note, label, p)
+    return Part(says, answer(mean, above), seen, mean, unit, note, label, p, above=above)
 
 
 def spread(mean: Estimate, form: str) -> str:
@@ -196,6 +203,12 @@ def shown_p(part: Part) -> str:
     if part.corrected is None or part.outcome in ("idle", "missing"):
         return ""
     return f"{part.corrected:.2g}" if part.corrected >= 0.001 else "< 0.001"
+
+
+def notes(part: Part) -> str:
+    """Return what is to be said beside a part's figures."""
+    needed = f"about {part.needed} seeds would tell" if part.needed else ""
+    return "; ".join(filter(None, (part.note, needed)))
 
 
 def plainly(says: str, holds: bool, seen: str) -> Part:
@@ -218,7 +231,7 @@ def parts_table(parts: Iterable[Part]) -> str:
                 "seeds": part.mean.n if part.mean else 0,
                 "p (Holm)": shown_p(part),
                 "answer": OUTCOMES[part.outcome],
-                "note": part.note,
+                "note": notes(part),
             }
         )
     return markdown(rows)

@@ -54,7 +54,7 @@ def _row(part: Part) -> dict[str, str]:
         "part": part.says,
         "answer": verdicts.OUTCOMES[part.outcome],
         "p (Holm)": verdicts.shown_p(part),
-        "measured": "; ".join(text for text in (part.seen, part.note) if text),
+        "measured": "; ".join(text for text in (part.seen, verdicts.notes(part)) if text),
     }
 
 

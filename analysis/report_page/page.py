@@ -54,6 +54,7 @@ def page(results: Path) -> str:
         outcome_colours=_OUTCOME_COLOURS,
         not_measured=verdicts.NOT_MEASURED,
         shown_p=verdicts.shown_p,
+        notes_on=verdicts.notes,
         general_rule=verdicts.GENERAL_RULE,
         sections=sections,
         further=[folder_of(results, name, commands) for name in others if name not in in_sections],

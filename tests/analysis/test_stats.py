@@ -82,6 +82,30 @@ def test_holm_leaves_parts_open_and_counts_those_not_measured():
     assert answers(close, verdicts.plainly("", False, "")) == ["yes", "no"]
 
 
+def test_seeds_needed_are_those_that_would_answer_it():
+    mean = stats.estimate([1.0, 2.0, 0.0])
+    n = stats.seeds_needed(mean, 0.0, 0.05)
+    for count, told in ((n - 1, False), (n, True)):
+        t = mean.mean / (mean.std / math.sqrt(count))
+        assert bool(2 * scipy.stats.t.sf(t, count - 1) <= 0.05) is told
+    assert stats.seeds_needed(mean, 0.0, 0.01) > n
+    assert stats.seeds_needed(mean, -9.0, 0.05) < n
+    assert stats.seeds_needed(mean, 1.0, 0.05) is None  # lies on it
+    assert stats.seeds_needed(stats.estimate([3.0]), 0.0, 0.05) is None
+
+
+def test_an_open_part_says_how_many_seeds_would_tell():
+    (part,) = verdicts.corrected([verdicts.over_seeds("", [1.0, 2.0, 0.0], note="why")])
+    assert (
+        part.outcome == "open"
+        and verdicts.notes(part) == f"why; about {part.needed} seeds would tell"
+    )
+    pair = verdicts.corrected([part, part])
+    assert pair[0].needed > part.needed  # two questions
+    (sure,) = verdicts.corrected([verdicts.over_seeds("", [1.0, 1.1, 0.9])])
+    assert sure.outcome == "yes" and sure.needed is None and verdicts.notes(sure) == ""
+
+
 def test_differences_are_paired_by_seed():
     a, b = {0: 50.0, 1: 61.0, 2: 70.0, 3: 1.0}, {2: 69.0, 1: 59.0, 0: 49.5, 7: 0.0}
     ours, theirs = (pd.DataFrame({"seed": x.keys(), "linear": x.values()}) for x in (a, b))
