@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,16 @@ def told_of_in_errors(run: Path) -> Iterator[None]:
 def load(path: Path) -> dict[str, Any]:
     """Read a state onto the CPU, without running any code in it.
 
-    Raises InputError for a missing or damaged file.
+    Raises InputError for a missing or damaged file. torch does not look at the checksums that it
+    writes, so a bit that flipped on the disk would be a wrong weight.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            if name := file.testzip():
+                raise InputError(f"{path} is damaged: the checksum of {name} is another")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises many types for damaged files

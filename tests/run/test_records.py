@@ -71,6 +71,26 @@ def test_a_missing_or_damaged_checkpoint_is_named(tmp_path, content):
         checkpoint.load(path)
 
 
+def test_no_flipped_bit_of_a_checkpoint_becomes_a_wrong_weight(tmp_path):
+    path, rng = tmp_path / "checkpoint.pt", np.random.default_rng(0)
+    state = {"model": {"w": torch.randn(30, 100), "n": torch.arange(9)}, "step": 3, "loss": 0.25}
+    checkpoint.save(path, state)
+    whole, found = path.read_bytes(), 0
+    places = [*rng.choice(len(whole), 300, replace=False), *range(60), *range(-60, 0)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            loaded = checkpoint.load(path)
+        except InputError as error:
+            assert f"{path} is damaged" in str(error) and "\n" not in str(error)
+            found += 1
+        else:  # a bit that says nothing
+            torch.testing.assert_close(loaded, state, rtol=0, atol=0)
+    assert found > 0.8 * len(places)
+
+
 def test_the_clock_leaves_pauses_out_and_goes_on_from_before():
     settled = []
     clock = Clock(100.0, lambda: settled.append(True))
