@@ -14,7 +14,9 @@ shows in the second alone.
 Verdict, written before the first run: is the noise over signal of K = 4 and of K = 8 below that of
 K = 2 at as many encoded views, at each time? Base-2 logarithms of ratios, paired by seed, each seed
 with its own training; p corrected by Holm for six questions. At as many images it falls if views
-are of any use, which decides nothing and is in the table."""
+are of any use, which decides nothing and is in the table. So is the variance by itself, whose ratio
+needs no mean gradient: at the end of a training there is hardly any. That column was added after
+the first run."""
 
 from __future__ import annotations
 
@@ -31,14 +33,13 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # the checkout: see __init__.py
 
 import pandas as pd
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from analysis.harness import cli, gradients, plots, runs, support_rules, verdicts
+from analysis.harness.gradient_tables import picture, table
 from analysis.harness.methods import NAMES, OF_CLAIMS, RULES, weight_flags
 from analysis.harness.presets import CLAIMS
-from analysis.harness.stats import mean_std
-from analysis.harness.tables import markdown, read_json, write_csv
+from analysis.harness.tables import read_json, write_csv
 from effssl import InputError
 from effssl.cli import RESUME_MAY_CHANGE, parse
 from effssl.config import Config, flat
@@ -184,55 +185,6 @@ def _write(args: argparse.Namespace, seeds: list[dict[str, Any]]) -> None:
     )
     write_text(args.out / "summary.md", text)
     print(f"{text}\n{args.out / 'summary.md'}")
-
-
-def table(rows: pd.DataFrame) -> str:
-    """Return a line for each time, K and number of images, those of as many views together."""
-    lines = []
-    for (at, views, images), own in verdicts.groups(
-        rows.sort_values(["at", "encoded_views", "views"]), "at", "views", "images"
-    ):
-        lines.append(
-            {
-                "after": f"{at:.0%} of the steps",
-                "K": views,
-                "images": images,
-                "encoded views": views * images,
-                "noise over signal": mean_std(own["to_signal"], "{:.2f}"),
-                "cosine": mean_std(own["cosine"], "{:.3f}"),
-            }
-        )
-    return markdown(lines)
-
-
-def picture(rows: pd.DataFrame) -> Figure:
-    """Draw noise over signal and cosine against encoded views, for each time and K."""
-    times = sorted(rows["at"].unique())
-    figure = Figure(figsize=(3.6 * len(times), 6))
-    grid = figure.subplots(2, len(times), sharey="row", sharex=True, squeeze=False)
-    for column, at in enumerate(times):
-        for row, (what, label) in enumerate(
-            (("to_signal", "noise over signal"), ("cosine", "cosine to the reference"))
-        ):
-            panel = grid[row][column]
-            for views, of_views in verdicts.groups(rows[rows["at"] == at], "views"):
-                points = [
-                    (own["encoded_views"], own[what])
-                    for _, own in verdicts.groups(of_views, "encoded_views")
-                ]
-                look = plots.style_of_views(views[0])
-                plots.draw(panel, points, **look, label=f"K = {views[0]}")
-            panel.set_xscale("log", base=2)
-            panel.grid(alpha=0.3)
-            if row == 0:
-                panel.set_yscale("log", base=2)
-                panel.set_title(f"after {at:.0%} of the steps")
-            if column == 0:
-                panel.set_ylabel(label)
-        grid[1][column].set_xlabel("encoded views of a batch")
-    plots.legend_below(figure, grid[0][0])
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    return figure
 
 
 if __name__ == "__main__":

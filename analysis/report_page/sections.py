@@ -86,6 +86,12 @@ SUPPORT = (
         ("theory",),
     ),
     Section(
+        "The noise of the gradient",
+        "At as many encoded views, batches of more views make less noise in the gradient.",
+        (support_rules.GRADIENT_NOISE,),
+        ("gradient_noise",),
+    ),
+    Section(
         "The decorrelation rule",
         "The best decorrelation weight falls as 1/d: 3.4 / d for Barlow Twins, 40 / d of the "
         "invariance for VICReg.",
@@ -129,6 +135,7 @@ COMMANDS = {
 COMMANDS |= {
     "orthogonality": "python analysis/orthogonality.py",
     "theory": "python analysis/theory.py",
+    "gradient_noise": "python analysis/gradient_noise.py --data-dir DIR",
     "weight_rule": "python analysis/weight_rule.py --data-dir DIR",
     "losses_cost": "python -m analysis.benchmarks.losses",
     "throughput": "python -m analysis.benchmarks.loading --set 32 cifar10 DIR",
@@ -138,6 +145,10 @@ COMMANDS |= {
 # What a picture shows, for those who cannot see it.
 ALT = {
     "race.png": "Linear accuracy against seconds of training: effssl's recipes, other tools.",
+    "gradient_noise.png": (
+        "Variance of the gradient, and its cosine to a reference, against the encoded views of a "
+        "batch, for each number of views, at three times of training."
+    ),
     "projector.png": (
         "Linear accuracy against the projector's width and against weight times width."
     ),

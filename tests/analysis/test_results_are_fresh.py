@@ -38,6 +38,12 @@ MADE_BY = {
     ),
     "label_free": (*TRAINING, "effssl/evaluation", "analysis/label_free.py"),
     "starting": (*TRAINING, *PROBES, "analysis/starting.py", "configs/cifar10_cpu.yaml"),
+    "gradient_noise": (
+        *TRAINING,
+        "analysis/gradient_noise.py",
+        "analysis/harness/gradients.py",
+        "analysis/harness/presets.py",
+    ),
     "theory": (
         *("analysis/theory.py", "analysis/harness/ring.py", "effssl/losses"),
         "effssl/evaluation/spectrum.py",
