@@ -24,8 +24,8 @@ test: $(VENV)/.installed  ## set up if needed, then lint, types, import layers a
 	@$(LINT)
 	$(PYTEST)
 
-test-slow: $(VENV)/.installed  ## 50 kills at random moments and an hour of steps, beside each other
-	@OMP_NUM_THREADS=1 EFFSSL_KILLS=50 EFFSSL_SOAK_S=3600 $(BIN)/pytest -n 2 -rP tests/train/test_faults.py
+test-slow: $(VENV)/.installed  ## 50 kills at random moments and half an hour of steps, beside each other
+	@OMP_NUM_THREADS=1 EFFSSL_KILLS=50 EFFSSL_SOAK_S=1800 $(BIN)/pytest -n 2 -rP tests/train/test_faults.py
 
 gpu-evidence: $(VENV)/.installed  ## what is to be measured on a GPU, eight minutes a call, each going on: DATA_DIR=DIR OUT=DIR
 	@$(BIN)/python analysis/gpu_evidence.py --data-dir "$(or $(DATA_DIR),data)" --out "$(or $(OUT),runs/gpu-evidence)" $(FLAGS)

@@ -1,5 +1,5 @@
 """Kills at random moments, and hours of steps. As many as a clean machine has time for:
-EFFSSL_KILLS=50 EFFSSL_SOAK_S=3600 (make test-slow) for as many as it takes."""
+EFFSSL_KILLS=50 EFFSSL_SOAK_S=1800 (make test-slow) for as many as it takes."""
 
 from __future__ import annotations
 
