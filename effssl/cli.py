@@ -156,7 +156,8 @@ def _read_yaml(path: Path, flags: Given | None = None) -> Given:
         raise InputError(f"{path}: expected `key: value` lines")
     for key in settings:
         if key not in _IN_FILES:
-            raise InputError(f"{path}: unknown key {key}{did_you_mean(str(key), _IN_FILES)}")
+            name = " ".join(str(key).split())
+            raise InputError(f"{path}: unknown key {name}{did_you_mean(name, _IN_FILES)}")
         if settings[key] is None and key not in _OPTIONAL:
             raise InputError(f"{path}: {key} has no value (nor has `~`: '~' is the home folder)")
     if flags is not None and settings.get("transform") and "transform" not in flags:

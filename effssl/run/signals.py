@@ -94,9 +94,7 @@ def exit_code(
         # RANK is set by torchrun; the group may not be there any more.
         if os.environ.get("RANK", "0") == "0":
             what = "a name that is not UTF-8: " if isinstance(error, UnicodeError) else ""
-            # A name may have an end of line in it.
-            line = "\\n".join(f"error: {what}{error}".splitlines())
-            print(line, file=sys.stderr)
+            print(f"error: {what}{error}", file=sys.stderr)
         return DIVERGED if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
