@@ -74,21 +74,21 @@ def pieces(args: argparse.Namespace) -> list[Piece]:
     def study(name: str, *more: str, preset: str = args.preset, called: str = "") -> Piece:
         called = called or name
         script = (python, f"analysis/{name}.py", "--preset", preset, "--data-dir", data)
-        runs = out / ("runs" if called == name else "runs-scarce")
-        where = ("--runs", str(runs), "--out", str(out / called), "--seconds", "{seconds}")
-        return Piece(called, (*script, *where, *more))
+        where = ("--runs", str(out / f"runs-{preset}"), "--out", str(out / called))
+        return Piece(called, (*script, *where, "--seconds", "{seconds}", *more))
+
+    def kept(preset: str) -> tuple[str, ...]:
+        return ("--records", str(_records(out, preset)), "--save-records")
 
     def claim(name: str, *more: str) -> Piece:
         # Side by side, as a run's start takes as long as many seconds of training.
-        kept = ("--records", str(_records(out, args.preset)), "--save-records")
-        return study(name, "--parallel", "3", *kept, *more)
+        return study(name, "--parallel", "3", *kept(args.preset), *more)
 
     def scarce(name: str) -> Piece:
         # Small runs, bound by the cores that launch them.
         preset = "scarce" if is_gpu else args.preset
         many = ("--parallel", "12") if is_gpu else ("--rates", "1", "3")
-        kept = ("--records", str(_records(out, "scarce")), "--save-records")
-        return study(name, *many, *kept, preset=preset, called=f"{name}-scarce")
+        return study(name, *many, *kept(preset), preset=preset, called=f"{name}-scarce")
 
     varied = (*(f"--views {k}" for k in (2, 4, 8)), "--views 4 --optimizer muon --lr 2e-2")
     steps = [word for flags in varied for word in ("--vary", flags)]

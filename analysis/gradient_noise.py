@@ -68,19 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=cli.path, help="where all of it goes (default: runs/gradient_noise-PRESET)")
     add("--seeds", type=cli.count, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     at = "times of training, in parts of its steps (default: 0.04 0.2 1)"
-    add("--at", type=_part, nargs="+", default=[0.04, 0.2, 1.0], metavar="PART", help=at)
+    add("--at", type=cli.part, nargs="+", default=[0.04, 0.2, 1.0], metavar="PART", help=at)
     images = "images of the smallest batch, that of K = 8 (default: 64; digits 16)"
     add("--images", type=cli.count, metavar="N", help=images)
     batches = "batches of each kind, two or more (default: 32)"
     add("--batches", type=_two_or_more, default=32, metavar="M", help=batches)
     args = cli.read_flags(parser, argv)
     return cli.exit_code(lambda: _study(args))
-
-
-def _part(text: str) -> float:
-    if not 0 < (part := float(text)) <= 1:
-        raise ValueError
-    return part
 
 
 def _two_or_more(text: str) -> int:

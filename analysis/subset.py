@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--views", type=cli.count, nargs="+", default=[2, 4, 8], metavar="K")
     parts_of_all, among = [0.25, 0.5, 1.0], "1 among them"
     add = parser.add_argument
-    add("--parts", type=_part, nargs="+", default=parts_of_all, metavar="F", help=among)
+    add("--parts", type=cli.part, nargs="+", default=parts_of_all, metavar="F", help=among)
     trials.add_rates(parser)
     args = cli.read_flags(parser, argv)
     views, parts = sorted(set(args.views)), sorted({*args.parts, 1.0})
@@ -69,12 +69,6 @@ def recipes(
     ]
     fewest = min(views)
     return [r for r in every if r.views == fewest or r.part == fewest / r.views], every
-
-
-def _part(text: str) -> float:
-    if not 0 < (part := float(text)) <= 1:
-        raise ValueError
-    return part
 
 
 def _claim(scale: Scale, views: list[int], parts: list[float]) -> None:

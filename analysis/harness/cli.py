@@ -89,6 +89,13 @@ def factor(text: str) -> float:
     return number
 
 
+def part(text: str) -> float:
+    """Return a flag's part of a whole, in (0, 1]. Raises ValueError."""
+    if not 0 < (number := float(text)) <= 1:
+        raise ValueError
+    return number
+
+
 def split_further(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Return the script's own flags, and those after `--`, which are effssl.train's."""
     tokens = list(sys.argv[1:] if argv is None else argv)

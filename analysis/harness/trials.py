@@ -113,6 +113,8 @@ def by_views(scale: Scale, views: Iterable[int]) -> Sides:
     """Return the trials of each K: --rates, on all images, for the encoded views of the largest K
     at E; none if there are no rates."""
     rates = CLAIMS[scale.args.preset].rates if scale.args.rates is None else scale.args.rates
+    if not rates:
+        return {}
     most = max(views) * scale.epochs
     whole = {k: Recipe(k, scale.dim, epochs_for(k, 1.0, most)) for k in sorted(views)}
     return {
@@ -120,7 +122,6 @@ def by_views(scale: Scale, views: Iterable[int]) -> Sides:
             Trial(rate, 1.0, with_factors(scale, recipe, rate, 1.0)) for rate in sorted(set(rates))
         ]
         for k, recipe in whole.items()
-        if rates
     }
 
 

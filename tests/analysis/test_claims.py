@@ -264,6 +264,7 @@ def test_no_rates_is_no_trial_and_the_scarce_scale_has_three_for_each_k():
     scale = scale_of()
     scale.args.rates = None
     assert trials.by_views(scale, [2, 4, 8]) == {}
+    assert trials.by_views(scale, [3, 8]) == {}  # whose encoded views would not come out equal
     tried = trials.complete(scale, {})
     assert tried.left(scale).args.seconds is None and tried.words(scale, "") == ""
     assert tried.at_best_rates(scale, [Recipe(2, 256, 1)]) == [Recipe(2, 256, 1)]
