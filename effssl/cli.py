@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -29,11 +28,12 @@ def _optional(kind: type) -> list[str]:
 
 
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves
-# the weights, but that it may also be given more epochs.
+# the weights by more than rounding, but that it may also be given more epochs.
 RESUME_MAY_CHANGE = {
-    *("data_dir", "beton_dir", "workers", "max_seconds", "device", "out", "resume", "log_to"),
-    *("max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
-    *("profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
+    *("data_dir", "beton_dir", "workers", "loader", "max_seconds", "device", "out", "resume"),
+    *("log_to", "max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
+    *("normalize", "profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
+    "graph_muon",
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "go_on", "plan", "look"))
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> Config:
 
     Raises InputError for anything that is not a valid setting. `--help` prints help and exits.
     """
-    flags = read_flags(Config, "train", _arguments(argv))
+    flags = read_flags(Config, "train", argv)
     asks_help = flags.pop("help", False)
     given: Given = {}
     for file in flags.pop("config", []):
@@ -104,10 +104,6 @@ def load(path: Path) -> Config:
     return _config(_read_yaml(path))
 
 
-def _arguments(argv: list[str] | None) -> list[str]:
-    return sys.argv[1:] if argv is None else argv
-
-
 def _path(flag: str, text: str) -> Path:
     try:
         return local_path(text)
@@ -116,7 +112,7 @@ def _path(flag: str, text: str) -> Path:
 
 
 def _parse_job(kind: type[T], job: str, argv: list[str] | None) -> T:
-    given = read_flags(kind, job, _arguments(argv))
+    given = read_flags(kind, job, argv)
     if given.pop("help", False):
         defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         print_help(kind, job, {k: v for k, v in defaults.items() if v is not dataclasses.MISSING})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -28,13 +29,15 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message.removeprefix("argument "))
 
 
-def read_flags(kind: type, job: str, argv: list[str]) -> Given:
-    """Return the fields of `kind` that argv gives, and `help` and `config` if they are there.
+def read_flags(kind: type, job: str, argv: list[str] | None) -> Given:
+    """Return the fields of `kind` that argv (sys.argv when None) gives, and `help` and `config` if
+    they are there.
 
     Raises InputError for a flag that is unknown or lacks a value; values are not looked at.
     """
     parser = _parser(kind, job)
-    given, unknown = parser.parse_known_intermixed_args([_with_hyphens(token) for token in argv])
+    tokens = sys.argv[1:] if argv is None else argv
+    given, unknown = parser.parse_known_intermixed_args([_with_hyphens(token) for token in tokens])
     if unknown and not unknown[0].startswith("--"):
         raise InputError(f"unexpected argument {unknown[0]}")
     if unknown:

@@ -15,7 +15,9 @@ from effssl.ranges import (
     GrayRange,
     ImageSize,
     JpegQuality,
+    LoaderName,
     LocalPath,
+    Normalizing,
     NotNegative,
     Part,
     PositiveFinite,
@@ -53,6 +55,10 @@ class Storage:
     """JPEG quality of what is stored as JPEG."""
     workers: AtLeast1 = 2
     """Threads that load, in each process; processes that write the .beton. It alters no result."""
+    loader: LoaderName = "auto"
+    """What reads and writes the .beton: FFCV, or threads of this process, which need no FFCV. JPEGs
+    are decoded and encoded by other libraries then, which round differently. auto: FFCV if it can
+    be imported."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
     gray_range: GrayRange | None = None
@@ -142,6 +148,9 @@ class Augment:
     """Mean that views are normalised with, RGB in [0, 1]."""
     std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)
     """Standard deviation that views are normalised with; of images of one value, take 1."""
+    normalize: Normalizing = "given"
+    """auto: `mean` and `std` are measured on the training images when a run begins, and its
+    config.yaml has them."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

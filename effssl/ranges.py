@@ -139,6 +139,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Decay = Literal["cosine", "linear"]
 OptimizerName = Literal["adamw", "adam", "muon", "lars", "sgd"]
 Storing = Literal["auto", "lossless"]
+LoaderName = Literal["auto", "ffcv", "threads"]
+Normalizing = Literal["given", "auto"]
 SetName = Literal[
     "digits", "cifar10", "cifar100", "stl10", "imagenet", "imagenet100", "folder", "list", "hf"
 ]

@@ -180,8 +180,8 @@ def read_all(path, count, *, workers=2, batch_size=5, square=None):
 
     square: side of the central squares that images of varied size are decoded to.
     """
-    from effssl.data.ffcv_decoders import WholeImageDecoder
-    from effssl.data.ffcv_loader import open_loader, read_batches
+    from effssl.data.loader import open_loader, read_batches
+    from effssl.data.pixels import WholeImageDecoder
     from effssl.views.decode_crops import CentralCropDecoder
 
     decoder = WholeImageDecoder() if square is None else CentralCropDecoder((square, square))
@@ -202,7 +202,7 @@ def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
 
 
 def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
-    from effssl.data.ffcv_loader import read_batches
+    from effssl.data.loader import read_batches
 
     def pages() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1])

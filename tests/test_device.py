@@ -13,8 +13,8 @@ import torch
 
 from effssl import cli, optim
 from effssl.data.beton import ensure_beton
-from effssl.data.ffcv_decoders import WholeImageDecoder
-from effssl.data.ffcv_loader import open_loader, read_batches
+from effssl.data.loader import open_loader, read_batches
+from effssl.data.pixels import WholeImageDecoder
 from effssl.data.sources import open_source
 from effssl.embed import embed_set
 from effssl.evaluate import run as evaluate

@@ -9,9 +9,10 @@ grayscale: the CIFAR-10 recipe of arXiv 2312.10725) of the same images with the 
 workers, as normalised floats, which an encoder takes:
 
 - effssl: .beton read once; JPEGs decoded once for K crops; the rest in one pass on the device; -
-FFCV, a pipeline per view: the same .beton, K pipelines, each decoding for itself (FFCV has no
-grayscale); - torchvision: a DataLoader with transforms v2 on Pillow images; - lightly's VICReg
-views and solo-learn's pipeline in a DataLoader, if these packages are installed.
+effssl without FFCV: the same, read by threads; - FFCV, a pipeline per view: the same .beton, K
+pipelines, each decoding for itself (FFCV has no grayscale); - torchvision: a DataLoader with
+transforms v2 on Pillow images; - lightly's VICReg views and solo-learn's pipeline in a DataLoader,
+if these packages are installed.
 
 DataLoaders get small images of one size (which effssl stores raw) from memory, others as JPEG files
 of the same longest side and quality. Every one runs in a process of its own, and only one at a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ CONTENDERS: dict[str, Callable[[Case, str], Pass]] = {
     "torchvision": torchvision_views,
     "lightly": lightly_views,
     "solo-learn": solo_views,
+    "effssl without FFCV": functools.partial(effssl_views, reader="threads"),
 }
 COLOUR_ONLY = ("lightly", "solo-learn")  # their own pipelines, which end in normalised tensors
 

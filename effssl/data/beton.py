@@ -14,20 +14,23 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ffcv.reader
 import numpy as np
-from ffcv.fields.rgb_image import IMAGE_MODES
 from filelock import FileLock, Timeout
 from PIL import Image
 
 from effssl import InputError
+from effssl.data.beton_file import RAW, bytes_of, open_file
+from effssl.data.checksums import Checksums
 from effssl.data.decode import judge_gray
-from effssl.data.ffcv_writer import Complaint, about_bytes, listing, write
+from effssl.data.loader import Reader, reader_of
 from effssl.data.sources import Source
+from effssl.data.storing import Complaint, Written, about_bytes, listing
 from effssl.image_config import Storage
+from effssl.run.files import to_disk
 
 FORMAT = 2  # of what is written into a .beton; raise it when that changes
 READ_BACK = 1_000  # images whose pixels check_beton reads at most
@@ -43,6 +46,7 @@ class Beton(NamedTuple):
     identity: str  # see sources.Source; another one if images were left out
     positions: np.ndarray  # int64 [images], of these images in the source: all but those left out
     is_new: bool  # written by this very call
+    reader: Reader = "ffcv"  # what reads it
 
 
 def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> Beton:
@@ -54,7 +58,7 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     16-bit gray that would be black, for a file shorter than it was written, and for a folder that
     cannot be written.
     """
-    made_from = _made_from(source, storage)
+    reader, made_from = reader_of(storage.loader), _made_from(source, storage)
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
     path = folder / f"{name}-{digest}.beton"
     _remove_left_overs(folder, name)
@@ -79,14 +83,14 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
         raise InputError(_cannot_be_stored(left_out, len(source.images)))
     if note.get("gray"):
         print(f"{path.name}: {note['gray']}; --gray-range alters that", flush=True)
-    return _stored(source, path, left_out, is_new)
+    return _stored(source, path, left_out, is_new, reader)
 
 
 def check_beton(beton: Beton, source: Source) -> int:
-    """Read a stored split back, past FFCV's loader, and compare it with its source.
+    """Read a stored split back, past its loader, and compare it with its source.
 
-    All labels are compared, and the pixels of READ_BACK images evenly spread: raw ones must equal
-    the source's, if they were not made smaller, JPEGs must decode to the size that the file notes.
+    All labels are compared, and READ_BACK images evenly spread: their checksums must hold; raw ones
+    must equal the source's, if they were not made smaller, JPEGs must decode to the size noted.
     Returns how many images' pixels were read. Raises InputError naming the file for a difference.
     """
     try:
@@ -98,11 +102,6 @@ def check_beton(beton: Beton, source: Source) -> int:
         raise InputError(
             f"{beton.path} is damaged ({reason}); delete it to have it rewritten"
         ) from None
-
-
-def num_bytes_of(beton: Beton) -> int:
-    """Return the bytes that the images of a stored split take, without what FFCV fills up."""
-    return int(ffcv.reader.Reader(str(beton.path)).alloc_table["size"].sum())
 
 
 def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
@@ -154,11 +153,11 @@ def _write(
     os.close(handle)
     temporary = Path(name)
     try:
-        left_out, gray_highs = write(source, temporary, storage)
+        left_out, gray_highs = _writer(storage)(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
             raise InputError(_cannot_be_stored(left_out, num_images))
         about_gray = judge_gray(gray_highs)
-        _sync(temporary)
+        to_disk(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read it
         temporary.replace(path)
         note = made_from | {
@@ -174,10 +173,15 @@ def _write(
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes are on the disk: its name must not survive a crash without them."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _writer(storage: Storage) -> Callable[[Source, Path, Storage], Written]:
+    """Return what writes a .beton."""
+    if reader_of(storage.loader) == "ffcv":
+        from effssl.data import ffcv_writer
+
+        return ffcv_writer.write
+    from effssl.data import thread_writer
+
+    return thread_writer.write
 
 
 def _lock_of(path: Path) -> Path:
@@ -203,21 +207,21 @@ def _remove_temporaries(folder: Path, stem: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _stored(source: Source, path: Path, left_out: list[Complaint], is_new: bool) -> Beton:
+def _stored(
+    source: Source, path: Path, left_out: list[Complaint], is_new: bool, reader: Reader
+) -> Beton:
+    labels, classes, side, identity = source.labels, source.classes, source.side, source.identity
     everything = np.arange(len(source.images))
     if not left_out:
-        return Beton(
-            path, source.labels, source.classes, source.side, source.identity, everything, is_new
-        )
+        return Beton(path, labels, classes, side, identity, everything, is_new, reader)
     note_file = path.with_suffix(".json")
     print(
         f"{path.name} leaves out {len(left_out)} of {len(everything)} images, named in {note_file}",
         flush=True,
     )
     positions = np.setdiff1d(everything, [complaint.position for complaint in left_out])
-    labels = source.labels[positions]
-    identity = hashlib.sha256(f"{source.identity} {positions.tolist()}".encode()).hexdigest()[:16]
-    return Beton(path, labels, source.classes, source.side, identity, positions, is_new)
+    identity = hashlib.sha256(f"{identity} {positions.tolist()}".encode()).hexdigest()[:16]
+    return Beton(path, labels[positions], classes, side, identity, positions, is_new, reader)
 
 
 def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:
@@ -226,24 +230,20 @@ def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:
 
 def _compare(beton: Beton, source: Source) -> int:
     """Do what check_beton says. Raises ValueError for a difference, and nearly anything else."""
-    reader = ffcv.reader.Reader(str(beton.path))
-    images, labels = (reader.metadata[field] for field in reader.metadata.dtype.names)
+    images, labels, storage, _ = open_file(beton.path)
     if not np.array_equal(labels, beton.labels):
         raise ValueError("its labels are not the source's")
-    content = np.memmap(beton.path, np.uint8, "r")
-    starts, lengths = reader.alloc_table["ptr"].tolist(), reader.alloc_table["size"].tolist()
-    length_at = dict(zip(starts, lengths, strict=True))
-    rows = np.unique(np.linspace(0, len(images) - 1, READ_BACK).round().astype(int)).tolist()
-    for row in rows:
-        start = int(images["data_ptr"][row])
+    rows = np.unique(np.linspace(0, len(images) - 1, READ_BACK).round().astype(int))
+    hold = Checksums(beton.path).hold(rows, images[rows], storage)
+    for row, holds in zip(rows.tolist(), hold.tolist(), strict=True):
         shape = (int(images["height"][row]), int(images["width"][row]), 3)
-        stored = content[start : start + length_at[start]]
-        if images["mode"][row] == IMAGE_MODES["raw"]:
+        stored = bytes_of(images[row], storage)
+        if images["mode"][row] == RAW:
             original = source.images[int(beton.positions[row])]
             is_smaller = beton.side is None and max(shape) < max(original.shape)
             is_same = is_smaller or np.array_equal(stored.reshape(shape), original)
         else:
             is_same = np.asarray(Image.open(io.BytesIO(stored.tobytes()))).shape == shape
-        if not is_same:
+        if not (holds and is_same):
             raise ValueError(f"image {row} is not what was stored")
     return len(rows)

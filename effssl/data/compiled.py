@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +16,9 @@ import numba
 from filelock import FileLock
 from numba.core.caching import FunctionCache
 
+# If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch that is
+# read.
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 _SOURCES = Path(__file__).parents[1]  # of all that is compiled
 _LOCKED_AT_MOST_S = 10.0
 
@@ -35,7 +41,33 @@ def compiled(function: Callable, *, parallel: bool = True) -> Callable:
     with suppress(Exception):  # whatever is wrong with the folder: code can be compiled
         kept = _kept(function, _folder())
         dispatcher._cache = dispatcher._cache if kept is None else kept
-    return dispatcher
+    return _one_at_a_time(dispatcher) if parallel and not _is_threadsafe() else dispatcher
+
+
+_ONE = threading.Lock()
+
+
+def _one_at_a_time(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def alone(*arguments: Any) -> Any:
+        with _ONE:
+            return function(*arguments)
+
+    return alone
+
+
+@functools.cache
+def _is_threadsafe() -> bool:
+    """Say whether parallel loops may run in two threads at once, for which numba would else end the
+    process: not with its own layer, all that its packages bring for macOS."""
+    asked = numba.config.THREADING_LAYER  # type: ignore[attr-defined]
+    if asked == "workqueue":
+        return False
+    for layer in ("omppool", "tbbpool"):
+        with suppress(ImportError):
+            importlib.import_module(f"numba.np.ufunc.{layer}")
+            return True
+    return False
 
 
 def _kept(function: Callable, folder: Path) -> _Kept | None:

@@ -1,41 +1,59 @@
-"""FFCV -> batches of uint8 images on the device, in an order that the caller chooses."""
+"""Batches of pixels read by FFCV, in an order that the caller chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty
 
 import numba
 import numpy as np
-import torch
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import ToTensor
 from torch import Tensor
 
 from effssl import InputError
+from effssl.data.checksums import Checksums
+from effssl.data.pixels import Decoder, raise_if_damaged
+
+Pass = Callable[[np.ndarray], Generator[Tensor, None, None]]
 
 
-def open_loader(
-    path: Path, batch_size: int, workers: int, decoder: SimpleRGBImageDecoder
-) -> Loader:
-    """Open a .beton for any number of passes, one at a time.
+def open_passes(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Pass:
+    """Open a .beton for any number of passes, one at a time: see loader.open_loader.
 
-    decoder: what makes pixels of stored images, made for this loader alone, such as
-    ffcv_decoders.WholeImageDecoder. FFCV compiles nothing: its own decoders work, but are slow.
     Raises InputError for a file that FFCV cannot read.
     """
+    loader = _open(path, batch_size, workers, decoder)
+
+    def read(positions: np.ndarray) -> Generator[Tensor, None, None]:
+        source = _WatchedIterator(loader, positions)
+        try:
+            for (pixels,) in source:
+                # FFCV uses its buffers again, for what it reads next.
+                yield pixels
+        finally:
+            source.stop()
+
+    return read
+
+
+def _open(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Loader:
+    """Open a .beton by FFCV, which compiles nothing: its own decoders would work, but slowly."""
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
+    checksums = Checksums(path)
     Compiler.set_enabled(False)
     try:
         return Loader(
             str(path),
             batch_size=batch_size,
             num_workers=min(workers, num_cores),
-            pipelines={"image": [decoder, ToTensor()], "label": None},
+            pipelines={"image": [_FfcvDecoder(decoder, checksums), ToTensor()], "label": None},
             drop_last=False,
         )
     except (AssertionError, ValueError, IndexError, OSError, TypeError) as error:
@@ -45,46 +63,29 @@ def open_loader(
         Compiler.set_enabled(True)
 
 
-def read_batches(
-    loader: Loader, positions: np.ndarray, device: torch.device
-) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Make one pass over the images at `positions`, in that order.
+class _FfcvDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for an image's decoder
+    """A decoder of ours behind FFCV's interface."""
 
-    Yields (what the loader's decoder makes of the images, uint8 [batch, ...], their positions int64
-    [batch]) on the device; the last batch may be smaller. Closing the generator ends FFCV's thread.
-    An error in that thread is raised here.
-    """
-    if len(positions) == 0:
-        return
-    source = _WatchedIterator(loader, positions.astype(np.uint64))
-    copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-    try:
-        start = 0
-        for (images,) in source:
-            at = torch.from_numpy(positions[start : start + len(images)].astype(np.int64))
-            start += len(images)
-            yield _copied(images, device, copies), _copied(at, device, copies)
-        if start != len(positions):
-            raise RuntimeError(f"FFCV gave {start} of {len(positions)} images of {loader.fname}")
-    finally:
-        source.stop()
+    def __init__(self, decoder: Decoder, checksums: Checksums):
+        super().__init__()
+        self._decoder, self._checksums = decoder, checksums
 
+    def declare_state_and_memory(self, previous_state):
+        """Tell FFCV what comes out."""
+        shape, uint8 = self._decoder.shape_of(self.metadata), np.dtype("u1")
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
+        return state, AllocationQuery(shape, uint8)
 
-def _copied(x: Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> Tensor:
-    """Copy to the device, and return when that is done, as FFCV reuses its buffers (on a CPU too).
+    def generate_code(self) -> Callable:
+        """Give FFCV the function that reads a batch."""
 
-    On a GPU the copy has a stream of its own: in the stream that computes it would wait for all
-    that is queued there, such as the last step.
-    """
-    if copies is None:
-        return x.to(device, copy=True)
-    with torch.cuda.stream(copies):
-        copied = x.to(device, non_blocking=True)
-    copies.synchronize()
-    copied.record_stream(
-        torch.cuda.current_stream(device)
-    )  # its memory is that stream's to use, too
-    return copied
+        def read(positions, out, images, storage):
+            of_batch = images[positions]
+            raise_if_damaged(self._checksums.hold(positions, of_batch, storage), positions)
+            raise_if_damaged(self._decoder.read(positions, out, of_batch, storage), positions)
+            return out
+
+        return read
 
 
 class _WatchedIterator(EpochIterator):
@@ -108,9 +109,8 @@ class _WatchedIterator(EpochIterator):
                 break
             except Empty:
                 if not alive:
-                    raise RuntimeError(
-                        f"reading {self.loader.fname} failed: {self.failure!r}"
-                    ) from self.failure
+                    assert self.failure is not None  # else it has put an end into the queue
+                    raise self.failure from None
         if result is None:
             self.close()
             raise StopIteration

@@ -1,35 +1,40 @@
-"""FFCV imported without what it does to the rest of the process.
+"""FFCV imported, where it can be, without what it does to the rest of the process.
 
-The packages that use FFCV (`effssl.data`, `effssl.views`) import this module before anything else.
+The package `effssl.data` imports this module before anything else.
 """
 
 from __future__ import annotations
 
 import types
 
-import numba
 import numba.typed
 import torch
 
 
 def _import_ffcv() -> None:
-    # If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch
-    # that FFCV reads.
-    numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
     # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later:
     # training would run on one core, and its results would depend on --workers.
     num_threads = torch.get_num_threads()
     # FFCV keeps two numbers in a numba dictionary, which takes seconds to compile.
     numbas_dict, numba.typed.Dict = numba.typed.Dict, dict
-    import ffcv.loader.epoch_iterator
-    import ffcv.pipeline.compiler
-
-    numba.typed.Dict = numbas_dict
-    torch.set_num_threads(num_threads)
+    try:
+        import ffcv.loader.epoch_iterator
+        import ffcv.pipeline.compiler
+    finally:
+        numba.typed.Dict = numbas_dict
+        torch.set_num_threads(num_threads)
     ffcv.pipeline.compiler.ch = types.SimpleNamespace(set_num_threads=lambda count: None)
     # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the
     # same.
     ffcv.loader.epoch_iterator.IS_CUDA = False
 
 
-_import_ffcv()
+def _reason() -> str | None:
+    try:
+        _import_ffcv()
+    except Exception as error:  # its library does not load, or numba has changed: it may be any
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+WHY_NOT = _reason()  # FFCV cannot be had here; None if it can

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ffcv.writer
 from tqdm import tqdm
 
+from effssl.data.storing import progress
+
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LINE_EVERY_S = 10.0  # of progress, if it is not a terminal that reads
 
 
 @contextlib.contextmanager
@@ -53,8 +51,7 @@ def workers_watched() -> Iterator[None]:
 
     # FFCV keeps no hold of its processes and queues.
     ffcv.writer.Process, ffcv.writer.Queue = new_process, new_queue
-    on_terminal = functools.partial(tqdm, unit=" images")
-    ffcv.writer.tqdm = on_terminal if sys.stderr.isatty() else _ProgressLines
+    ffcv.writer.tqdm = progress
     is_main_thread = threading.current_thread() is threading.main_thread()
     if is_main_thread:  # signals are handled nowhere else
         handler_before = signal.signal(signal.SIGALRM, raise_for_the_dead)
@@ -127,23 +124,3 @@ def _work_for(parent: int, target: Callable, args: tuple[Any, ...]) -> None:
         if error.errno in _DISK_IS_FULL:
             os._exit(error.errno)
         raise
-
-
-class _ProgressLines:
-    """The part of tqdm that FFCV uses, in lines."""
-
-    def __init__(self, total: int):
-        self.total, self.done, self.began = total, 0, time.monotonic()
-        self.due = self.began + LINE_EVERY_S
-
-    def update(self, count: int) -> None:
-        self.done += count
-        now = time.monotonic()
-        if now >= self.due:
-            self.due = now + LINE_EVERY_S
-            rate = self.done / (now - self.began)
-            left_s = (self.total - self.done) / rate
-            progress = f"{self.done} of {self.total} images"
-            print(f"  {progress}, {rate:.0f}/s, {left_s:.0f} s left", flush=True)
-
-    def close(self) -> None: ...

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from effssl import InputError
-from effssl.data.beton import Beton, ensure_beton, num_bytes_of
+from effssl.data.beton import Beton, ensure_beton
+from effssl.data.beton_file import num_bytes_in
 from effssl.data.decode import Decoding
 from effssl.data.shards import Columns
 from effssl.data.sources import Source, check_is_there, open_source, part_of
@@ -114,7 +115,7 @@ def open_sample(images: Images, folder: Path, num_images: int = 0) -> Sample:
     part = part_of(source, few)
     with contextlib.redirect_stdout(io.StringIO()):  # which file it writes matters to nobody
         beton = ensure_beton(part, folder, f"{images.data}-train", images)
-    of_each = num_bytes_of(beton) / len(beton.labels)
+    of_each = num_bytes_in(beton.path) / len(beton.labels)
     labels = np.resize(source.labels, num_images)
     fit, val, pretrain = (positions % len(beton.labels) for positions in _cut(labels, images))
     return Sample(

@@ -1,4 +1,4 @@
-"""Images on their way to the backbone: files read in threads, or a stored split read by FFCV."""
+"""Images on their way to the backbone: files read in threads, or a stored split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from effssl import InputError
 from effssl.data.image_files import ImageFiles
-from effssl.views.stream import ViewStream, central_part
+from effssl.views.decode_crops import central_part
+from effssl.views.stream import ViewStream
 
 # (uint8 [batch, height, width, 3] on the device, positions int64 [batch])
 Batches = Generator[tuple[Tensor, np.ndarray], None, None]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from effssl import InputError
 from effssl.data.decode import judge_gray
-from effssl.data.ffcv_writer import listing
+from effssl.data.storing import listing
 from effssl.embed.images import ImageBatches
 from effssl.evaluation.encode import encode
 from effssl.image_config import Augment

@@ -95,7 +95,9 @@ def _keep_freed_memory() -> None:
 
     Else it gives much of it back, and the system clears the pages anew, in every step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl, nor on macOS
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 2**28)  # above it memory is mapped, and unmapped
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)

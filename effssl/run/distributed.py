@@ -35,8 +35,10 @@ def process_group() -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # torchrun keeps one store over all its restarts, in which processes would find the addresses of
-    # those that they stand in for.
-    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    # those that they stand in for. Told not to, it makes a new one for each, whose number then may
+    # differ between machines: one that comes back counts from 0.
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if is_kept else ""
     store, rank, size = next(dist.rendezvous("env://"))
     # All wait for the first one's probes, which may take long on a large set; when a process dies,
     # torchrun ends the others.

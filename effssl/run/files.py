@@ -26,10 +26,10 @@ def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if sync:
-                _sync(temporary)
+                to_disk(temporary)
             temporary.replace(path)
             if sync:
-                _sync(path.parent)  # the rename itself
+                to_disk(path.parent)  # the rename itself
     finally:
         # It is gone after a rename, and was never there if a parent is a file.
         with contextlib.suppress(OSError):
@@ -92,8 +92,13 @@ def nearest_existing(folder: Path) -> Path:
     return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk: a new name must not survive
+    a crash without the bytes."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from effssl.config import Config
+from effssl.data.normalisation import measured
 from effssl.data.splits import epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
 from effssl.evaluation import final_table
@@ -170,9 +171,10 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
         check_transform(cfg.augment, runtime.device)
     has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()
     encoder, begins_with = encoder_of(cfg, has_begun=has_begun)
-    sizes, small = sizes_of(cfg, encoder)
     if data is None:
         data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
+    cfg = _normalised(cfg, data)
+    sizes, small = sizes_of(cfg, encoder)
     branches = open_branches(cfg.branches, cfg.images, data)
     for branch in branches:
         encoder.add_branch(branch.width)
@@ -211,3 +213,14 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
         scaler=runtime.scaler(),
         micro_batch=micro_batch_of(cfg),
     )
+
+
+def _normalised(cfg: Config, data: Data) -> Config:
+    """Return the settings with mean and std as numbers; those of a run that goes on stay."""
+    if cfg.augment.normalize == "given" or cfg.run.resume is not None:
+        return cfg
+    mean, std = measured(data)
+    if distributed.is_first():
+        print(f"normalised with the images' own mean {mean} and std {std}", flush=True)
+    augment = replace(cfg.augment, mean=mean, std=std, normalize="given")
+    return replace(cfg, augment=augment)

@@ -139,7 +139,8 @@ def _colours(pixels: Pixels, augment: Augment) -> str:
     if not is_far:
         return f"{text}; the settings are near"
     ours = " ".join(f"{value:g}" for value in augment.mean)
-    return f"{text}, where the settings have mean {ours}; --mean {mean} --std {std} would fit"
+    fitting = f"--mean {mean} --std {std} would fit, or --normalize auto"
+    return f"{text}, where the settings have mean {ours}; {fitting}"
 
 
 def _about_repeated(sources: dict[str, Source], root: Path) -> str:

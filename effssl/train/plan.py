@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -68,7 +67,8 @@ def lines_of(job: Job, sample: Sample) -> Iterator[str]:
             f"{steps} steps of {views} views of {size_text(size)} px: {1000 * a_step_s:.0f} ms a "
             f"step, {views / a_step_s:.0f} views/s"
         )
-    yield f"memory at its peak: {_peak_gib(job):.2f} GiB {_memory_of(job)}"
+    if (peak := _peak_gib(job)) is not None:
+        yield f"memory at its peak: {peak:.2f} GiB {_memory_of(job)}"
     yield f"{cfg.optim.epochs} epochs, {job.total_steps} steps: {_duration(seconds)}, probes apart"
     checkpoint, backbone = _num_bytes(state_of(job)), _num_bytes(job.encoder.backbone.state_dict())
     yield (
@@ -108,11 +108,16 @@ def _batches(job: Job, size: ImageSize) -> Generator[Batch, None, None]:
         epoch += 1
 
 
-def _peak_gib(job: Job) -> float:
-    """Return the memory that was in use at most: of the GPU, or else of the process."""
+def _peak_gib(job: Job) -> float | None:
+    """Return the memory that was in use at most: of the GPU, or else of the process, which Windows
+    does not tell."""
     device = job.runtime.device
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / _GIB
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _GIB
 

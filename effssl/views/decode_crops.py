@@ -1,4 +1,4 @@
-"""K random resized crops of every image, which is decoded once: a decoder for FFCV, in numba.
+"""K random resized crops of every image, which is decoded once: decoders in numba.
 
 The crops are those that draws.draw_crops gives for the stored size of the image, from the same
 numbers. Nothing here is compiled with fastmath (FFCV's own default), so pixels do not depend on how
@@ -7,23 +7,17 @@ the work is divided.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numba
 import numpy as np
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-from ffcv.pipeline.allocation_query import AllocationQuery
 from torch import Tensor
 
+from effssl.data.beton_file import Storage
 from effssl.data.compiled import compiled, part_of_compiled
-from effssl.data.ffcv_decoders import (
-    Storage,
-    raise_if_damaged,
-    read_image,
-    resize_crop,
-)
+from effssl.data.pixels import read_image
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.views import counters
@@ -32,12 +26,11 @@ from effssl.views.cpu_resize import blend_rows, resize_row, resize_weights
 from effssl.views.draws import crop_ratios
 
 
-class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for a decoder of images
+class MultiViewDecoder:
     """Stored images -> uint8 [batch, bytes]: random crops, resized with antialiasing, in groups.
 
     The crops of an image lie one after the other, each uint8 [height, width, 3]; crops_of_groups
-    parts them by group, whose views are of one size. An image that does
-    not decode raises ValueError with its position in the file.
+    parts them by group, whose views are of one size. See pixels.Decoder.
 
     Args:
         groups: how the crops of each group are made. Those of the first may be smaller in a pass.
@@ -45,7 +38,6 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
     """
 
     def __init__(self, groups: tuple[Augment, ...], seed: int):
-        super().__init__()
         self.groups, self.seed = groups, seed
         self.next_pass(0, groups[0].image_size)
 
@@ -54,22 +46,16 @@ class MultiViewDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for 
         first = replace(self.groups[0], image_size=image_size)
         self._epoch, self._views = epoch, _by_view((first, *self.groups[1:]))
 
-    def declare_state_and_memory(self, previous_state):
-        """Tell FFCV what comes out; part of its interface."""
-        shape, uint8 = (sum(map(_bytes_of, self.groups)),), np.dtype("u1")
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
-        return state, AllocationQuery(shape, uint8)
+    def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
+        """See Decoder."""
+        return (sum(map(_bytes_of, self.groups)),)
 
-    def generate_code(self) -> Callable:
-        """Give FFCV the function that decodes a batch; part of its interface."""
-
-        def decode(positions, crops, fields, storage: Storage):
-            drawn_from = self.seed, self._epoch
-            is_read = _decode_crops(positions, crops, fields, storage, drawn_from, self._views)
-            raise_if_damaged(is_read, positions)
-            return crops
-
-        return decode
+    def read(
+        self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
+    ) -> np.ndarray:
+        """See Decoder."""
+        drawn_from = self.seed, self._epoch
+        return _decode_crops(positions, out, images, storage, drawn_from, self._views)
 
 
 def crops_of_groups(pixels: Tensor, groups: tuple[Augment, ...]) -> list[Tensor]:
@@ -95,46 +81,35 @@ def _by_view(groups: tuple[Augment, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(sizes, np.int64), np.array(limits, np.float64)
 
 
-class CentralCropDecoder(SimpleRGBImageDecoder):
-    """Stored images -> uint8 [batch, height, width, 3]: `central_crop`, resized as FFCV does it.
+class CentralCropDecoder:
+    """Stored images -> uint8 [batch, height, width, 3]: `central_crop`, resized as crops are.
 
-    output_size: (height, width), whose shape the crop has. An image that does not decode raises
-    ValueError with its position in the file.
+    output_size: (height, width), whose shape the crop has. See pixels.Decoder.
     """
 
     def __init__(self, output_size: tuple[int, int]):
-        super().__init__()
         self.output_size = output_size
 
-    def declare_state_and_memory(self, previous_state):
-        """Tell FFCV what comes out; part of its interface."""
-        shape, uint8 = (*self.output_size, 3), np.dtype("u1")
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
-        return state, AllocationQuery(shape, uint8)
+    def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
+        """See Decoder."""
+        return (*self.output_size, 3)
 
-    def generate_code(self) -> Callable:
-        """Give FFCV the function that decodes a batch; part of its interface."""
-        height, width = self.output_size
-        ratio = (width / height, width / height)
-
-        def decode(positions, parts, fields, storage: Storage):
-            is_read = _decode_central_crops(positions, parts, fields, storage, ratio)
-            raise_if_damaged(is_read, positions)
-            return parts
-
-        return decode
+    def read(
+        self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
+    ) -> np.ndarray:
+        """See Decoder."""
+        return _decode_central_crops(out, images, storage)
 
 
 @compiled
-def _decode_crops(positions, crops, fields, storage, drawn_from, views):
+def _decode_crops(positions, crops, images, storage, drawn_from, views):
     """Read images and cut their crops, and return which of them could be read."""
     (seed, epoch), (sizes, limits) = drawn_from, views
     is_read = np.empty(len(positions), np.bool_)
     for i in numba.prange(len(positions)):
-        field = fields[positions[i]]
-        height, width = int(field["height"]), int(field["width"])
+        height, width = int(images[i]["height"]), int(images[i]["width"])
         image = np.empty((height, width, 3), np.uint8)
-        is_read[i] = read_image(field, storage, image)
+        is_read[i] = read_image(images[i], storage, image)
         start = 0
         for view in range(len(sizes)):
             key = view_key(seed, epoch, positions[i], view)
@@ -147,15 +122,36 @@ def _decode_crops(positions, crops, fields, storage, drawn_from, views):
 
 
 @compiled
-def _decode_central_crops(positions, parts, fields, storage, ratio):
+def _decode_central_crops(parts, images, storage):
     """Read images and cut their central parts, and return which of them could be read."""
-    is_read = np.empty(len(positions), np.bool_)
-    for i in numba.prange(len(positions)):
-        field = fields[positions[i]]
-        image = np.empty((int(field["height"]), int(field["width"]), 3), np.uint8)
-        is_read[i] = read_image(field, storage, image)
-        resize_crop(image, central_crop(image.shape[0], image.shape[1], ratio), parts[i])
+    is_read = np.empty(len(images), np.bool_)
+    for i in numba.prange(len(images)):
+        image = np.empty((int(images[i]["height"]), int(images[i]["width"]), 3), np.uint8)
+        is_read[i] = read_image(images[i], storage, image)
+        _cut_central_part(image, parts[i])
     return is_read
+
+
+def central_part(image: np.ndarray, output_size: tuple[int, int]) -> np.ndarray:
+    """Do what CentralCropDecoder does to an image that is not stored.
+
+    image: uint8 [height, width, 3] -> uint8 [*output_size, 3].
+    """
+    part = np.empty((*output_size, 3), np.uint8)
+    _cut_one(np.require(image, requirements=("C", "W")), part)
+    return part
+
+
+@part_of_compiled
+def _cut_central_part(image, out):
+    """Resize the largest central part of `image` that has the shape of `out` into it."""
+    ratio = out.shape[1] / out.shape[0]
+    resized_crop(image, central_crop(image.shape[0], image.shape[1], (ratio, ratio)), out)
+
+
+@functools.partial(compiled, parallel=False)
+def _cut_one(image, out):
+    _cut_central_part(image, out)
 
 
 @part_of_compiled

@@ -8,23 +8,21 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-import ffcv.libffcv
 import numpy as np
 import torch
-from ffcv.loader import Loader
 from torch import Tensor
 from tqdm import tqdm
 
 from effssl.data.beton import Beton
-from effssl.data.ffcv_decoders import WholeImageDecoder
-from effssl.data.ffcv_loader import open_loader, read_batches
+from effssl.data.loader import Loader, open_loader, read_batches
+from effssl.data.pixels import Decoder, WholeImageDecoder
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import NUM_SLOTS, uniform
 from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder, crops_of_groups
-from effssl.views.draws import draw_colours, draw_crops, largest_central
+from effssl.views.draws import draw_colours, draw_crops
 from effssl.views.own_transform import transformed
 from effssl.views.rand_augment import NUMBERS, rand_augmented
 from effssl.views.shape_draws import draw_flips, draw_shapes
@@ -185,13 +183,16 @@ class ViewStream:
     @functools.cached_property
     def _crop_loader(self) -> Loader:
         decoder = self._crop_decoder if self.stored.side is None else WholeImageDecoder()
-        return open_loader(self.stored.path, self.batch_size, self._workers, decoder)
+        return self._open(decoder, self.batch_size)
 
     @functools.cached_property
     def _clean_loader(self) -> Loader:
         is_whole, canvas = self.stored.side is not None, canvas_of(self.augment.image_size)
         decoder = WholeImageDecoder() if is_whole else CentralCropDecoder(canvas)
-        return open_loader(self.stored.path, self._clean_batch_size, self._workers, decoder)
+        return self._open(decoder, self._clean_batch_size)
+
+    def _open(self, decoder: Decoder, batch_size: int) -> Loader:
+        return open_loader(self.stored.path, batch_size, self._workers, decoder, self.stored.reader)
 
     def _bar(self, num_images: int) -> tqdm:
         is_off = None if self._progress else True  # None: off unless stderr is a terminal
@@ -205,18 +206,3 @@ def canvas_of(size: ImageSize) -> tuple[int, int]:
     """
     height, width = height_width(size)
     return round(_CANVAS * height), round(_CANVAS * width)
-
-
-def central_part(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """Cut the central part of an image that is not stored, and resize it.
-
-    CentralCropDecoder does the same to JPEGs for clean views. image: uint8 [height, width, 3]
-    -> uint8 [*canvas, 3].
-    """
-    aspect = canvas[1] / canvas[0]
-    height, width = largest_central(image.shape[:2], (aspect, aspect))
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    resized = np.empty((*canvas, 3), np.uint8)
-    contiguous = np.ascontiguousarray(image)
-    ffcv.libffcv.resize_crop(contiguous, top, top + height, left, left + width, resized)
-    return resized

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.beton import check_beton, ensure_beton, num_bytes_of
+from effssl.data.beton import check_beton, ensure_beton
+from effssl.data.beton_file import num_bytes_in
 from effssl.data.sources import open_source
 from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
@@ -76,7 +77,7 @@ def views_of(beton, augment=AS_IT_IS):
 def test_views_are_cut_from_the_very_pixels_of_the_files(noise):
     source, beton = stored(noise)
     assert check_beton(beton, source) == 6
-    assert num_bytes_of(beton) == sum(3 * h * w for h, w in SIZES)
+    assert num_bytes_in(beton.path) == sum(3 * h * w for h, w in SIZES)
     views, clean = views_of(beton)
     torch.testing.assert_close(views, crops_of(source, AS_IT_IS, 1, 3), rtol=0, atol=1e-6)
     as_jpeg, clean_jpeg = views_of(stored(noise, Storage())[1])
@@ -86,7 +87,7 @@ def test_views_are_cut_from_the_very_pixels_of_the_files(noise):
 
 def test_it_is_said_before_how_many_bytes_each_way_takes(noise, capsys):
     _, beton = stored(noise, Storage())
-    as_jpeg = num_bytes_of(beton)
+    as_jpeg = num_bytes_in(beton.path)
     lossless = sum(3 * h * w for h, w in SIZES)
     said = capsys.readouterr().out
     assert f"(6 images; as JPEG about {as_jpeg / 1e6:.2f} MB, lossless about" in said
@@ -104,7 +105,7 @@ def test_longer_sides_are_shortened_and_read_back(noise):
     source, beton = stored(noise, replace(LOSSLESS, max_side=48))
     assert check_beton(beton, source) == 6
     shortened = [(h * min(1, 48 / max(h, w)), w * min(1, 48 / max(h, w))) for h, w in SIZES]
-    assert num_bytes_of(beton) == sum(3 * int(h + 1e-6) * int(w + 1e-6) for h, w in shortened)
+    assert num_bytes_in(beton.path) == sum(3 * int(h + 1e-6) * int(w + 1e-6) for h, w in shortened)
     assert views_of(beton)[0].shape == (2, 6, 3, 24, 24)
 
 
@@ -115,7 +116,7 @@ def test_an_image_larger_than_ffcvs_pages_is_stored(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "set" / f"{i}.png", compress_level=0)
     source, beton = stored(tmp_path / "set", replace(LOSSLESS, max_side=2000))
     assert check_beton(beton, source) == 2
-    assert num_bytes_of(beton) == 2 * 3 * 1900 * 1800
+    assert num_bytes_in(beton.path) == 2 * 3 * 1900 * 1800
 
 
 def test_a_damaged_store_is_told(noise):

@@ -12,13 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import ffcv.reader
+import ffcv.types
 import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.data import beton, ffcv_workers
+from effssl.data import beton, storing
 from effssl.data.stored import open_data, open_split
 from effssl.image_config import Images, Storage
 from effssl.prepare.store import main
@@ -151,10 +153,10 @@ def test_reading_back_notices_what_changed_in_the_file(tmp_path, capsys, what):
     else:
         write_class_folders(tmp_path / "train")
     _, stored = open_split(storage_of(tmp_path), "train")
-    reader = beton.ffcv.reader.Reader(str(stored.path))
+    reader = ffcv.reader.Reader(str(stored.path))
     images, labels = reader.metadata.dtype.names
     row = (
-        beton.ffcv.types.HeaderType.itemsize
+        ffcv.types.HeaderType.itemsize
         + reader.field_descriptors.nbytes
         + 7 * reader.metadata.dtype.itemsize
     )
@@ -173,7 +175,7 @@ def test_reading_back_notices_what_changed_in_the_file(tmp_path, capsys, what):
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ffcv_workers, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(storing, "LINE_EVERY_S", 0.0)
     assert main(Storage(data="digits", data_dir=tmp_path)) == 0
     assert "  1437 of 1437 images, " in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from effssl.data.beton import ensure_beton
-from effssl.data.ffcv_loader import open_loader, read_batches
+from effssl.data.loader import open_loader, read_batches
 from effssl.data.sources import open_source
 from effssl.image_config import Augment, Storage
 from effssl.ranges import height_width
@@ -60,15 +60,18 @@ def photographs(tmp_path_factory):
 
 
 def loader_of(path, *, augment=NEUTRAL, views=3, batch_size=5, workers=2):
-    return open_loader(
-        path, batch_size, workers, MultiViewDecoder((replace(augment, views=views),), SEED)
-    )
+    decoder = MultiViewDecoder((replace(augment, views=views),), SEED)
+    return open_loader(path, batch_size, workers, decoder), decoder
 
 
-def crops_of(loader, order=None, epoch=0):
+def open_crops(path):
+    return loader_of(path)[0]
+
+
+def crops_of(opened, order=None, epoch=0):
     """uint8 [COUNT, views, size, size, 3] by position."""
     order = np.arange(COUNT) if order is None else order
-    decoder = loader.pipeline_specs["image"].decoder
+    loader, decoder = opened
     decoder.next_pass(epoch, decoder.groups[0].image_size)
     parts = list(read_batches(loader, order, CPU))
     pixels, positions = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -201,14 +204,14 @@ def test_an_early_stop_leaves_no_thread_and_the_next_pass_is_whole(photographs):
     loader = loader_of(photographs, batch_size=2)
     whole = crops_of(loader, epoch=1)
     before = threading.active_count()
-    for _crops, _positions in read_batches(loader, np.arange(COUNT), CPU):
+    for _crops, _positions in read_batches(loader[0], np.arange(COUNT), CPU):
         break
     assert threading.active_count() == before
     assert torch.equal(crops_of(loader, epoch=1), whole)
 
 
 def test_memory_does_not_grow_over_200_epochs(photographs):
-    assert growth_mb(loader_of, photographs, count=COUNT) < 6  # the crops of a pass kept: 12
+    assert growth_mb(open_crops, photographs, count=COUNT) < 6  # the crops of a pass kept: 12
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,0 +1,29 @@
+"""The mean and the standard deviation that views are normalised with, measured on the images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from effssl.data.facts import FLAT, pixels_of
+from effssl.data.stored import Data
+
+MEASURED = 500  # images, evenly spread
+
+Colour = tuple[float, float, float]
+
+
+def measured(data: Data) -> tuple[Colour, Colour]:
+    """Return mean and standard deviation of the images to pretrain on, RGB in [0, 1].
+
+    Every image counts alike, however large it is. A colour that does not vary has a deviation of 1.
+    """
+    assert data.source is not None  # it is None in tests alone, which make their own Data
+    positions = data.train.positions[data.pretrain_positions]
+    chosen = np.unique(np.linspace(0, len(positions) - 1, MEASURED).astype(np.int64))
+    pixels = pixels_of(data.source.images, positions[chosen].tolist())
+    return _rounded(pixels.mean), _rounded(np.where(pixels.std < FLAT, 1.0, pixels.std))
+
+
+def _rounded(of_colours: np.ndarray) -> Colour:
+    red, green, blue = (round(float(value), 4) for value in of_colours)
+    return red, green, blue

@@ -1,0 +1,111 @@
+"""Stored images -> pixels, in compiled code that is kept on disk and is the same for every loader.
+
+FFCV's own decoders are closures, in which other compiled functions and addresses of its library are
+constants; numba keeps no such code. Ours are functions of a module that take what they use as
+arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numba
+import numpy as np
+
+from effssl.data.beton_file import JPEG, Storage
+from effssl.data.compiled import compiled, part_of_compiled
+from effssl.data.ffcv_jpeg import imdecode
+
+
+class Decoder(Protocol):
+    """What makes pixels of stored images, for one loader alone."""
+
+    def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of what is made of each of `images`, beton_file.IMAGE [images].
+
+        Raises ValueError if they are not such that it could be.
+        """
+        ...
+
+    def read(
+        self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
+    ) -> np.ndarray:
+        """Make the pixels of a batch, in `out`; return which images could be read, bool [batch].
+
+        positions: uint64 [batch], in the split; out: uint8 [batch, *shape]; images:
+        beton_file.IMAGE [batch].
+        """
+        ...
+
+
+class WholeImageDecoder:
+    """Images of one size, stored raw -> uint8 [batch, height, width, 3]."""
+
+    def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
+        """See Decoder."""
+        of_first = images[:1]
+        if not all((images[name] == of_first[name]).all() for name in ("height", "width")):
+            raise ValueError("its images are not all of one size")
+        return int(of_first["height"].item()), int(of_first["width"].item()), 3
+
+    def read(
+        self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
+    ) -> np.ndarray:
+        """See Decoder."""
+        return _read_raw(out, images, storage)
+
+
+def raise_if_damaged(is_read: np.ndarray, positions: np.ndarray) -> None:
+    """Raise ValueError with the first position whose image was not read.
+
+    Compiled code notes it, as no exception can leave a parallel loop.
+    """
+    if not is_read.all():
+        raise ValueError(f"a damaged image at position {positions[~is_read][0]}")
+
+
+@compiled
+def _read_raw(out, images, storage):
+    """Copy raw images, and return which of them are whole."""
+    is_read = np.empty(len(images), np.bool_)
+    for i in numba.prange(len(images)):
+        pixels = stored_bytes(images[i]["data_ptr"], storage)
+        image = out[i].reshape(-1)
+        is_read[i] = len(pixels) == len(image)
+        for k in range(min(len(pixels), len(image))):
+            image[k] = pixels[k]
+    return is_read
+
+
+@part_of_compiled
+def stored_bytes(address, storage):
+    """Return the part of the file that begins at `address`."""
+    content, starts, sizes = storage
+    start = np.int64(address)
+    return content[start : start + np.int64(sizes[np.searchsorted(starts, address)])]
+
+
+@part_of_compiled
+def read_image(stored, storage, image):
+    """Read into `image`, uint8 [height, width, 3], of the stored size; say whether that went."""
+    content = stored_bytes(stored["data_ptr"], storage)
+    if stored["mode"] == JPEG:
+        return _decode_jpeg(content, image)
+    pixels = image.reshape(-1)
+    if len(content) != len(pixels):
+        return False
+    for k in range(len(pixels)):
+        pixels[k] = content[k]
+    return True
+
+
+@part_of_compiled
+def _decode_jpeg(jpeg, image):
+    """Decode into `image`, uint8 [height, width, 3], of the JPEG's size; say whether that went."""
+    height, width = np.uint32(image.shape[0]), np.uint32(image.shape[1])
+    no, once = np.uint32(0), np.uint32(1)
+    source, size, pixels = jpeg.ctypes.data, np.uint64(jpeg.size), image.ctypes.data
+    failed = imdecode(
+        source, size, height, width, pixels, height, width, no, no, once, once, no, no
+    )
+    return failed == 0

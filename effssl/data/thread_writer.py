@@ -1,0 +1,64 @@
+"""Images -> .beton without FFCV: decoded and encoded in threads, written in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from effssl import InputError
+from effssl.data.beton_file import JPEG, RAW, StoredImage, page_size_for, write_file
+from effssl.data.sources import Source
+from effssl.data.storing import (
+    Complaint,
+    Written,
+    as_jpeg,
+    has_jpegs,
+    progress,
+    smaller,
+    storable,
+)
+from effssl.data.thread_loader import ahead
+from effssl.image_config import Storage
+
+AHEAD = 4  # images a thread that wait to be written
+
+
+def write(source: Source, file: Path, storage: Storage) -> Written:
+    """Write the images of `source` into a .beton at `file`, as ffcv_writer.write does.
+
+    Raises OSError if the disk is full.
+    """
+    is_jpeg, count = has_jpegs(source, storage), len(source.images)
+    written = Written([], [])
+
+    def made(position: int) -> tuple[StoredImage | Complaint, int | None]:
+        label = int(source.labels[position])
+        try:
+            image, gray_high = storable(source, position, storage.max_side)
+        except InputError as error:
+            return Complaint(position, str(error)), None
+        if source.side is None:
+            image = smaller(image, storage.max_side)
+        size = image.shape[:2]
+        if is_jpeg:
+            return StoredImage(JPEG, size, as_jpeg(image, storage.jpeg_quality), label), gray_high
+        return StoredImage(RAW, size, image.tobytes(), label), gray_high
+
+    def images() -> Iterator[StoredImage]:
+        with ThreadPoolExecutor(storage.workers, "store") as pool:
+            for image, gray_high in ahead(pool, made, range(count), AHEAD * storage.workers):
+                bar.update(1)
+                if gray_high is not None:
+                    written.gray_highs.append(gray_high)
+                if isinstance(image, Complaint):
+                    written.left_out.append(image)
+                else:
+                    yield image
+
+    bar = progress(count)
+    try:
+        write_file(file, images(), count, page_size_for(source.side or storage.max_side))
+    finally:
+        bar.close()
+    return written
