@@ -83,7 +83,7 @@ def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, 
         while sum(r["kind"] == "train" for r in read_metrics(run)) < after:
             assert disturbed.poll() is None, disturbed.communicate()
             time.sleep(0.01)
-        os.kill(_workers_of(disturbed.pid)[rank], signal.SIGKILL)
+        os.kill(workers_of(disturbed.pid)[rank], signal.SIGKILL)
         time.sleep(1)
     ended(disturbed)
     assert [r["step"] for r in read_metrics(run) if r["kind"] == "train"] == list(range(1, 21))
@@ -91,7 +91,7 @@ def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def _workers_of(agent: int) -> list[int]:
+def workers_of(agent: int) -> list[int]:
     """Return torchrun's processes, by rank."""
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=True
