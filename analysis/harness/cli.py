@@ -112,15 +112,20 @@ def read_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     own, further = split_further(argv)
     args = parser.parse_args(own)
     args.further = further
-    kept = [
+    after = ["--", *further] if further else []
+    words = ["--data-dir", "DIR", *without_places(own), *after]
+    args.command = shlex.join([Path(sys.argv[0]).name, *words])
+    return args
+
+
+def without_places(own: Sequence[str]) -> list[str]:
+    """Return a script's flags without those that say where and for how long."""
+    return [
         token
         for before, token in zip(["", *own], own, strict=False)
         if not {before, token} & set(_PLACES)
         and token.partition("=")[0] not in (*_PLACES, *_SWITCHES)
     ]
-    after = ["--", *further] if further else []
-    args.command = shlex.join([Path(sys.argv[0]).name, "--data-dir", "DIR", *kept, *after])
-    return args
 
 
 def exit_code(work: Callable[[], None], *, resumes: bool = True) -> int:

@@ -145,6 +145,10 @@ COMMANDS |= {
 # What a picture shows, for those who cannot see it.
 ALT = {
     "race.png": "Linear accuracy against seconds of training: effssl's recipes, other tools.",
+    "scaling.png": (
+        "Megabytes that a GPU sends in a step, and milliseconds by a model, against 8 to 512 GPUs, "
+        "for a projector 8192 wide with two views and one 256 wide with four."
+    ),
     "gradient_noise.png": (
         "Variance of the gradient, and its cosine to a reference, against the encoded views of a "
         "batch, for each number of views, at three times of training."

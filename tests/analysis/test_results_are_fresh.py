@@ -48,6 +48,7 @@ MADE_BY = {
         *("analysis/theory.py", "analysis/harness/ring.py", "effssl/losses"),
         "effssl/evaluation/spectrum.py",
     ),
+    "scaling": ("analysis/scaling.py", "analysis/harness/communication.py", "effssl/losses"),
     "losses_cost": ("analysis/benchmarks/losses.py", "effssl/losses"),
     "throughput": ("analysis/benchmarks/loading.py", "effssl/views", "effssl/data"),
     "probe_cost": ("analysis/benchmarks/probes.py", *PROBES),
