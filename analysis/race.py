@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--run-seconds", type=_above_0, metavar="S", help="of the others' timed runs")
+    first = "of --seeds, which others follow: a machine has to run a seed as a whole (default: 0)"
+    add("--first-seed", type=int, default=0, metavar="N", help=first)
     add("--only", nargs="+", metavar="NAME", help="contenders (default: all of the preset)")
     cli.add_records(parser, None)
     args = cli.read_flags(parser, argv)
@@ -90,6 +92,8 @@ def _opened(args) -> tuple[Race, list[Contender]]:
     names = [each.name for each in every]
     if unknown := sorted(set(args.only or ()) - set(names)):
         raise InputError(f"--only {' '.join(unknown)}: contenders are {', '.join(names)}")
+    if not 0 <= args.first_seed < args.seeds:
+        raise InputError(f"--first-seed {args.first_seed}: must be one of 0 to {args.seeds - 1}")
     if args.seeds > race_runs.TRIAL_SEED:
         raise InputError(f"--seeds {args.seeds}: seed {race_runs.TRIAL_SEED} is that of the trials")
     wanted = [each for each in every if each.name in (args.only or names)]
@@ -113,14 +117,15 @@ def _race(race: Race, wanted: list[Contender]) -> None:
     began = time.monotonic()
     tried = race_runs.trained(race, every_trial := race_runs.trials(race), began)
     chosen = choose(race, tried)
-    starts = race_runs.timed(race, chosen, [0])
+    seeds = [(race.args.first_seed + i) % race.args.seeds for i in range(race.args.seeds)]
+    starts = race_runs.timed(race, chosen, seeds[:1])
     # All have had their trials before any is timed.
     is_chosen = len(chosen) == len(race.contenders)
     finished = race_runs.trained(race, starts, began) if is_chosen else []
     if is_chosen and all(s in finished or _has_diverged(race, s) for s in starts):
         rows = race_tables.table([(start, race_runs.record_of(race, start)) for start in finished])
         on = race._replace(contenders=race_tables.in_reach(rows, race.contenders, IN_REACH))
-        further = race_runs.timed(on, chosen, range(1, race.args.seeds))
+        further = race_runs.timed(on, chosen, seeds[1:])
         starts += further
         finished += race_runs.trained(race, further, began)
     print(f"{runs.finished_of(tried, every_trial)} trials are finished")

@@ -21,7 +21,8 @@ DOCUMENTS = [
 ]
 # Flags that no job lists: read before the others, those of torchrun, and those of analysis/
 NOT_LISTED = {
-    *("--config", "--resume", "--help", "--nproc-per-node"),
+    *("--config", "--resume", "--help", "--nproc-per-node", "--nnodes", "--max-restarts"),
+    *("--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"),
     *("--preset", "--seconds", "--records", "--save-records"),
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")

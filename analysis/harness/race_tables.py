@@ -12,7 +12,7 @@ from analysis.harness import plots
 from analysis.harness.race_contenders import OURS, PEER, Contender
 from analysis.harness.race_runs import Start
 from analysis.harness.records import Record
-from analysis.harness.runs import of_record, processor_of
+from analysis.harness.runs import of_record
 from analysis.harness.speedups import Speedup, speedup
 from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
@@ -47,13 +47,18 @@ def curves(finished: Finished) -> pd.DataFrame:
 
 
 def of_several_machines(finished: Finished) -> str:
-    """Return the seeds whose runs are of several machines, as far as they say, as text."""
-    machines: dict[int, set[str]] = {}
+    """Return the seeds whose runs are of several machines, as far as they say, as text.
+
+    Older runs do not say which vectors their processor has.
+    """
+    told: dict[int, dict[str, set[str]]] = {}
     for start, record in finished:
         hardware = record["result"]["hardware"]
-        name = f"{processor_of(record['result'])} {hardware['cpu_cores']} {hardware['gpu']}"
-        machines.setdefault(start.seed, set()).add(name)
-    return ", ".join(str(seed) for seed, names in sorted(machines.items()) if len(names) > 1)
+        for fact in ("cpu", "cpu_vectors", "cpu_cores", "gpu"):
+            if (value := hardware.get(fact)) is not None:
+                told.setdefault(start.seed, {}).setdefault(fact, set()).add(str(value))
+    several = (seed for seed, facts in told.items() if any(len(v) > 1 for v in facts.values()))
+    return ", ".join(map(str, sorted(several)))
 
 
 def ends(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -32,7 +32,7 @@ def race_of(tmp_path: Path, *contenders: Contender, preset: str = "cpu", seeds: 
     args = argparse.Namespace(
         data_dir=tmp_path, runs=tmp_path, further=[], run_seconds=900.0, seeds=seeds, seconds=None,
         command="race.py", out=tmp_path / "race", records=tmp_path / "records.jsonl",
-        save_records=False,
+        save_records=False, first_seed=0,
     )  # fmt: skip
     return Race(args, RACES[preset], contenders)
 
@@ -161,6 +161,25 @@ def test_records_carry_seeds_from_one_machine_to_the_next(tmp_path, monkeypatch)
     text = (out / "summary.md").read_text()
     assert "Ratios of seeds 1 are no figures: their runs are of several machines." in text
     assert "a CPU with AVX2, 2 cores a third with AVX2, 2 cores another with AVX2, 2 cores" in text
+
+
+def test_a_machine_may_begin_with_another_seed(tmp_path, monkeypatch):
+    asked = []
+
+    def complete(left, *_, **__):
+        asked.append([*left])
+        return [name for name in left if name.endswith("_s1") or "_s2" in name]
+
+    monkeypatch.setattr(training, "complete", complete)
+    racing = race_of(tmp_path, *CPU.ours, seeds=3)
+    racing.args.first_seed = 1
+    chosen = {"today": 0, "best": 0}
+    _made(racing, race_runs.timed(racing, chosen, [1, 2]), lambda start: 0.3 + 0.2 * start.length)
+    race._race(racing, [*CPU.ours])
+    _, first, further = asked
+    assert {name[-3:] for name in first} == {"_s1"}
+    assert [name[-3:] for name in further] == ["_s2"] * 6 + ["_s0"] * 6
+    assert set(pd.read_csv(tmp_path / "race" / "ratios.csv")["seeds"]) == {2}
 
 
 def test_tools_that_end_far_below_the_best_have_no_further_seeds():
