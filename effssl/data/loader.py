@@ -44,7 +44,8 @@ def reader_of(loader: LoaderName) -> Reader:
             f"--loader ffcv: FFCV cannot be imported: {WHY_NOT}; --loader threads does without"
         )
     if loader == "auto" and WHY_NOT is not None and distributed.is_first():
-        print(f"FFCV cannot be imported ({WHY_NOT}): threads read the images", flush=True)
+        slower = "threads read the images, JPEGs at about 0.8 of the speed"  # docs/measurements.md
+        print(f"FFCV cannot be imported ({WHY_NOT}): {slower}", flush=True)
     if loader == "auto":
         return "ffcv" if WHY_NOT is None else "threads"
     return loader
