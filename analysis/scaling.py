@@ -54,6 +54,7 @@ from effssl.train.parts import encoder_of
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 MB, MS = 1e-6, 1e3
 METHODS = ("vicreg", "barlow_twins")
+_EXCHANGES = ("sums", "gathers")
 
 
 class Recipe(NamedTuple):
@@ -116,13 +117,18 @@ def _scaled(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     return recipe._replace(dim=min(recipe.dim, 512)) if args.quick else recipe
 
 
+def _shape(recipe: Recipe, args: argparse.Namespace) -> tuple[int, int, int]:
+    """Return the shape of a process's z: as many encoded views at any K."""
+    return recipe.views, args.images_each * 2 // recipe.views, recipe.dim
+
+
 def count(recipe: Recipe, gpus: tuple[int, ...], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each number of GPUs: what a step sends, and what the model says it takes."""
     width = str(recipe.dim)
     flags = ["--data", "imagenet", "--backbone", args.backbone, "--proj-dim", width]
     encoder, _ = encoder_of(parse([*flags, "--proj-hidden-dim", width]), has_begun=False)
     gradients = communication.of_gradients(encoder)
-    shape = recipe.views, args.images_each * 2 // recipe.views, recipe.dim
+    shape = _shape(recipe, args)
     link = Link(args.latency_us * 1e-6, args.gb_per_s * 1e9)
     rows = []
     for processes in gpus:
@@ -148,7 +154,7 @@ def measured(
     """Time exchanges and losses in two processes. Returns a Link for sums and one for gathers, and
     a row for each recipe: what its loss's exchange took, and what the fit says."""
     with tempfile.TemporaryDirectory() as folder:
-        shapes = [(r.views, args.images_each * 2 // r.views, r.dim) for r in recipes]
+        shapes = [_shape(recipe, args) for recipe in recipes]
         mp.spawn(_in_process, (folder, args.method, shapes, args.quick), nprocs=2)
         found = json.loads((Path(folder) / "found.json").read_text())
     fits = {name: communication.fitted(*zip(*found[name], strict=True)) for name in _EXCHANGES}
@@ -161,9 +167,6 @@ def measured(
         row |= {"mb": (sent.reduced + sent.gathered) * MB, "loss_ms": with_other * MS}
         rows.append(row | {"exchange_ms": (with_other - alone) * MS, "fit_ms": says * MS})
     return fits, rows
-
-
-_EXCHANGES = ("sums", "gathers")
 
 
 def _in_process(

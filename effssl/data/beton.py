@@ -230,11 +230,11 @@ def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:
 
 def _compare(beton: Beton, source: Source) -> int:
     """Do what check_beton says. Raises ValueError for a difference, and nearly anything else."""
-    images, labels, storage, _ = open_file(beton.path)
+    images, labels, storage, checksums = open_file(beton.path)
     if not np.array_equal(labels, beton.labels):
         raise ValueError("its labels are not the source's")
     rows = np.unique(np.linspace(0, len(images) - 1, READ_BACK).round().astype(int))
-    hold = Checksums(beton.path).hold(rows, images[rows], storage)
+    hold = Checksums(checksums).hold(rows, images[rows], storage)
     for row, holds in zip(rows.tolist(), hold.tolist(), strict=True):
         shape = (int(images["height"][row]), int(images["width"][row]), 3)
         stored = bytes_of(images[row], storage)

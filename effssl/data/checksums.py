@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from pathlib import Path
 
 import numpy as np
 
-from effssl.data.beton_file import Storage, bytes_of, open_file
+from effssl.data.beton_file import Storage, bytes_of
 
 
 class Checksums:
     """The checksums of a .beton's images, and which of these have been compared.
 
-    An image is compared once: afterwards it is read from the system's memory, at a cost in every
-    pass.
+    An image is compared when it is first read: in every pass that would cost time.
+
+    Args:
+        expected: uint32 [images]; None if they are not known.
     """
 
-    def __init__(self, path: Path):
-        self._expected = open_file(path).checksums
-        count = 0 if self._expected is None else len(self._expected)
-        self._is_new = np.ones(count, np.bool_)
+    def __init__(self, expected: np.ndarray | None):
+        self._expected = expected
+        self._is_new = np.ones(0 if expected is None else len(expected), np.bool_)
 
     def hold(self, positions: np.ndarray, images: np.ndarray, storage: Storage) -> np.ndarray:
         """Say which images of a batch are what was stored, bool [batch]; all if that is not known.

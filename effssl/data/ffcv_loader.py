@@ -18,6 +18,7 @@ from ffcv.transforms import ToTensor
 from torch import Tensor
 
 from effssl import InputError
+from effssl.data.beton_file import open_file
 from effssl.data.checksums import Checksums
 from effssl.data.pixels import Decoder, raise_if_damaged
 
@@ -46,7 +47,7 @@ def open_passes(path: Path, batch_size: int, workers: int, decoder: Decoder) -> 
 def _open(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Loader:
     """Open a .beton by FFCV, which compiles nothing: its own decoders would work, but slowly."""
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
-    checksums = Checksums(path)
+    checksums = Checksums(open_file(path).checksums)
     Compiler.set_enabled(False)
     try:
         return Loader(

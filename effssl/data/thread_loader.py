@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +36,8 @@ def open_passes(
 
     Raises InputError for a file that is no .beton.
     """
-    file, checksums = open_file(path), Checksums(path)
+    file = open_file(path)
+    checksums = Checksums(file.checksums)
     try:
         shape = decoder.shape_of(file.images)
     except ValueError as error:
@@ -50,20 +52,21 @@ def open_passes(
     pool = ThreadPoolExecutor(num_threads, "decode")
 
     def batches(positions: np.ndarray) -> Generator[Tensor, None, None]:
-        decoded = ahead(pool, lambda at: decode_stored(file, at), positions, 2 * PART)
-        for start in range(0, len(positions), batch_size):
-            of_batch = positions[start : start + batch_size]
-            out = next(buffers)[: len(of_batch)]
-            step = PART if has_jpegs else batch_size
-            for begin in range(0, len(of_batch), step):
-                part = slice(begin, begin + step)
-                at = of_batch[part]
-                images, storage = file.images[at], file.storage
-                raise_if_damaged(checksums.hold(at, images, storage), at)
-                if has_jpegs:
-                    images, storage = as_raw(images, list(itertools.islice(decoded, len(at))))
-                raise_if_damaged(decoder.read(at, out[part], images, storage), at)
-            yield torch.from_numpy(out)
+        ahead_of_use = ahead(pool, lambda at: decode_stored(file, at), positions, 2 * PART)
+        with closing(ahead_of_use) as decoded:
+            for start in range(0, len(positions), batch_size):
+                of_batch = positions[start : start + batch_size]
+                out = next(buffers)[: len(of_batch)]
+                step = PART if has_jpegs else batch_size
+                for begin in range(0, len(of_batch), step):
+                    part = slice(begin, begin + step)
+                    at = of_batch[part]
+                    images, storage = file.images[at], file.storage
+                    raise_if_damaged(checksums.hold(at, images, storage), at)
+                    if has_jpegs:
+                        images, storage = as_raw(images, list(itertools.islice(decoded, len(at))))
+                    raise_if_damaged(decoder.read(at, out[part], images, storage), at)
+                yield torch.from_numpy(out)
 
     def read(positions: np.ndarray) -> Generator[Tensor, None, None]:
         source = batches(positions)
@@ -82,9 +85,9 @@ def open_passes(
 
 def ahead(
     pool: Executor, function: Callable[[A], B], items: Iterable[A], count: int
-) -> Iterator[B]:
+) -> Generator[B, None, None]:
     """Yield function(item) of each item, in order, with up to `count` at work before they are asked
-    for."""
+    for. Closed early, it waits for those that are at work."""
     waiting = iter(items)
     pending: deque[Future[B]] = deque(
         pool.submit(function, item) for item in itertools.islice(waiting, count)
@@ -97,6 +100,7 @@ def ahead(
     finally:
         for each in pending:
             each.cancel()
+        wait(pending)
 
 
 def decode_stored(file: BetonFile, position: int) -> np.ndarray:
