@@ -16,9 +16,6 @@ import numba
 from filelock import FileLock
 from numba.core.caching import FunctionCache
 
-# If TBB is there (OpenCV brings it) numba takes it, and its layer leaks 7 KB at every batch that is
-# read.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 _SOURCES = Path(__file__).parents[1]  # of all that is compiled
 _LOCKED_AT_MOST_S = 10.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty
@@ -47,14 +48,20 @@ def open_passes(path: Path, batch_size: int, workers: int, decoder: Decoder) -> 
 def _open(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Loader:
     """Open a .beton by FFCV, which compiles nothing: its own decoders would work, but slowly."""
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
+    num_threads = min(workers, num_cores)
+    # FFCV has a thread for each pass, and keeps 10 KB of libjpeg for every thread that ever decoded.
+    thread = ThreadPoolExecutor(1, "read", numba.set_num_threads, (num_threads,))
     checksums = Checksums(open_file(path).checksums)
     Compiler.set_enabled(False)
     try:
         return Loader(
             str(path),
             batch_size=batch_size,
-            num_workers=min(workers, num_cores),
-            pipelines={"image": [_FfcvDecoder(decoder, checksums), ToTensor()], "label": None},
+            num_workers=num_threads,
+            pipelines={
+                "image": [_FfcvDecoder(decoder, checksums, thread), ToTensor()],
+                "label": None,
+            },
             drop_last=False,
         )
     except (AssertionError, ValueError, IndexError, OSError, TypeError) as error:
@@ -67,9 +74,9 @@ def _open(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Loader
 class _FfcvDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for an image's decoder
     """A decoder of ours behind FFCV's interface."""
 
-    def __init__(self, decoder: Decoder, checksums: Checksums):
+    def __init__(self, decoder: Decoder, checksums: Checksums, thread: Executor):
         super().__init__()
-        self._decoder, self._checksums = decoder, checksums
+        self._decoder, self._checksums, self._thread = decoder, checksums, thread
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out."""
@@ -86,7 +93,7 @@ class _FfcvDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for an i
             raise_if_damaged(self._decoder.read(positions, out, of_batch, storage), positions)
             return out
 
-        return read
+        return lambda *arguments: self._thread.submit(read, *arguments).result()
 
 
 class _WatchedIterator(EpochIterator):

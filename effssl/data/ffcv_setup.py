@@ -10,6 +10,10 @@ import types
 import numba.typed
 import torch
 
+# FFCV starts numba's threads when it is imported. If TBB is there (OpenCV brings it) numba takes
+# it, and its layer leaks 7 KB at every parallel loop.
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
+
 
 def _import_ffcv() -> None:
     # FFCV sets torch's thread count, to 1 when it is imported and to the loader's workers later:

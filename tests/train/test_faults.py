@@ -103,6 +103,8 @@ def test_hours_of_steps_hold_no_more_than_minutes(digits_dir, tmp_path):
     print(f"{steps} steps; MB {mb}; files and threads {early[0][1:]} {late[-1][1:]}")
     assert len(seen) > 100 and steps > SOAK_S
     assert mb[1] - mb[0] < 0.01 * mb[0]
+    # A pass has a thread of its own, so they go up and down: one more for each pass, probe or
+    # checkpoint of a third of the run has the fewest of its end above the most of its beginning.
     for what in ("files", "threads"):
-        usual = [statistics.mode(getattr(each, what) for each in part) for part in (early, late)]
-        assert usual[0] == usual[1], what
+        most_early = max(getattr(each, what) for each in early)
+        assert min(getattr(each, what) for each in late) <= most_early, what

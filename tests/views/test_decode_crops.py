@@ -211,7 +211,8 @@ def test_an_early_stop_leaves_no_thread_and_the_next_pass_is_whole(photographs):
 
 
 def test_memory_does_not_grow_over_200_epochs(photographs):
-    assert growth_mb(open_crops, photographs, count=COUNT) < 6  # the crops of a pass kept: 12
+    # The crops of all passes kept: 12. A decoder of libjpeg for each pass and thread: 4.
+    assert growth_mb(open_crops, photographs, count=COUNT) < 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
