@@ -65,8 +65,9 @@ _CLAIMS = {
     ),
     "wallclock": (
         "Together: half the time",
-        "A small projector and more views reach the accuracy of the baseline (two views, d = "
-        "8192, its rate and weight chosen too) in at most half its seconds of training.",
+        "A small projector and more views reach the accuracy of the baseline (two views, a "
+        "projector that is as large a part of the encoder as the paper's, its rate chosen too) in "
+        "at most half its seconds of training.",
         claim_rules.WALLCLOCK,
     ),
 }

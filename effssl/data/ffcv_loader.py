@@ -49,7 +49,7 @@ def _open(path: Path, batch_size: int, workers: int, decoder: Decoder) -> Loader
     """Open a .beton by FFCV, which compiles nothing: its own decoders would work, but slowly."""
     num_cores = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # those that we may use
     num_threads = min(workers, num_cores)
-    # FFCV has a thread for each pass, and keeps 10 KB of libjpeg for every thread that ever decoded.
+    # FFCV has a thread for each pass, and keeps 10 KB for every thread that ever decoded a JPEG.
     thread = ThreadPoolExecutor(1, "read", numba.set_num_threads, (num_threads,))
     checksums = Checksums(open_file(path).checksums)
     Compiler.set_enabled(False)

@@ -17,10 +17,18 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [views, subset, projector, wallclock])
-def test_the_committed_records_make_the_committed_tables(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (views, ""),
+        (subset, ""),
+        (projector, ""),
+        (wallclock, "--wide share --rates 1 3 9 --weights 1"),
+    ],
+)
+def test_the_committed_records_make_the_committed_tables(command, flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command.main(["--data-dir", "nowhere", "--seconds", "0"]) == 0
+    assert command.main(["--data-dir", "nowhere", "--seconds", "0", *flags.split()]) == 0
     name = command.__name__.rpartition(".")[2]
     out = tmp_path / "runs" / "claims-cpu" / name
     for file in sorted(out.glob("*.csv")):
