@@ -23,7 +23,7 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
         (views, ""),
         (subset, ""),
         (projector, ""),
-        (wallclock, "--wide share --rates 1 3 9 --weights 1"),
+        (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5"),
     ],
 )
 def test_the_committed_records_make_the_committed_tables(command, flags, tmp_path, monkeypatch):
