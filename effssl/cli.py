@@ -17,7 +17,7 @@ from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
 from effssl.ranges import absolute_start, local_path
-from effssl.set_defaults import SET_DEFAULTS
+from effssl.set_defaults import defaults_for
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "loader", "max_seconds", "device", "out", "resume"),
     *("log_to", "max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
     *("normalize", "profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
-    "graph_muon",
+    *("graph_muon", "picture_bands"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "go_on", "plan", "look"))
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> Config:
         given |= _read_yaml(_path("--config", file), flags)
     given |= flags
     # Of a set that does not exist there are no defaults; `_config` complains about it.
-    set_defaults = SET_DEFAULTS.get(given.get("data", Config().images.data), {})
+    set_defaults = defaults_for(given.get("data", Config().images.data), given.get("channels"))
     if asks_help:
         print_help(Config, "train", flat(_config(set_defaults)))
     if "resume" in given:

@@ -219,10 +219,12 @@ class Config:
         return self
 
     @model_validator(mode="after")
-    def _square_to_turn(self) -> Config:
-        height, width = height_width(self.augment.image_size)
-        if self.augment.quarter_turns and height != width:
-            raise ValueError(f"--quarter-turns: views of {height} x {width} px are not square")
+    def _views_of_images(self) -> Config:
+        size, channels = self.augment.image_size, self.images.channels or 3
+        if self.augment.quarter_turns and not isinstance(size, int):
+            raise ValueError(f"--quarter-turns: views of {size[0]} x {size[1]} px are not square")
+        if self.augment.channels != channels:
+            raise ValueError(f"--mean and --std must be {channels} numbers, one a channel")
         return self
 
     @model_validator(mode="after")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from effssl.ranges import (
     SETTINGS,
+    AtLeast0,
     AtLeast1,
     AtLeast8,
+    Channels,
     GrayRange,
     ImageSize,
     JpegQuality,
@@ -61,9 +63,13 @@ class Storage:
     be imported."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
+    channels: Channels | None = None
+    """Channels of the images, which are then stored without loss, in 8 or 16 bits or float32, and
+    seen as they are: TIFF, PNG, .npy and others. Views are normalised with measured `mean` and
+    `std`, and their hue and saturation stay, unless they are given. None: RGB of 8 bits."""
     gray_range: GrayRange | None = None
-    """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
-    bits; others are an error)."""
+    """Values that are black and white in images of more than 8 bits (None: 0 and 65535 for 16 bits;
+    others are an error)."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True
@@ -142,15 +148,40 @@ class Augment:
     30. 2 9 is usual."""
     transform: str | None = None
     """A function of your own, MODULE:FUNCTION or FILE.py:FUNCTION, that makes float images
-    [n, 3, h, w] in [0, 1] of such, on the device, after all that is above. A file of settings that
+    [n, c, h, w] in [0, 1] of such, on the device, after all that is above. A file of settings that
     names one does not run it: the command line has to name it too."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean that views are normalised with, RGB in [0, 1]."""
-    std: tuple[PositiveFinite, PositiveFinite, PositiveFinite] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean that views are normalised with, RGB in [0, 1], or one for each of the `channels`."""
+    std: tuple[PositiveFinite, ...] = (0.229, 0.224, 0.225)
     """Standard deviation that views are normalised with; of images of one value, take 1."""
     normalize: Normalizing = "given"
     """auto: `mean` and `std` are measured on the training images when a run begins, and its
     config.yaml has them."""
+
+    picture_bands: tuple[AtLeast0, AtLeast0, AtLeast0] | None = None
+    """Channels that pictures show as red, green and blue, counted from 0 (None: the first three; of
+    one or two the first, in gray)."""
+
+    @property
+    def channels(self) -> int:
+        """The channels of a view."""
+        return len(self.mean)
+
+    @model_validator(mode="after")
+    def _of_channels(self) -> Augment:
+        count = self.channels
+        if len(self.std) != count or count == 0:
+            raise ValueError(
+                f"--mean and --std must be as many numbers, not {count} and {len(self.std)}"
+            )
+        wanting = [name for name in ("hue", "saturation", "gray_prob") if getattr(self, name)]
+        if count != 3 and wanting:
+            raise ValueError(f"{', '.join(wanting)}: must be 0, as {count} channels are no RGB")
+        if count not in (1, 3) and self.rand_augment is not None:
+            raise ValueError(f"--rand-augment: takes gray or RGB, not {count} channels")
+        if self.picture_bands is not None and max(self.picture_bands) >= count:
+            raise ValueError(f"--picture-bands: must be less than {count}, counted from 0")
+        return self
 
 
 @dataclass(frozen=True, config=SETTINGS)

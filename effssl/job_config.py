@@ -15,6 +15,7 @@ from effssl.ranges import (
     SETTINGS,
     AtLeast1,
     AtLeast8,
+    Channels,
     GrayRange,
     JpegQuality,
     LocalPath,
@@ -70,7 +71,7 @@ class Evaluation:
     image_size: AtLeast8 | None = None
     """Side of a view in pixels, which is a square then (None: as the run has it)."""
     gray_range: GrayRange | None = None
-    """Black and white of gray images of more than 8 bits (None: the run's; for another set 0 and
+    """Black and white of images of more than 8 bits (None: the run's; for another set 0 and
     65535)."""
     max_image_gib: PositiveFinite | None = None
     """Memory that decoding an image may take, in GiB (None: the run's; 8 for another set)."""
@@ -195,9 +196,11 @@ class Embed:
     """auto, cpu, cuda or cuda:N; auto is cuda if there is one."""
     skip_corrupt: bool = False
     """Leave out images that do not decode, instead of stopping."""
+    channels: Channels | None = None
+    """As in training; of a run on other channels than three they are the run's."""
     gray_range: GrayRange | None = None
-    """Values that are black and white in gray images of more than 8 bits (None: 0 and 65535 for 16
-    bits; others are an error)."""
+    """Values that are black and white in images of more than 8 bits, as in training (None: 0 and
+    65535 for 16 bits; others are an error)."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True

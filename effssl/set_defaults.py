@@ -1,4 +1,4 @@
-"""Settings that follow from the set of images; YAML files and flags override them."""
+"""Settings that follow from the images; YAML files and flags override them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,14 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "list": {},
     "hf": {},
 }
+
+
+def defaults_for(data: str, channels: str | None) -> dict[str, Any]:
+    """Return the defaults for a set, and for images of so many channels, a text that may be no
+    number: what changes RGB alone is off for others, whose mean and deviation are measured."""
+    of_set = SET_DEFAULTS.get(data, {})
+    if channels is None or not channels.isdigit() or channels == "3":
+        return of_set
+    count = int(channels)
+    unmeasured = {"mean": (0.5,) * count, "std": (0.25,) * count, "normalize": "auto"}
+    return of_set | unmeasured | {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}

@@ -76,15 +76,17 @@ class _Place(NamedTuple):
     folder: str  # the first folder within the split; "" for a loose file
 
 
-def read_archive(file: Path, split: str, *, labels: bool = True) -> Archived | None:
+def read_archive(
+    file: Path, split: str, *, labels: bool = True, arrays: bool = False
+) -> Archived | None:
     """Find the images of a split, "train" or "test", as in a folder with the archive's contents;
     folders around all of it are passed through.
 
-    labels: if folders are classes. Returns None if there is no such split. Raises InputError for
-    what is no such archive or is cut short, has no images, has splits deeper down, or classes in
-    test alone.
+    labels: if folders are classes; arrays: see is_image. Returns None if there is no such split.
+    Raises InputError for what is no such archive or is cut short, has no images, has splits deeper
+    down, or classes in test alone.
     """
-    members, others = _members(file)
+    members, others = _members(file, arrays)
     if not members:
         there = f"; there are files of other kinds: {counted(others)}" if others else ""
         raise InputError(f"no images in {file}{there}")
@@ -141,7 +143,7 @@ def _places(file: Path, names: list[str], *, check: bool) -> tuple[list[_Place],
     return places, notes
 
 
-def _members(file: Path) -> tuple[list[Member], Counter[str]]:
+def _members(file: Path, arrays: bool) -> tuple[list[Member], Counter[str]]:
     """Return the images of an archive in the order of their paths' parts, and count what else there
     is by suffix. Of names that come again the last counts, as for whoever unpacks."""
     listing = _of_zip if file.suffix.lower() == ".zip" else _of_tar
@@ -152,7 +154,7 @@ def _members(file: Path) -> tuple[list[Member], Counter[str]]:
             path = PurePosixPath(member.name)
             if not all(is_read(folder) for folder in path.parts[:-1]):
                 continue
-            if is_image(path.name):
+            if is_image(path.name, arrays=arrays):
                 members[member.name] = member
             elif not path.name.startswith("."):
                 others[path.suffix.lower()] += 1

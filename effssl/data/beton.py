@@ -10,30 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from effssl import InputError
-from effssl.data.beton_file import RAW, bytes_of, open_file
-from effssl.data.checksums import Checksums
 from effssl.data.decode import judge_gray
 from effssl.data.loader import Reader, reader_of
 from effssl.data.sources import Source
 from effssl.data.storing import Complaint, Written, about_bytes, listing
+from effssl.data.values import RGB, Values, window_of
 from effssl.image_config import Storage
 from effssl.run.files import to_disk
 
 FORMAT = 2  # of what is written into a .beton; raise it when that changes
-READ_BACK = 1_000  # images whose pixels check_beton reads at most
 
 
 class Beton(NamedTuple):
@@ -47,6 +44,7 @@ class Beton(NamedTuple):
     positions: np.ndarray  # int64 [images], of these images in the source: all but those left out
     is_new: bool  # written by this very call
     reader: Reader = "ffcv"  # what reads it
+    values: Values = RGB  # what the numbers of images are
 
 
 def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> Beton:
@@ -83,25 +81,10 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
         raise InputError(_cannot_be_stored(left_out, len(source.images)))
     if note.get("gray"):
         print(f"{path.name}: {note['gray']}; --gray-range alters that", flush=True)
-    return _stored(source, path, left_out, is_new, reader)
-
-
-def check_beton(beton: Beton, source: Source) -> int:
-    """Read a stored split back, past its loader, and compare it with its source.
-
-    All labels are compared, and READ_BACK images evenly spread: their checksums must hold; raw ones
-    must equal the source's, if they were not made smaller, JPEGs must decode to the size noted.
-    Returns how many images' pixels were read. Raises InputError naming the file for a difference.
-    """
-    try:
-        return _compare(beton, source)
-    except InputError:  # the source's
-        raise
-    except Exception as error:  # damaged files make NumPy and Pillow raise nearly anything
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{beton.path} is damaged ({reason}); delete it to have it rewritten"
-        ) from None
+    kind = note.get("kind", "uint8")
+    window = window_of(kind, storage.gray_range)
+    values = RGB if storage.channels is None else Values(storage.channels, kind, window)
+    return _stored(source, path, left_out, is_new, reader)._replace(values=values)
 
 
 def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
@@ -114,8 +97,12 @@ def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
     }
     if source.side is None:
         made_from["max_side"] = storage.max_side
-        is_raw = storage.store == "lossless"
+        is_raw = storage.store == "lossless" or storage.channels is not None
         made_from |= {"store": "raw"} if is_raw else {"jpeg_quality": storage.jpeg_quality}
+    if storage.channels is not None:
+        # Values are stored as they are, and the range is that of who reads them; without one it was
+        # judged whether all of it is used.
+        return made_from | {"channels": storage.channels, "judged": storage.gray_range is None}
     if storage.gray_range is not None:
         made_from["gray_range"] = list(storage.gray_range)
     return made_from
@@ -153,9 +140,11 @@ def _write(
     os.close(handle)
     temporary = Path(name)
     try:
-        left_out, gray_highs = _writer(storage)(source, temporary, storage)
+        left_out, gray_highs, kinds = _writer(storage)(source, temporary, storage)
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
             raise InputError(_cannot_be_stored(left_out, num_images))
+        if len(kinds) > 1:
+            raise InputError(f"images are of several kinds of values: {_counted(kinds)}")
         about_gray = judge_gray(gray_highs)
         to_disk(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read it
@@ -165,6 +154,7 @@ def _write(
             "stored": num_images - len(left_out),
             "skipped": left_out,
             "gray": about_gray,
+            "kind": next(iter(kinds)),
         }
         temporary.write_text(json.dumps(note, indent=1) + "\n")
         temporary.replace(path.with_suffix(".json"))
@@ -175,7 +165,7 @@ def _write(
 
 def _writer(storage: Storage) -> Callable[[Source, Path, Storage], Written]:
     """Return what writes a .beton."""
-    if reader_of(storage.loader) == "ffcv":
+    if storage.channels is None and reader_of(storage.loader) == "ffcv":
         from effssl.data import ffcv_writer
 
         return ffcv_writer.write
@@ -224,26 +214,9 @@ def _stored(
     return Beton(path, labels[positions], classes, side, identity, positions, is_new, reader)
 
 
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
+
+
 def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:
     return listing([complaint.why for complaint in left_out], num_images, "cannot be stored")
-
-
-def _compare(beton: Beton, source: Source) -> int:
-    """Do what check_beton says. Raises ValueError for a difference, and nearly anything else."""
-    images, labels, storage, checksums = open_file(beton.path)
-    if not np.array_equal(labels, beton.labels):
-        raise ValueError("its labels are not the source's")
-    rows = np.unique(np.linspace(0, len(images) - 1, READ_BACK).round().astype(int))
-    hold = Checksums(checksums).hold(rows, images[rows], storage)
-    for row, holds in zip(rows.tolist(), hold.tolist(), strict=True):
-        shape = (int(images["height"][row]), int(images["width"][row]), 3)
-        stored = bytes_of(images[row], storage)
-        if images["mode"][row] == RAW:
-            original = source.images[int(beton.positions[row])]
-            is_smaller = beton.side is None and max(shape) < max(original.shape)
-            is_same = is_smaller or np.array_equal(stored.reshape(shape), original)
-        else:
-            is_same = np.asarray(Image.open(io.BytesIO(stored.tobytes()))).shape == shape
-        if not (holds and is_same):
-            raise ValueError(f"image {row} is not what was stored")
-    return len(rows)

@@ -110,10 +110,10 @@ def num_bytes_in(path: Path) -> int:
     return int(sizes.sum())
 
 
-def page_size_for(max_side: int) -> int:
+def page_size_for(max_side: int, bytes_of_pixel: int = 3) -> int:
     """Return the bytes of a page into which every image fits whose longer side has `max_side`
     pixels."""
-    return 2 ** max(23, math.ceil(math.log2(3 * max_side**2)))
+    return 2 ** max(23, math.ceil(math.log2(bytes_of_pixel * max_side**2)))
 
 
 def write_file(path: Path, images: Iterable[StoredImage], at_most: int, page_size: int) -> int:

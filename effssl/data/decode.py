@@ -1,16 +1,18 @@
-"""An image file -> upright RGB."""
+"""An image file -> upright pixels: RGB, or with --channels what the file has."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from effssl import InputError
+from effssl.data.bands import as_stored, read_header, read_raster, with_channels
 
 TURNS = {  # EXIF's orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,16 +30,23 @@ LARGE = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 GIB_PER_PIXEL = 24 / 2**30  # measured at most: 14 for RGB, 18 if it is turned, 22 with transparency
 GIB_PER_DEEP_PIXEL = 40 / 2**30  # 33 to 37 for gray that is scaled from more than 8 bits
+BYTES_PER_BIT = 3 / 8  # of values that are kept: as they are read, upright, and stored
 GIB_PER_COEFFICIENTS = 6 / 2**30  # that a progressive JPEG keeps of each pixel, at full size
 DIM = (WHITE_OF_16_BITS + 1) // 16  # what 12 bits in 16 stay below
 
 
 class Decoding(NamedTuple):
-    """How files become RGB."""
+    """How files become pixels."""
 
-    gray_range: tuple[float, float] | None = None  # black and white of gray of more than 8 bits
+    gray_range: tuple[float, float] | None = None  # black and white of more than 8 bits
     max_gib: float = 8.0  # memory that decoding an image may take
     enough_px: int = 1000  # LARGE JPEGs are decoded smaller, their shorter side at least this
+    channels: int | None = None  # None: RGB of 8 bits; else what the files have to have
+
+    @property
+    def has_arrays(self) -> bool:
+        """Values are kept as they are."""
+        return self.channels is not None
 
 
 DEFAULT = Decoding()
@@ -46,8 +55,8 @@ DEFAULT = Decoding()
 class Decoded(NamedTuple):
     """An image, and what its values say about the range that was assumed for them."""
 
-    pixels: np.ndarray  # uint8 [height, width, 3]
-    gray_high: int | None  # largest value of 16-bit gray that was taken as 0 to 65,535
+    pixels: np.ndarray  # uint8 [height, width, 3], or one of values.KINDS [height, width, channels]
+    gray_high: int | None  # largest of 16-bit values that were taken as 0 to 65,535
 
 
 class Readable(Protocol):
@@ -65,9 +74,17 @@ def opened(file: Path | Readable) -> Image.Image:
     return Image.open(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
 
 
+def stream_of(file: Path | Readable) -> BinaryIO:
+    """Open a file to be read."""
+    return file.open("rb") if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+
+
 def decode(path: Path | Readable, decoding: Decoding) -> Decoded:
     """Decode an image. Raises InputError naming the file and the reason if it cannot be used."""
     try:
+        if decoding.has_arrays:
+            with stream_of(path) as stream:
+                return _as_it_is(stream, decoding)
         with opened(path) as image:
             return _decoded(image, decoding)
     except Exception as error:  # damaged files make Pillow raise nearly anything
@@ -76,7 +93,7 @@ def decode(path: Path | Readable, decoding: Decoding) -> Decoded:
 
 
 def judge_gray(gray_highs: Sequence[int]) -> str | None:
-    """Judge by the largest value of each 16-bit gray image of a set whether 16 bits are used.
+    """Judge by the largest value of each 16-bit image of a set whether 16 bits are used.
 
     Returns a sentence if some images stay below a sixteenth of the range. Raises InputError if all
     do: they would be black.
@@ -84,13 +101,36 @@ def judge_gray(gray_highs: Sequence[int]) -> str | None:
     num_images, num_dim = len(gray_highs), sum(high < DIM for high in gray_highs)
     if num_dim == 0:
         return None
-    counted = f"{num_dim} of {num_images} 16-bit gray images"
+    counted = f"{num_dim} of {num_images} images of 16 bits"
     if num_dim < num_images:
         return f"{counted} use less than a sixteenth of the range 0 to 65535, and come out dark"
     raise InputError(
         f"{counted} use less than a sixteenth of the range 0 to 65535 (the largest value is "
         f"{max(gray_highs)}) and would be black; --gray-range LOW HIGH says which values are black "
         "and white: 0 4095 for 12 bits, 0 65535 if they are meant to be dark"
+    )
+
+
+def _as_it_is(file: BinaryIO, decoding: Decoding) -> Decoded:
+    """Keep an image's values. Raises ValueError if they do not say what is black and white."""
+    assert decoding.channels is not None
+    header = read_header(file)
+    needed_gib = math.prod(header.size) * header.channels * header.bits * BYTES_PER_BIT / 2**30
+    height, width = header.size
+    _check_memory(width, height, needed_gib, decoding)
+    pixels = as_stored(with_channels(read_raster(file), decoding.channels))
+    if decoding.gray_range is None and pixels.dtype == np.float32:
+        low, high = np.nan_to_num(pixels).min(), np.nan_to_num(pixels).max()
+        if low < 0 or high > 1:
+            raise ValueError(_no_range("values", low, high))
+    is_judged = decoding.gray_range is None and pixels.dtype == np.uint16
+    return Decoded(pixels, int(pixels.max()) if is_judged else None)
+
+
+def _no_range(what: str, low: float, high: float) -> str:
+    return (
+        f"its {what}, from {low:g} to {high:g}, do not say what is black and what is white; "
+        "--gray-range LOW HIGH does"
     )
 
 
@@ -115,10 +155,7 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
             gray = (values // 256).clip(0, 255).astype(np.uint8)
             gray_high = int(values.max())
         else:
-            raise ValueError(
-                f"its gray values, from {values.min():g} to {values.max():g}, do not say what is "
-                "black and what is white; --gray-range LOW HIGH does"
-            )
+            raise ValueError(_no_range("gray values", values.min(), values.max()))
         upright = Image.fromarray(gray)
     if upright.has_transparency_data:
         colours = upright.convert("RGBA")
@@ -141,6 +178,10 @@ def _check_size(image: Image.Image, decoding: Decoding) -> None:
     decoded_width, decoded_height = image.size
     per_pixel = GIB_PER_DEEP_PIXEL if image.mode[0] in "IF" else GIB_PER_PIXEL
     needed_gib += decoded_width * decoded_height * per_pixel
+    _check_memory(width, height, needed_gib, decoding)
+
+
+def _check_memory(width: int, height: int, needed_gib: float, decoding: Decoding) -> None:
     if needed_gib > decoding.max_gib:
         raise ValueError(
             f"its {width}x{height} pixels take about {needed_gib:.3g} GiB of memory, and "

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from effssl import InputError
-from effssl.data.decode import opened
+from effssl.data.decode import DEFAULT
+from effssl.data.headers import header_of
 from effssl.data.image_files import ImageFiles
 from effssl.data.sources import ImageSequence
+from effssl.data.values import in_unit_range
 
 NEAR = 0.02  # mean brightness, in [0, 1], within which of 0 or 1 an image is black or white
 ENOUGH = 2**18  # pixels of an image that are looked at, or up to four times as many
 FLAT = 1 / 255  # standard deviation of brightness up to which an image is of one value
-_DEPTHS = {"1": "1 bit", "P": "palette", "L": "gray", "LA": "gray with alpha", "RGBA": "RGBA"}
-_DEPTHS |= {"I": "32-bit gray", "F": "float gray", "PA": "palette with alpha"}
 
 
 class Headers(NamedTuple):
@@ -33,8 +33,8 @@ class Headers(NamedTuple):
 class Pixels(NamedTuple):
     """What the pixels of images say; positions are of the images, in their order."""
 
-    mean: np.ndarray  # float64 [3], RGB in [0, 1]
-    std: np.ndarray  # float64 [3], over all pixels of all images
+    mean: np.ndarray  # float64 [channels], in [0, 1]
+    std: np.ndarray  # float64 [channels], over all pixels of all images
     black: list[int]
     white: list[int]
     flat: list[int]
@@ -51,19 +51,19 @@ def headers_of(images: ImageSequence, positions: Iterable[int]) -> Headers:
             sizes.append(images[position].shape[:2])
             continue
         try:
-            with opened(images.paths[position]) as image:
-                kind, mode, (width, height) = image.format, image.mode, image.size
+            header = header_of(images.paths[position], images.decoding)
         except Exception:  # damaged files make Pillow raise nearly anything
             kinds["not readable"] += 1
             continue
-        mode = "16-bit gray" if mode.startswith("I;16") else _DEPTHS.get(mode, mode)
-        kinds[f"{kind} {mode}"] += 1
-        sizes.append((height, width))
+        bands = f", {header.channels} channels" if images.decoding.has_arrays else ""
+        kinds[f"{header.kind}{bands}"] += 1
+        sizes.append(header.size)
     return Headers(kinds, np.array(sizes, np.int64).reshape(-1, 2))
 
 
 def pixels_of(images: ImageSequence, positions: Iterable[int]) -> Pixels:
     """Decode images, as they would be stored, and look at their pixels."""
+    decoding = images.decoding if isinstance(images, ImageFiles) else DEFAULT
     means, squares = [], []
     black, white, flat = [], [], []
     damaged = []
@@ -74,7 +74,8 @@ def pixels_of(images: ImageSequence, positions: Iterable[int]) -> Pixels:
             damaged.append(str(error))
             continue
         step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // ENOUGH))
-        x = pixels[::step, ::step].reshape(-1, 3) / 255
+        every = pixels[::step, ::step].reshape(-1, pixels.shape[2])
+        x = in_unit_range(every, decoding.gray_range)
         means.append(x.mean(0))
         squares.append(np.square(x).mean(0))
         brightness = x.mean(1)
@@ -85,7 +86,7 @@ def pixels_of(images: ImageSequence, positions: Iterable[int]) -> Pixels:
         if brightness.mean() > 1 - NEAR:
             white.append(position)
     if not means:
-        nothing = np.full(3, np.nan)
+        nothing = np.full(decoding.channels or 3, np.nan)
         return Pixels(nothing, nothing, black, white, flat, damaged)
     mean = np.mean(means, 0)
     std = np.sqrt(np.maximum(np.mean(squares, 0) - mean**2, 0))

@@ -80,9 +80,9 @@ class _FfcvDecoder(SimpleRGBImageDecoder):  # FFCV takes no other class for an i
 
     def declare_state_and_memory(self, previous_state):
         """Tell FFCV what comes out."""
-        shape, uint8 = self._decoder.shape_of(self.metadata), np.dtype("u1")
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=uint8)
-        return state, AllocationQuery(shape, uint8)
+        shape, kind = self._decoder.shape_of(self.metadata), self._decoder.values.read_as
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=kind)
+        return state, AllocationQuery(shape, kind)
 
     def generate_code(self) -> Callable:
         """Give FFCV the function that reads a batch."""

@@ -23,6 +23,7 @@ def _import_ffcv() -> None:
     numbas_dict, numba.typed.Dict = numba.typed.Dict, dict
     try:
         import ffcv.loader.epoch_iterator
+        import ffcv.memory_managers.os_cache
         import ffcv.pipeline.compiler
     finally:
         numba.typed.Dict = numbas_dict
@@ -31,6 +32,10 @@ def _import_ffcv() -> None:
     # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the
     # same.
     ffcv.loader.epoch_iterator.IS_CUDA = False
+    # FFCV makes numba's own type of byte arrays read-only, for all code that is compiled afterwards.
+    parts = [numba.types.Array(numba.uint8, 1, "C", readonly=True), *(2 * [numba.uint64[::1]])]
+    of_file = property(lambda manager: numba.types.Tuple(parts))
+    ffcv.memory_managers.os_cache.OSCacheManager.state_type = of_file
 
 
 def _reason() -> str | None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import operator
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import ffcv.writer
@@ -63,6 +64,7 @@ def _read_notes(file: Path) -> Written:
     return Written(
         left_out=[Complaint(*note) for note in notes if isinstance(note[1], str)],
         gray_highs=[note[1] for note in notes if isinstance(note[1], int)],
+        kinds=Counter(uint8=1),
     )
 
 

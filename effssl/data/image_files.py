@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.decode import Decoded, Decoding, Readable, decode, opened
+from effssl.data.bands import NUMPY
+from effssl.data.decode import Decoded, Decoding, Readable, decode
 from effssl.data.file_paths import FilePaths
 
 # What Pillow opens too: documents, drawings, videos, icons, textures, and data that it only names.
@@ -46,7 +47,7 @@ class FoundFiles(NamedTuple):
 
 
 class ImageFiles:
-    """Image files, or images in an archive, decoded on access to upright RGB.
+    """Image files, or images in an archive, decoded on access.
 
     names: what they are called, if not by their paths below the set's folder.
     """
@@ -63,7 +64,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Decode an image to uint8 [height, width, 3]. Raises InputError as `decoded` does."""
+        """Decode an image to [height, width, channels]. Raises InputError as `decoded` does."""
         return self.decoded(position).pixels
 
     def decoded(self, position: int) -> Decoded:
@@ -81,7 +82,7 @@ def images_below(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths, others = find_images(folder)
+    paths, others = find_images(folder, arrays=decoding.has_arrays)
     if not paths:
         raise InputError(no_images(folder, others))
     folders = classes_of(paths, folder) if folders_are_classes else []
@@ -95,6 +96,8 @@ def no_images(folder: str | Path, others: Counter[str]) -> str:
     there = f"; there are files of other kinds: {counted(others)}" if others else ""
     if {".parquet", ".arrow"} & {*others}:
         there += "; --data hf reads images within .parquet and .arrow"
+    if NUMPY in others:
+        there += f"; --channels reads {NUMPY} as images"
     return f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth{there})"
 
 
@@ -109,12 +112,17 @@ def counted(others: Counter[str]) -> str:
 
 
 def find_images(
-    root: Path, *, without: Sequence[Path] = (), only: frozenset[str] = frozenset()
+    root: Path,
+    *,
+    without: Sequence[Path] = (),
+    only: frozenset[str] = frozenset(),
+    arrays: bool = False,
 ) -> FoundFiles:
     """Look for images below `root`, at any depth.
 
     Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
-    files too. With `only`, just root's folders of these names are looked into.
+    files too. With `only`, just root's folders of these names are looked into; arrays: see
+    is_image.
     """
     others: Counter[str] = Counter()
     folders: list[Path] = []
@@ -138,7 +146,7 @@ def find_images(
                 if is_wanted and (not only or here != root or name in only):
                     beside = []
                     parts += [here / name, (len(folders), beside)]
-            elif not is_image(name):
+            elif not is_image(name, arrays=arrays):
                 passed.append(name)
             elif not only or here != root:
                 beside.append(name)
@@ -158,14 +166,14 @@ def _listed(folder: Path) -> list[tuple[str, bool]]:
         return []
 
 
-def has_images(root: Path) -> bool:
-    """Say whether there is an image below `root`, at any depth."""
+def has_images(root: Path, *, arrays: bool = False) -> bool:
+    """Say whether there is an image below `root`, at any depth; arrays: see is_image."""
     waiting = [os.fspath(root)]
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if not entry.is_dir():
-                    if is_image(entry.name):
+                    if is_image(entry.name, arrays=arrays):
                         return True
                 elif is_read(entry.name):
                     waiting.append(entry.path)
@@ -183,10 +191,11 @@ def is_read(folder_name: str) -> bool:
     return not folder_name.startswith(".") and folder_name.lower() not in NOT_OURS
 
 
-def is_image(file_name: str) -> bool:
-    """Say whether a file is taken for an image."""
+def is_image(file_name: str, *, arrays: bool = False) -> bool:
+    """Say whether a file is taken for an image; arrays: NumPy's too, as --channels reads them."""
     _, dot, suffix = file_name.rpartition(".")
-    return f"{dot}{suffix.lower()}" in suffixes() and file_name[0] != "."
+    kind = f"{dot}{suffix.lower()}"
+    return (kind in suffixes() or (arrays and kind == NUMPY)) and file_name[0] != "."
 
 
 def classes_of(paths: FilePaths, root: Path) -> list[str]:
@@ -230,21 +239,3 @@ def abridged(names: Sequence[str], at_most: int = 5) -> str:
     """List the first names, and count the others."""
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
-
-
-def common_side(paths: Sequence[Path] | Sequence[Readable], largest: int = 96) -> int | None:
-    """Return the side of the images if all are squares of one small size, else None.
-
-    Only headers are read; damaged ones say nothing.
-    """
-    common = None
-    for path in paths:
-        try:
-            with opened(path) as image:
-                width, height = image.size
-        except Exception:  # it is named when it is decoded
-            continue
-        if width != height or width > largest or common not in (None, width):
-            return None
-        common = width
-    return common

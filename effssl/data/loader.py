@@ -1,4 +1,4 @@
-"""Stored images -> batches of uint8 pixels on the device, in an order that the caller chooses.
+"""Stored images -> batches of pixels on the device, in an order that the caller chooses.
 
 FFCV reads them, or, where it cannot be had, threads of this process.
 """
@@ -28,8 +28,8 @@ class Loader(NamedTuple):
     """A stored split, to be read any number of times, one at a time."""
 
     path: Path
-    # positions uint64 [n] -> what the decoder makes of the images there, in that order: uint8
-    # [batch, ...] on the CPU, each for as long as no further one is asked for
+    # positions uint64 [n] -> what the decoder makes of the images there, in that order: its
+    # values.read_as [batch, ...] on the CPU, each for as long as no further one is asked for
     read: Callable[[np.ndarray], Generator[Tensor, None, None]]
 
 
@@ -73,7 +73,7 @@ def read_batches(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Make one pass over the images at `positions`, in that order.
 
-    Yields (what the loader's decoder makes of the images, uint8 [batch, ...], their positions int64
+    Yields (what the loader's decoder makes of the images, [batch, ...], their positions int64
     [batch]) on the device; the last batch may be smaller. Closing the generator ends the threads
     that read. An error in one of them is raised here, as RuntimeError.
     """

@@ -9,11 +9,9 @@ from effssl.data.stored import Data
 
 MEASURED = 500  # images, evenly spread
 
-Colour = tuple[float, float, float]
 
-
-def measured(data: Data) -> tuple[Colour, Colour]:
-    """Return mean and standard deviation of the images to pretrain on, RGB in [0, 1].
+def measured(data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation, a number a channel, of the images to pretrain on.
 
     Every image counts alike, however large it is. A colour that does not vary has a deviation of 1.
     """
@@ -24,6 +22,5 @@ def measured(data: Data) -> tuple[Colour, Colour]:
     return _rounded(pixels.mean), _rounded(np.where(pixels.std < FLAT, 1.0, pixels.std))
 
 
-def _rounded(of_colours: np.ndarray) -> Colour:
-    red, green, blue = (round(float(value), 4) for value in of_colours)
-    return red, green, blue
+def _rounded(of_channels: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in of_channels)

@@ -7,6 +7,7 @@ arguments.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numba
@@ -15,10 +16,16 @@ import numpy as np
 from effssl.data.beton_file import JPEG, Storage
 from effssl.data.compiled import compiled, part_of_compiled
 from effssl.data.ffcv_jpeg import imdecode
+from effssl.data.values import RGB, Values
 
 
 class Decoder(Protocol):
     """What makes pixels of stored images, for one loader alone."""
+
+    @property
+    def values(self) -> Values:
+        """What the numbers of the images are; those that are read are of `values.read_as`."""
+        ...
 
     def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
         """Return the shape of what is made of each of `images`, beton_file.IMAGE [images].
@@ -32,27 +39,32 @@ class Decoder(Protocol):
     ) -> np.ndarray:
         """Make the pixels of a batch, in `out`; return which images could be read, bool [batch].
 
-        positions: uint64 [batch], in the split; out: uint8 [batch, *shape]; images:
+        positions: uint64 [batch], in the split; out: values.read_as [batch, *shape]; images:
         beton_file.IMAGE [batch].
         """
         ...
 
 
 class WholeImageDecoder:
-    """Images of one size, stored raw -> uint8 [batch, height, width, 3]."""
+    """Images of one size, stored raw -> values.read_as [batch, height, width, channels]."""
+
+    def __init__(self, values: Values = RGB):
+        self.values = values
 
     def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
         """See Decoder."""
         of_first = images[:1]
         if not all((images[name] == of_first[name]).all() for name in ("height", "width")):
             raise ValueError("its images are not all of one size")
-        return int(of_first["height"].item()), int(of_first["width"].item()), 3
+        height, width = (int(of_first[name].item()) for name in ("height", "width"))
+        return height, width, self.values.channels
 
     def read(
         self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
     ) -> np.ndarray:
         """See Decoder."""
-        return _read_raw(out, images, storage)
+        _, values = self.values.for_compiled()
+        return _read_raw(out, images, storage, values)
 
 
 def raise_if_damaged(is_read: np.ndarray, positions: np.ndarray) -> None:
@@ -65,15 +77,12 @@ def raise_if_damaged(is_read: np.ndarray, positions: np.ndarray) -> None:
 
 
 @compiled
-def _read_raw(out, images, storage):
-    """Copy raw images, and return which of them are whole."""
+def _read_raw(out, images, storage, values):
+    """Read raw images, and return which of them are whole."""
     is_read = np.empty(len(images), np.bool_)
     for i in numba.prange(len(images)):
-        pixels = stored_bytes(images[i]["data_ptr"], storage)
-        image = out[i].reshape(-1)
-        is_read[i] = len(pixels) == len(image)
-        for k in range(min(len(pixels), len(image))):
-            image[k] = pixels[k]
+        content = stored_bytes(images[i]["data_ptr"], storage)
+        is_read[i] = _copied(content, out[i].reshape(-1), values)
     return is_read
 
 
@@ -86,16 +95,32 @@ def stored_bytes(address, storage):
 
 
 @part_of_compiled
-def read_image(stored, storage, image):
-    """Read into `image`, uint8 [height, width, 3], of the stored size; say whether that went."""
+def read_image(stored, storage, image, values):
+    """Read into `image`, [height, width, channels] of the stored size; say whether that went.
+
+    values: the second of Values.for_compiled; image: of Values.read_as.
+    """
     content = stored_bytes(stored["data_ptr"], storage)
     if stored["mode"] == JPEG:
         return _decode_jpeg(content, image)
-    pixels = image.reshape(-1)
-    if len(content) != len(pixels):
+    return _copied(content, image.reshape(-1), values)
+
+
+@part_of_compiled
+def _copied(content, pixels, values):
+    """Write stored bytes into `pixels`, as they are or as numbers in [0, 1]; say whether they are
+    as many."""
+    example, low, scale = values
+    if len(content) != len(pixels) * example.itemsize:
         return False
+    if example.itemsize == 1:
+        for k in range(len(pixels)):
+            pixels[k] = content[k]
+        return True
+    stored = content.view(example.dtype)
     for k in range(len(pixels)):
-        pixels[k] = content[k]
+        number = (np.float32(stored[k]) - low) * scale
+        pixels[k] = 0 if math.isnan(number) else min(max(number, np.float32(0)), np.float32(1))
     return True
 
 

@@ -14,13 +14,13 @@ from effssl.data.archives import Archived, is_archive, read_archive
 from effssl.data.decode import DEFAULT, Decoding
 from effssl.data.digits import DIGITS_SIDE, read_digits
 from effssl.data.fingerprints import digest, fingerprints
+from effssl.data.headers import common_side
 from effssl.data.image_files import (
     ImageFiles,
     about_others,
     abridged,
     class_labels,
     classes_of,
-    common_side,
     describe_labels,
     find_images,
     no_images,
@@ -34,7 +34,7 @@ IMAGENET100_CLASSES = Path(__file__).with_name("imagenet100_classes.txt")
 
 
 class ImageSequence(Protocol):
-    """Images by position, each uint8 [height, width, 3]."""
+    """Images by position, each [height, width, channels]: uint8 RGB, or what --channels keeps."""
 
     def __len__(self) -> int: ...
 
@@ -81,10 +81,14 @@ def open_source(
     elif name == "hf":
         source = _of_parts(read_shards(data_dir, split, columns, labels=labels), decoding)
     elif name == "folder" and is_archive(data_dir):
-        source = _of_parts(read_archive(data_dir, split, labels=labels), decoding)
+        source = _of_parts(
+            read_archive(data_dir, split, labels=labels, arrays=decoding.has_arrays), decoding
+        )
     else:
         listed = IMAGENET100_CLASSES.read_text().split() if name == "imagenet100" else []
         source = _class_folders(name, data_dir, split, labels, decoding, only=frozenset(listed))
+    if decoding.has_arrays and source is not None and not isinstance(source.images, ImageFiles):
+        raise InputError(f"--channels is for image files; those of {name} are RGB of 8 bits")
     return source if labels or source is None else _without_labels(source)
 
 
@@ -179,11 +183,12 @@ def _class_folders(
     labels: if folders are classes. side: what the set's images must measure. only: the classes to
     take, all of which must be there; all classes if it is empty.
     """
-    folders = find_split_folders(data_dir)
+    arrays = decoding.has_arrays
+    folders = find_split_folders(data_dir, arrays=arrays)
     root = train_root = folders.train
     has_train = train_root != data_dir
     apart = [] if has_train or split == "test" else folders.apart
-    paths, others = find_images(train_root, without=folders.apart, only=only)
+    paths, others = find_images(train_root, without=folders.apart, only=only, arrays=arrays)
     if labels:
         check_nested(paths, train_root, is_train=has_train)
     classes = classes_of(paths, train_root)
@@ -199,7 +204,7 @@ def _class_folders(
         if folders.held_out is None:
             return None
         root = folders.held_out
-        paths, others = find_images(root, only=only)
+        paths, others = find_images(root, only=only, arrays=arrays)
         unknown = sorted({*classes_of(paths, root)} - {*classes})
         if unknown and classes:
             raise InputError(f"{root} has classes that {train_root} lacks: {abridged(unknown)}")
@@ -211,7 +216,7 @@ def _class_folders(
         alone = f" (one folder alone is no class: {printable(classes[0])})"
     numbers, classes = class_labels(paths, root, classes)
     if name == "folder":
-        side = common_side(paths)
+        side = common_side(paths, decoding)
     known_by = fingerprints(paths.texts(), paths.texts(data_dir), numbers)
     notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
@@ -224,7 +229,9 @@ def _of_parts(found: Archived | Sharded | None, decoding: Decoding) -> Source | 
         return None
     parts, numbers, classes, fingerprint, identity, notes = found
     images = ImageFiles(parts, decoding, [part.name for part in parts])
-    return Source(images, numbers, classes, fingerprint, identity, common_side(parts), notes)
+    return Source(
+        images, numbers, classes, fingerprint, identity, common_side(parts, decoding), notes
+    )
 
 
 def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:
@@ -235,4 +242,4 @@ def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source
     names, paths, numbers, classes, notes = listed
     known_by = fingerprints(paths, names, numbers)
     images = ImageFiles(paths, decoding, names)
-    return Source(images, numbers, classes, *known_by, common_side(paths), notes)
+    return Source(images, numbers, classes, *known_by, common_side(paths, decoding), notes)

@@ -43,8 +43,8 @@ def has_train_folder(data_dir: Path) -> bool:
     return data_dir.is_dir() and any(split_of(f.name) == "train" for f in subfolders(data_dir))
 
 
-def find_split_folders(data_dir: Path) -> SplitFolders:
-    """Find train/, and test/ or val/ as what is held out.
+def find_split_folders(data_dir: Path, *, arrays: bool = False) -> SplitFolders:
+    """Find train/, and test/ or val/ as what is held out; arrays: see is_image.
 
     Of test/ and val/ the former is held out, unless it has no class folders and val/ has: then no
     figure could be given for test/. Raises InputError if the folder is not there, if a split is
@@ -60,7 +60,7 @@ def find_split_folders(data_dir: Path) -> SplitFolders:
         raise InputError(f"--data-dir {data_dir}: no such folder")
     folders = subfolders(data_dir)
     train, val, test = (_only(folders, split) for split in SPELLINGS)
-    others = [f for f in folders if split_of(f.name) is None and has_images(f)]
+    others = [f for f in folders if split_of(f.name) is None and has_images(f, arrays=arrays)]
     alike = [folder for folder in others if ALIKE.fullmatch(folder.name)]
     if alike:
         raise InputError(
@@ -69,13 +69,14 @@ def find_split_folders(data_dir: Path) -> SplitFolders:
             f"{data_dir / 'train'})"
         )
     notes = []
-    loose = [] if train is None else [p for p in data_dir.iterdir() if is_image(p.name)]
+    inside = [] if train is None else list(data_dir.iterdir())
+    loose = [path for path in inside if is_image(path.name, arrays=arrays)]
     if train is not None and others + loose:
         beside = _listed(others + loose)
         notes.append(f"not read: {beside}, as images beside {train} are of no split")
     held_out = test or val
     if test is not None and val is not None:
-        if not _has_classes(test) and _has_classes(val):
+        if not _has_classes(test, arrays) and _has_classes(val, arrays):
             held_out = val
             notes.append(f"not read: {test}, which has no class folders; {val} is held out instead")
         else:
@@ -120,8 +121,8 @@ def _only(folders: Sequence[Path], split: str) -> Path | None:
     return spelled[0] if spelled else None
 
 
-def _has_classes(folder: Path) -> bool:
-    return any(has_images(subfolder) for subfolder in subfolders(folder))
+def _has_classes(folder: Path, arrays: bool) -> bool:
+    return any(has_images(subfolder, arrays=arrays) for subfolder in subfolders(folder))
 
 
 def _listed(folders: Sequence[Path]) -> str:

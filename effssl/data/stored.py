@@ -44,7 +44,9 @@ class Data(NamedTuple):
 def find_split(storage: Storage, split: Split) -> Source | None:
     """Find a split of the set, not stored yet; None if the set has none of it. Raises InputError as
     open_source does."""
-    decoding = Decoding(storage.gray_range, storage.max_image_gib, 2 * storage.max_side)
+    decoding = Decoding(
+        storage.gray_range, storage.max_image_gib, 2 * storage.max_side, storage.channels
+    )
     return open_source(
         storage.data,
         storage.data_dir,

@@ -7,6 +7,7 @@ import functools
 import io
 import sys
 import time
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,10 +37,11 @@ class Written(NamedTuple):
 
     left_out: list[Complaint]  # by position
     gray_highs: list[int]  # see decode.Decoded
+    kinds: Counter[str]  # of values, one of values.KINDS -> images
 
 
 def storable(source: Source, position: int, max_side: int) -> tuple[np.ndarray, int | None]:
-    """Return an image's pixels, uint8 [height, width, 3], and its gray_high: see decode.Decoded.
+    """Return an image's pixels and its gray_high: see decode.Decoded.
 
     Raises InputError, which names the image, if it cannot be stored.
     """
@@ -69,21 +71,26 @@ def _name_of(source: Source, position: int) -> str:
 
 def has_jpegs(source: Source, storage: Storage) -> bool:
     """Say whether images are to be stored as JPEG, else raw."""
-    return source.side is None and storage.store == "auto"
+    return source.side is None and storage.store == "auto" and storage.channels is None
 
 
 def smaller(image: np.ndarray, max_side: int) -> np.ndarray:
     """Make an image smaller if its longer side has more than `max_side` pixels.
 
-    uint8 [height, width, 3] -> uint8, by Pillow's filter that is nearest to FFCV's writer, which
-    averages areas: photographs differ by 0.2 to 0.3 of 255 on average.
+    [height, width, channels] -> of the same kind, by Pillow's filter that is nearest to FFCV's
+    writer, which averages areas: photographs differ by 0.2 to 0.3 of 255 on average.
     """
     height, width = image.shape[:2]
     part = max_side / max(height, width)
     if part >= 1:
         return image
     size = int(part * width), int(part * height)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.HAMMING))
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.HAMMING))
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(image, 2, 0)]
+    smaller_planes = [plane.resize(size, Image.Resampling.HAMMING) for plane in planes]
+    made = np.stack([np.asarray(plane) for plane in smaller_planes], 2)
+    return made if image.dtype == np.float32 else made.round().astype(image.dtype)
 
 
 def as_jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -94,7 +101,7 @@ def as_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def about_bytes(source: Source, storage: Storage) -> str:
-    """Say how many bytes images of varied size would take as JPEGs and without loss.
+    """Say how many bytes images of varied size would take as JPEGs, if they may, and without loss.
 
     Estimated from up to SAMPLED images, evenly spread, that decode; "" for images of one size,
     which are stored raw anyhow, and if none decodes.
@@ -105,12 +112,15 @@ def about_bytes(source: Source, storage: Storage) -> str:
     for position in np.unique(np.linspace(0, len(source.images) - 1, SAMPLED).astype(int)).tolist():
         with contextlib.suppress(InputError):
             image = smaller(source.images[position], storage.max_side)
-            jpeg_sizes.append(len(as_jpeg(image, storage.jpeg_quality)))
+            if storage.channels is None:
+                jpeg_sizes.append(len(as_jpeg(image, storage.jpeg_quality)))
             raw_sizes.append(image.nbytes)
     if not raw_sizes:
         return ""
-    jpeg, raw = (text_of_bytes(np.mean(of) * len(source.images)) for of in (jpeg_sizes, raw_sizes))
-    return f"; as JPEG about {jpeg}, lossless about {raw}"
+    raw, *jpeg = (
+        text_of_bytes(np.mean(of) * len(source.images)) for of in (raw_sizes, jpeg_sizes) if of
+    )
+    return f"; as JPEG about {jpeg[0]}, lossless about {raw}" if jpeg else f"; about {raw}"
 
 
 def listing(reasons: list[str], num_images: int, what: str) -> str:

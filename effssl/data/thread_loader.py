@@ -45,7 +45,8 @@ def open_passes(
     num_threads = min(workers, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     has_jpegs = bool((file.images["mode"] == JPEG).any())
     # One is with who asked, one is being made, the others are waiting.
-    buffers = itertools.cycle([np.empty((batch_size, *shape), np.uint8) for _ in range(AHEAD + 2)])
+    kind, whole = decoder.values.read_as, (batch_size, *shape)
+    buffers = itertools.cycle([np.empty(whole, kind) for _ in range(AHEAD + 2)])
     # They are kept for all passes: OpenMP's threads of a thread that ends are a leak. One thread
     # makes the batches, one after the other.
     thread = ThreadPoolExecutor(1, "read", numba.set_num_threads, (num_threads,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,40 +26,44 @@ AHEAD = 4  # images a thread that wait to be written
 
 
 def write(source: Source, file: Path, storage: Storage) -> Written:
-    """Write the images of `source` into a .beton at `file`, as ffcv_writer.write does.
+    """Write the images of `source` into a .beton at `file`, as ffcv_writer.write does, and with any
+    number of channels.
 
     Raises OSError if the disk is full.
     """
     is_jpeg, count = has_jpegs(source, storage), len(source.images)
-    written = Written([], [])
+    written = Written([], [], Counter())
 
-    def made(position: int) -> tuple[StoredImage | Complaint, int | None]:
+    def made(position: int) -> tuple[StoredImage | Complaint, int | None, str]:
         label = int(source.labels[position])
         try:
             image, gray_high = storable(source, position, storage.max_side)
         except InputError as error:
-            return Complaint(position, str(error)), None
+            return Complaint(position, str(error)), None, ""
         if source.side is None:
             image = smaller(image, storage.max_side)
-        size = image.shape[:2]
-        if is_jpeg:
-            return StoredImage(JPEG, size, as_jpeg(image, storage.jpeg_quality), label), gray_high
-        return StoredImage(RAW, size, image.tobytes(), label), gray_high
+        mode = JPEG if is_jpeg else RAW
+        content = as_jpeg(image, storage.jpeg_quality) if is_jpeg else image.tobytes()
+        stored = StoredImage(mode, image.shape[:2], content, label)
+        return stored, gray_high, str(image.dtype)
 
     def images() -> Iterator[StoredImage]:
         with ThreadPoolExecutor(storage.workers, "store") as pool:
-            for image, gray_high in ahead(pool, made, range(count), AHEAD * storage.workers):
+            for image, gray_high, kind in ahead(pool, made, range(count), AHEAD * storage.workers):
                 bar.update(1)
                 if gray_high is not None:
                     written.gray_highs.append(gray_high)
                 if isinstance(image, Complaint):
                     written.left_out.append(image)
                 else:
+                    written.kinds[kind] += 1
                     yield image
 
     bar = progress(count)
     try:
-        write_file(file, images(), count, page_size_for(source.side or storage.max_side))
+        bytes_of_pixel = 3 if storage.channels is None else 4 * storage.channels
+        page_size = page_size_for(source.side or storage.max_side, bytes_of_pixel)
+        write_file(file, images(), count, page_size)
     finally:
         bar.close()
     return written

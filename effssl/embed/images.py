@@ -14,10 +14,11 @@ from torch import Tensor
 
 from effssl import InputError
 from effssl.data.image_files import ImageFiles
+from effssl.data.values import in_unit_range
 from effssl.views.decode_crops import central_part
 from effssl.views.stream import ViewStream
 
-# (uint8 [batch, height, width, 3] on the device, positions int64 [batch])
+# ([batch, height, width, channels] on the device, bytes or float32 in [0, 1]; positions int64)
 Batches = Generator[tuple[Tensor, np.ndarray], None, None]
 
 
@@ -84,9 +85,12 @@ def read_files(
                 findings.gray_highs.append(gray_high)
             if side is not None and image.shape[:2] != (side, side):
                 raise OtherSideError
+            if files.decoding.has_arrays:
+                image = in_unit_range(image, files.decoding.gray_range).astype(np.float32)
             parts.append(image if side is not None else central_part(image, canvas))
             decoded.append(position)
-        no_images = np.zeros((0, *canvas, 3), np.uint8)
+        kind = np.float32 if files.decoding.has_arrays else np.uint8
+        no_images = np.zeros((0, *canvas, files.decoding.channels or 3), kind)
         pixels = torch.from_numpy(np.stack(parts) if parts else no_images)
         return pixels.to(device), np.array(decoded, dtype=np.int64)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from effssl import InputError
 from effssl.data.decode import Decoding
-from effssl.data.image_files import common_side, images_below
+from effssl.data.headers import common_side
+from effssl.data.image_files import images_below
 from effssl.data.sources import names_of
 from effssl.data.stored import open_split
 from effssl.embed.files import check_target, save
@@ -39,6 +41,7 @@ def embed_folder(
     workers: int = 2,
     device: str = "auto",
     skip_corrupt: bool = False,
+    channels: int | None = None,
     gray_range: tuple[float, float] | None = None,
     max_image_gib: float = 8.0,
     labels: bool = True,
@@ -58,7 +61,8 @@ def embed_folder(
         workers: threads that read images.
         device: auto, cpu, cuda or cuda:N.
         skip_corrupt: leave out images that do not decode, naming them.
-        gray_range: black and white of gray images of more than 8 bits, as --gray-range.
+        channels: of the images, as --channels.
+        gray_range: black and white of images of more than 8 bits, as --gray-range.
         max_image_gib: memory that decoding an image may take; larger ones count as damaged.
         labels: the first folder below is the label; else there is none.
 
@@ -67,7 +71,8 @@ def embed_folder(
     """
     model, augment, runtime = _open(backbone, to, batch_size, workers, device)
     root, canvas = Path(folder), canvas_of(augment.image_size)
-    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * max(canvas))
+    channels = _channels(augment, channels)
+    decoding = Decoding(gray_range, max_image_gib, enough_px=2 * max(canvas), channels=channels)
     began = time.monotonic()
     files, numbers, classes, notes = images_below(root, decoding, folders_are_classes=labels)
     names = [str(Path(str(path)).relative_to(root)) for path in files.paths]
@@ -83,7 +88,7 @@ def embed_folder(
 
     # Looking at every header first would keep the backbone waiting: if these mislead, begin again.
     try:
-        embedded = encoded(common_side(files.paths[:: max(1, len(names) // LOOKED_AT)]))
+        embedded = encoded(common_side(files.paths[:: max(1, len(names) // LOOKED_AT)], decoding))
     except OtherSideError:
         embedded = encoded(None)
     return _saved(embedded._replace(notes=notes + embedded.notes), to)
@@ -114,6 +119,7 @@ def embed_set(
         InputError: for anything that the user has to mend, such as a split that the set lacks.
     """
     model, augment, runtime = _open(backbone, to, batch_size, storage.workers, device)
+    storage = replace(storage, channels=_channels(augment, storage.channels))
     source_and_stored = open_split(storage, split)
     if source_and_stored is None:
         raise InputError(f"{storage.data} in {storage.data_dir} has no {split} split")
@@ -150,8 +156,21 @@ def _open(
     runtime = open_runtime(device)
     model, spec = backbone if isinstance(backbone, tuple) else load_backbone(backbone)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    augment = Augment(image_size=spec.image_size, mean=spec.mean, std=spec.std)
+    augment = Augment(
+        image_size=spec.image_size,
+        mean=spec.mean,
+        std=spec.std,
+        **{"hue": 0, "saturation": 0, "gray_prob": 0},  # type: ignore[arg-type]  # not of RGB alone
+    )
     return model, augment, runtime
+
+
+def _channels(augment: Augment, given: int | None) -> int | None:
+    """Return the channels of the images, where RGB of 8 bits is None. Raises InputError for others
+    than the backbone takes."""
+    if given not in (None, augment.channels):
+        raise InputError(f"--channels {given}: the backbone takes {augment.channels}")
+    return given if augment.channels == 3 else augment.channels
 
 
 def _saved(embedded: Embedded, to: str | Path | None) -> Embedded:
@@ -170,6 +189,7 @@ def _embed(settings: Embed) -> Embedded:
             workers=settings.workers,
             device=settings.device,
             skip_corrupt=settings.skip_corrupt,
+            channels=settings.channels,
             gray_range=settings.gray_range,
             max_image_gib=settings.max_image_gib,
             labels=settings.labels,
@@ -186,6 +206,7 @@ def _embed(settings: Embed) -> Embedded:
         label_column=settings.label_column,
         workers=settings.workers,
         skip_corrupt=settings.skip_corrupt,
+        channels=settings.channels,
         gray_range=settings.gray_range,
         max_image_gib=settings.max_image_gib,
         labels=settings.labels,

@@ -47,7 +47,7 @@ def probed_images(of_run: Images, settings: Evaluation) -> Images:
     """Say where the images come from that are probed on."""
     images = of_run
     if settings.data not in (None, of_run.data):
-        shared = ("val_fraction", "split_seed", "workers", "loader", "skip_corrupt")
+        shared = ("val_fraction", "split_seed", "workers", "loader", "skip_corrupt", "channels")
         images = Images(data=settings.data, **{name: getattr(of_run, name) for name in shared})
     if settings.data_dir is not None:  # its .beton files lie there too, and it may have labels
         images = replace(images, data_dir=settings.data_dir, beton_dir=None, labels=True)

@@ -31,6 +31,7 @@ from effssl.job_config import Evaluation
 from effssl.models import AVERAGED, START, build_encoder, load_backbone
 from effssl.models.backbones import check_takes
 from effssl.models.timm_files import load_weights
+from effssl.models.weight_files import check_channels
 from effssl.run.device import Runtime
 
 
@@ -77,13 +78,17 @@ def rows_of(
         if kept.is_file():
             yield _row(name, load_backbone(kept)[0], streams)
     if settings.untrained:
-        untrained = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
+        augment = run.cfg.augment
+        untrained = build_encoder(
+            run.cfg.model, augment.image_size, run.cfg.run.seed, augment.channels
+        )
         yield with_fisher(_row("untrained", untrained.backbone, streams, untrained.projector))
     if settings.supervised:
         yield _supervised(run, probed, streams, runtime)
     for given in settings.checkpoint:
         name, _, file = given.partition("=")
         backbone, spec = load_weights(name, Path(file), settings.checkpoint_size)
+        check_channels(spec, probed.augment.channels, f"--checkpoint {given}")
         theirs = replace(probed.augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
         yield _row(name, backbone, streams_of(theirs))
     if settings.pixels:
@@ -167,5 +172,8 @@ def _row(
     stream = streams.clean["train"]
     device = stream.runtime.device
     backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_takes(backbone, stream.augment.image_size, f"{name} ({type(backbone).__name__})")
+    augment = stream.augment
+    check_takes(
+        backbone, augment.image_size, augment.channels, f"{name} ({type(backbone).__name__})"
+    )
     return Row(name, backbone, streams, None if projector is None else projector.to(device))

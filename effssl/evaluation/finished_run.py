@@ -50,7 +50,8 @@ def _projector(file: Path, cfg: Config) -> nn.Module | None:
     """Read the projector from a checkpoint; None if there is no such file."""
     if not file.exists():
         return None
-    encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed)
+    augment = cfg.augment
+    encoder = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
     try:
         weights = checkpoint.load(file)["model"]
         of_views = {k: v for k, v in weights.items() if not k.startswith("branches.")}

@@ -7,13 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from effssl.ranges import ImageSize, height_width
+from effssl.models import BackboneSpec
+from effssl.ranges import height_width
 
 
-def noise(num_images: int, image_size: ImageSize) -> Tensor:
-    """Draw images [num_images, 3, height, width], the same at every call."""
+def noise(num_images: int, spec: BackboneSpec) -> Tensor:
+    """Draw images [num_images, channels, height, width], the same at every call."""
     generator = torch.Generator().manual_seed(num_images)
-    return torch.randn(num_images, 3, *height_width(image_size), generator=generator)
+    size = height_width(spec.image_size)
+    return torch.randn(num_images, spec.channels, *size, generator=generator)
 
 
 def difference(outputs: Tensor, expected: Tensor) -> float:

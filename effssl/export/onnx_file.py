@@ -38,7 +38,7 @@ def write_onnx(backbone: nn.Module, spec: BackboneSpec, file: Path) -> None:
             warnings.simplefilter("ignore")  # torch's about itself
             torch.onnx.export(
                 backbone,
-                (noise(2, spec.image_size),),
+                (noise(2, spec),),
                 file,
                 dynamo=True,
                 input_names=["images"],
@@ -61,7 +61,7 @@ def _compare_with_torch(file: Path, backbone: nn.Module, spec: BackboneSpec) -> 
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for num_images in (1, 2, 5):
-        images = noise(num_images, spec.image_size)
+        images = noise(num_images, spec)
         with torch.inference_mode():
             expected = backbone(images)
         (outputs,) = session.run(None, {"images": images.numpy()})

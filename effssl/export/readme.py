@@ -8,7 +8,7 @@ from torch import nn
 from effssl.export.projector_file import PROJECTOR
 from effssl.export.timm_folder import WEIGHTS_AFTER_STEM, has_small_stem
 from effssl.models import BackboneSpec, Projector, representation_dim
-from effssl.models.backbones import first_convolution
+from effssl.models.stems import first_convolution
 from effssl.ranges import height_width
 
 
@@ -23,18 +23,18 @@ def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None)
     lines = [
         f"# {spec.backbone} trained without labels, by effssl",
         "",
-        f"Images [n, 3, {height}, {width}] -> representations [n, {dim}]. "
+        f"Images [n, {spec.channels}, {height}, {width}] -> representations [n, {dim}]. "
         "In this folder, with timm >= 1.0.16:",
         "",
         "```python",
         *_lines_that_load(backbone),
-        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        "# h = model(torch.stack([transform(image) for image in images]))   "
-        "# of Pillow's RGB images",
+        *_lines_that_encode(spec),
         "```",
         "",
         f"The transform {central} and normalises it with mean "
-        f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1]).",
+        f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1])."
+        if spec.channels == 3
+        else "Values are those that training took for black and white, mapped to [0, 1].",
     ]
     if has_small_stem(backbone):
         lines += [
@@ -61,6 +61,20 @@ def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None)
     return "\n".join(lines) + "\n"
 
 
+def _lines_that_encode(spec: BackboneSpec) -> list[str]:
+    if spec.channels == 3:
+        return [
+            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+            "# h = model(torch.stack([transform(image) for image in images]))   "
+            "# of Pillow's RGB images",
+        ]
+    return [
+        f"mean, std = torch.tensor([{list(spec.mean)},",
+        f"                          {list(spec.std)}]).view(2, 1, -1, 1, 1)",
+        "# h = model((images - mean) / std)   # of floats in [0, 1]",
+    ]
+
+
 def _lines_that_load(backbone: nn.Module) -> list[str]:
     imports = ["import timm", "import torch", ""]
     if not has_small_stem(backbone):
@@ -68,10 +82,11 @@ def _lines_that_load(backbone: nn.Module) -> list[str]:
     assert isinstance(backbone, ResNet)
     first = first_convolution(backbone)
     place = "conv1[0]" if isinstance(backbone.conv1, nn.Sequential) else "conv1"
+    channels = f"{first.in_channels}, {first.out_channels}"
     return [
         *imports,
         'model = timm.create_model("local-dir:.").eval()',
-        f"model.{place} = torch.nn.Conv2d(3, {first.out_channels}, 3, stride={first.stride[0]}, "
+        f"model.{place} = torch.nn.Conv2d({channels}, 3, stride={first.stride[0]}, "
         "padding=1, bias=False)",
         "model.maxpool = torch.nn.Identity()",
         f'timm.models.load_checkpoint(model, "{WEIGHTS_AFTER_STEM}")',

@@ -16,7 +16,8 @@ from torch import nn
 from effssl import InputError
 from effssl.export.compare import difference, noise
 from effssl.models import BackboneSpec, representation_dim
-from effssl.models.backbones import first_convolution, shrink_stem, timm_arguments
+from effssl.models.backbones import timm_arguments
+from effssl.models.stems import first_convolution, shrink_stem
 from effssl.models.weight_files import weights_of
 from effssl.ranges import height_width
 
@@ -60,7 +61,13 @@ def save_weights(module: nn.Module, file: Path) -> None:
 def timm_config(backbone: nn.Module, spec: BackboneSpec, extra: dict[str, Any]) -> dict[str, Any]:
     """Return what timm reads from a config.json, and under `effssl` what the run's file says."""
     size = spec.image_size
-    arguments = timm_arguments(spec.backbone, size, stem=spec.stem, kwargs=spec.backbone_kwargs)
+    arguments = timm_arguments(
+        spec.backbone,
+        size,
+        stem=spec.stem,
+        kwargs=spec.backbone_kwargs,
+        channels=spec.channels,
+    )
     of_timm: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     return {
         "architecture": spec.backbone.partition(".")[0],
@@ -68,7 +75,7 @@ def timm_config(backbone: nn.Module, spec: BackboneSpec, extra: dict[str, Any]) 
         "num_features": representation_dim(backbone),
         "model_args": arguments,
         "pretrained_cfg": {
-            "input_size": [3, *height_width(size)],
+            "input_size": [spec.channels, *height_width(size)],
             "fixed_input_size": of_timm.get("fixed_input_size", False),
             "mean": spec.mean,
             "std": spec.std,
@@ -87,7 +94,7 @@ def _check_with_timm(folder: Path, backbone: nn.Module, spec: BackboneSpec) -> N
     """Load the folder as its README.md does. Raises InputError if that gives another network."""
     try:
         plain = _load_with_timm(folder, backbone)
-        images = noise(2, spec.image_size)
+        images = noise(2, spec)
         with torch.inference_mode():
             off = difference(plain.eval()(images), backbone(images))
         reason = f"outputs differ by {off:.1e}" if off > 1e-6 else ""

@@ -22,6 +22,7 @@ from effssl.models.image_sizes import (
     takes_argument,
     try_size,
 )
+from effssl.models.stems import shrink_stem
 from effssl.ranges import ImageSize, height_width, size_text
 
 Stem = Literal["auto", "timm", "small", "small-s2"]
@@ -33,9 +34,14 @@ _ONE_GRID = (
 
 
 def create_backbone(
-    name: str, image_size: ImageSize, *, stem: Stem = "auto", kwargs: str = "{}"
+    name: str,
+    image_size: ImageSize,
+    *,
+    stem: Stem = "auto",
+    kwargs: str = "{}",
+    channels: int = 3,
 ) -> nn.Module:
-    """Create a timm model that takes images [n, 3, height, width] to h [n, d_h].
+    """Create a timm model that takes images [n, channels, height, width] to h [n, d_h].
 
     Its weights are new, and it is in training mode.
 
@@ -47,6 +53,7 @@ def create_backbone(
             "auto" is "small" up to 64 px (of a shape that is no square: up to as many pixels) if
             the model has a place for it, else "timm".
         kwargs: further arguments of timm.create_model, as a YAML mapping.
+        channels: of the images.
 
     Raises:
         InputError: for an unknown name, unusable arguments, a stem that the model has no place for,
@@ -56,14 +63,15 @@ def create_backbone(
     check_is_timm(name, f"--backbone {name}")
     images = f"images of {size_text(image_size)} px"
     try:
-        model = _built(name, image_size, stem, kwargs)
-        shape, border = try_size(model.eval(), image_size)
+        model = _built(name, image_size, stem, kwargs, channels)
+        shape, border = try_size(model.eval(), image_size, channels)
     except InputError:
         raise
     except Exception as error:  # timm models raise many types for arguments that do not fit
         is_size = takes_size(name, published_size(name), stem, kwargs)  # that is wrong
         hint = sizes_that_work(name, image_size, stem, kwargs) if is_size else ""
-        message = f"--backbone {name} cannot be built for {images}{hint}"
+        of_channels = "" if channels == 3 else f" and {channels} channels"
+        message = f"--backbone {name} cannot be built for {images}{of_channels}{hint}"
         raise InputError(f"{message}: {_type_and_text(error)}") from None
     if shape != (1, representation_dim(model)):
         raise InputError(f"--backbone {name} gives {list(shape)} for an image, not one vector")
@@ -87,12 +95,16 @@ def check_is_timm(name: str, flag: str) -> None:
         raise InputError(f"{flag}: timm has no such model{hint}")
 
 
-def timm_arguments(name: str, image_size: ImageSize, *, stem: Stem, kwargs: str) -> dict[str, Any]:
+def timm_arguments(
+    name: str, image_size: ImageSize, *, stem: Stem, kwargs: str, channels: int = 3
+) -> dict[str, Any]:
     """Return all that create_backbone gives to timm.create_model beside `num_classes=0`.
 
     A ResNet's small stem is no argument. Raises InputError if `kwargs` is no YAML mapping.
     """
-    return _fitting(name, image_size, _chosen_stem(stem, image_size)) | _mapping(kwargs)
+    of_images = {} if channels == 3 else {"in_chans": channels}
+    fitting = _fitting(name, image_size, _chosen_stem(stem, image_size))
+    return of_images | fitting | _mapping(kwargs)
 
 
 def takes_size(name: str, image_size: ImageSize, stem: Stem, kwargs: str) -> bool:
@@ -128,28 +140,7 @@ def representation_dim(backbone: nn.Module) -> int:
     return int(width)  # type: ignore[arg-type]
 
 
-def shrink_stem(model: ResNet, stride: int) -> None:
-    """Replace the first convolution by a new one, 3x3 of this stride, and drop the max-pool."""
-    first = first_convolution(model)
-    small = nn.Conv2d(
-        first.in_channels, first.out_channels, 3, stride=stride, padding=1, bias=False
-    )
-    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-    if isinstance(model.conv1, nn.Sequential):
-        model.conv1[0] = small
-    else:
-        model.conv1 = small
-    model.maxpool = nn.Identity()  # type: ignore[assignment]
-
-
-def first_convolution(model: ResNet) -> nn.Conv2d:
-    """Return the convolution that sees the image: conv1, or the first of it in a deep stem."""
-    first = model.conv1[0] if isinstance(model.conv1, nn.Sequential) else model.conv1
-    assert isinstance(first, nn.Conv2d)
-    return first
-
-
-def check_takes(backbone: nn.Module, image_size: ImageSize, name: str) -> None:
+def check_takes(backbone: nn.Module, image_size: ImageSize, channels: int, name: str) -> None:
     """Raise InputError, which begins with `name`, if the backbone takes no images of this size.
 
     Also if it would not see their edges. Sizes near it that work are named.
@@ -157,19 +148,21 @@ def check_takes(backbone: nn.Module, image_size: ImageSize, name: str) -> None:
     was_training = backbone.training
     backbone.eval()
     try:
-        if reason := why_not(backbone, image_size):
+        if reason := why_not(backbone, image_size, channels):
             published = _published_side(backbone)
-            sizes = nearest_sizes(lambda size: not why_not(backbone, size), image_size, published)
+            sizes = nearest_sizes(
+                lambda size: not why_not(backbone, size, channels), image_size, published
+            )
             message = f"{name} does not take images of {size_text(image_size)} px{_as_hint(sizes)}"
             raise InputError(f"{message}: {reason}")
     finally:
         backbone.train(was_training)
 
 
-def why_not(backbone: nn.Module, image_size: ImageSize) -> str:
+def why_not(backbone: nn.Module, image_size: ImageSize, channels: int = 3) -> str:
     """Say why a backbone in eval mode does not take images of this size; empty if it does."""
     try:
-        _, border = try_size(backbone, image_size)
+        _, border = try_size(backbone, image_size, channels)
     except Exception as error:  # timm models raise many types
         return _type_and_text(error)
     refused = is_refused(border, image_size, _published_side(backbone))
@@ -180,10 +173,12 @@ def _published_side(backbone: nn.Module) -> int:
     return int(timm.data.resolve_model_data_config(backbone)["input_size"][-1])
 
 
-def _built(name: str, image_size: ImageSize, stem: Stem, kwargs: str) -> nn.Module:
+def _built(
+    name: str, image_size: ImageSize, stem: Stem, kwargs: str, channels: int = 3
+) -> nn.Module:
     """Build the model, on the device of the context."""
     chosen = _chosen_stem(stem, image_size)
-    arguments = timm_arguments(name, image_size, stem=stem, kwargs=kwargs)
+    arguments = timm_arguments(name, image_size, stem=stem, kwargs=kwargs, channels=channels)
     model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
     if chosen != "timm" and isinstance(model, ResNet):
         shrink_stem(model, stride=1 if chosen == "small" else 2)

@@ -47,7 +47,7 @@ class Projector(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """A backbone and its projector: images [n, 3, h, w] -> (h [n, d_h], z [n, dim]).
+    """A backbone and its projector: images [n, c, h, w] -> (h [n, d_h], z [n, dim]).
 
     Images may be given in several groups, each of a size of its own: n is that of all. BatchNorm in
     the backbone then takes its statistics from each group by itself, in the projector from all.
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class ViewByView(nn.Module):
-    """An encoder that takes a view at a time: groups [views * n, 3, h, w] -> (h, z) of all.
+    """An encoder that takes a view at a time: groups [views * n, c, h, w] -> (h, z) of all.
 
     BatchNorm's statistics are then those of one view, as in the official code of VICReg and Barlow
     Twins, and not of all views together.
@@ -116,14 +116,18 @@ def _with_branches(z: Tensor, branches: nn.ModuleList, vectors: Sequence[Tensor]
     return torch.cat([z, *embedded]) if embedded else z
 
 
-def build_encoder(model: Model, image_size: ImageSize, seed: int) -> Encoder:
+def build_encoder(model: Model, image_size: ImageSize, seed: int, channels: int = 3) -> Encoder:
     """Build backbone and projector with the weights that the seed gives, in channels_last.
 
     Sets torch's global seed. Raises InputError if the backbone cannot be built.
     """
     torch.manual_seed(seed)
     backbone = create_backbone(
-        model.backbone, image_size, stem=model.stem, kwargs=model.backbone_kwargs
+        model.backbone,
+        image_size,
+        stem=model.stem,
+        kwargs=model.backbone_kwargs,
+        channels=channels,
     )
     fast_on_small_maps(backbone)
     num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]

@@ -46,7 +46,7 @@ def is_refused(border: int, image_size: ImageSize, published: int) -> bool:
     return border > 1 and image_size != published
 
 
-def try_size(model: nn.Module, image_size: ImageSize) -> tuple[torch.Size, int]:
+def try_size(model: nn.Module, image_size: ImageSize, channels: int = 3) -> tuple[torch.Size, int]:
     """Give a model one image, and return the shape of what comes out, and what it does not see.
 
     A stem whose patches do not divide the image's side drops what is left at the right and at the
@@ -55,6 +55,7 @@ def try_size(model: nn.Module, image_size: ImageSize) -> tuple[torch.Size, int]:
     Args:
         model: in eval mode, on any device, meta too.
         image_size: of the image, in pixels.
+        channels: of the image.
 
     Returns:
         The shape of h, and how many pixels at the edge no convolution of the image covers.
@@ -63,14 +64,14 @@ def try_size(model: nn.Module, image_size: ImageSize) -> tuple[torch.Size, int]:
     left_out: list[int] = []
 
     def look(conv: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if inputs[0].shape[1:] == (3, *sides):
+        if inputs[0].shape[1:] == (channels, *sides):
             left_out.append(max(_not_covered(conv, side, inputs[0], output) for side in (0, 1)))
 
     hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            shape = model(torch.zeros(1, 3, *sides, device=device)).shape
+            shape = model(torch.zeros(1, channels, *sides, device=device)).shape
     finally:
         for hook in hooks:
             hook.remove()

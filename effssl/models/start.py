@@ -9,12 +9,13 @@ from typing import NamedTuple
 import timm
 import torch
 from timm.layers import resample_patch_embed
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from effssl import InputError
 from effssl.models.encoder import Encoder
 from effssl.models.timm_files import as_timm_fits, of_timm_file, of_timm_model
-from effssl.models.weight_files import Rgb, backbone_file, is_of_a_run, one_line, read_run_file
+from effssl.models.weight_files import Colours, backbone_file, is_of_a_run, one_line, read_run_file
 from effssl.ranges import is_named_file
 from effssl.run import checkpoint
 
@@ -27,24 +28,27 @@ class Found(NamedTuple):
     name: str  # the timm model that they are of
     backbone: dict[str, Tensor]
     projector: dict[str, Tensor]  # empty if there is none
-    mean: Rgb  # what their images were normalised with
-    std: Rgb
+    mean: Colours  # what their images were normalised with
+    std: Colours
 
 
-def start_from(init: str, encoder: Encoder, backbone: str, mean: Rgb, std: Rgb) -> list[str]:
+def start_from(
+    init: str, encoder: Encoder, backbone: str, mean: Colours, std: Colours
+) -> list[str]:
     """Put the weights of `--init` into an encoder, and return what is to be said of it, in lines.
 
     Patches, position embeddings and tables of relative positions are fitted to the encoder as timm
     does it. A first convolution of another size, as small stems have, is resampled as timm does it
     with patches: to the one whose results on resized patches are nearest to those before, in least
-    squares (arXiv 2212.08013). All other weights have to fit. A projector is taken over if it has
-    the shape of the encoder's, else that stays as it is.
+    squares (arXiv 2212.08013); one of RGB is fitted to other channels as timm does it. All other
+    weights have to fit. A projector is taken over if it has the shape of the encoder's, else that
+    stays as it is.
 
     Args:
         init: timm, NAME=FILE, or a run's folder.
         encoder: on the CPU.
         backbone: name of its backbone in timm.
-        mean: what images are normalised with, RGB in [0, 1].
+        mean: what images are normalised with, a number a channel.
         std: likewise.
 
     Raises:
@@ -53,10 +57,11 @@ def start_from(init: str, encoder: Encoder, backbone: str, mean: Rgb, std: Rgb) 
     what = f"--init {init}"
     found = _find(init, backbone)
     lines = [_load(found, encoder.backbone, what, backbone), _load_projector(found, encoder)]
-    if not torch.allclose(torch.tensor([found.mean, found.std]), torch.tensor([mean, std])):
-        theirs = f"--mean {_numbers(found.mean)} --std {_numbers(found.std)}"
+    theirs, ours = (torch.tensor(of).flatten() for of in ((found.mean, found.std), (mean, std)))
+    if theirs.shape != ours.shape or not torch.allclose(theirs, ours):
+        by = f"--mean {_numbers(found.mean)} --std {_numbers(found.std)}"
         lines.append(
-            f"their images were normalised by {theirs}, these are by --mean {_numbers(mean)} --std "
+            f"their images were normalised by {by}, these are by --mean {_numbers(mean)} --std "
             f"{_numbers(std)}"
         )
     return lines
@@ -118,6 +123,8 @@ def _load(found: Found, backbone: nn.Module, what: str, name: str) -> str:
         raise InputError(f"{what}: not for --backbone {name}: {one_line(error)[:200]}") from None
     for convolution in _first_convolutions(backbone):
         key = f"{convolution}.weight"
+        if key in weights and key in own and _differ_in_channels(weights[key], own[key]):
+            weights[key] = adapt_input_conv(own[key].shape[1], weights[key])
         if key in weights and key in own and _differ_in_size(weights[key], own[key]):
             weights[key] = resample_patch_embed(weights[key], list(own[key].shape[2:]))
     # Old files lack these counts, which nothing reads.
@@ -173,9 +180,15 @@ def _differ_in_size(weight: Tensor, own: Tensor) -> bool:
     return is_kernel and weight.shape[:2] == own.shape[:2] and weight.shape != own.shape
 
 
+def _differ_in_channels(weight: Tensor, own: Tensor) -> bool:
+    """Say whether kernels are of RGB and of other channels, to which timm fits them."""
+    are_kernels = weight.ndim == own.ndim == 4
+    return are_kernels and weight.shape[1] == 3 != own.shape[1]
+
+
 def _shape(weight: Tensor) -> str:
     return "x".join(map(str, weight.shape)) or "a number"
 
 
-def _numbers(values: Rgb) -> str:
+def _numbers(values: Colours) -> str:
     return " ".join(f"{value:g}" for value in values)

@@ -13,11 +13,10 @@ from effssl.models.backbones import check_is_timm, sizes_that_work, timm_argumen
 from effssl.models.image_sizes import published_size
 from effssl.models.weight_files import (
     BackboneSpec,
-    Rgb,
+    Colours,
     is_of_a_run,
     load_backbone,
     one_line,
-    rgb,
 )
 
 
@@ -74,10 +73,10 @@ def of_timm_file(name: str, file: Path, given: str) -> dict[str, Tensor]:
         raise _not_of_that_model(given, error) from None
 
 
-def of_timm_model(model: nn.Module) -> tuple[Rgb, Rgb]:
+def of_timm_model(model: nn.Module) -> tuple[Colours, Colours]:
     """Return the mean and standard deviation, RGB, that timm's weights of a model were made for."""
     of_timm = timm.data.resolve_model_data_config(model)
-    return rgb(of_timm["mean"]), rgb(of_timm["std"])
+    return tuple(of_timm["mean"]), tuple(of_timm["std"])
 
 
 def _not_of_that_model(given: str, error: Exception) -> InputError:

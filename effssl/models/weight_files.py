@@ -16,7 +16,7 @@ from effssl.models.backbones import Stem, create_backbone
 from effssl.ranges import ImageSize
 from effssl.run.files import atomic
 
-Rgb = tuple[float, float, float]
+Colours = tuple[float, ...]  # one number a channel, of values in [0, 1]
 # In a run's folder: the backbone of --init, as training began with it, and that of --ema
 START, AVERAGED = "start.safetensors", "backbone-averaged.safetensors"
 _KEY = "effssl"  # of the file's metadata, where the spec lies as JSON
@@ -34,10 +34,15 @@ class BackboneSpec:
     """Its stem, as `create_backbone` takes it."""
     backbone_kwargs: str
     """Further arguments of timm.create_model, as a YAML mapping."""
-    mean: tuple[float, float, float]
-    """Mean that images are normalised with, RGB in [0, 1]."""
-    std: tuple[float, float, float]
+    mean: Colours
+    """Mean that images are normalised with, RGB in [0, 1]; of others as many as channels."""
+    std: Colours
     """Standard deviation that images are normalised with."""
+
+    @property
+    def channels(self) -> int:
+        """The channels of the images."""
+        return len(self.mean)
 
 
 def save_backbone(
@@ -87,13 +92,23 @@ def load_backbone(path: str | Path) -> tuple[nn.Module, BackboneSpec]:
     file = backbone_file(Path(path))
     weights, spec = read_run_file(file)
     model = create_backbone(
-        spec.backbone, spec.image_size, stem=spec.stem, kwargs=spec.backbone_kwargs
+        spec.backbone,
+        spec.image_size,
+        stem=spec.stem,
+        kwargs=spec.backbone_kwargs,
+        channels=spec.channels,
     )
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise _not_what_it_says(file, error) from None
     return model.eval(), spec
+
+
+def check_channels(spec: BackboneSpec, channels: int, what: str) -> None:
+    """Raise InputError, which begins with `what`, if a backbone takes images of other channels."""
+    if spec.channels != channels:
+        raise InputError(f"{what}: takes images of {spec.channels} channels, not {channels}")
 
 
 def read_run_file(file: Path) -> tuple[dict[str, Tensor], BackboneSpec]:
@@ -123,7 +138,7 @@ def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             extra = json.loads((opened.metadata() or {})[_KEY])
         values = {field.name: extra.pop(field.name) for field in fields(BackboneSpec)}
-        values |= {"mean": rgb(values["mean"]), "std": rgb(values["std"])}
+        values |= {name: tuple(map(float, values[name])) for name in ("mean", "std")}
         if isinstance(values["image_size"], list):
             height, width = values["image_size"]
             values["image_size"] = height, width
@@ -132,12 +147,6 @@ def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
         raise InputError(f"{file}: no such file") from None
     except Exception as error:  # safetensors raises its own type for damaged files
         raise InputError(f"{file} is not a backbone of a run: {one_line(error)}") from None
-
-
-def rgb(values: list[float]) -> Rgb:
-    """Return three numbers. Raises ValueError if they are more or fewer."""
-    red, green, blue = values
-    return red, green, blue
 
 
 def is_of_a_run(file: Path) -> bool:

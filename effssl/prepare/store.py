@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from effssl.data.beton import Beton, check_beton
+from effssl.data.beton import Beton
 from effssl.data.image_files import describe_labels
+from effssl.data.read_back import check_beton
 from effssl.data.stored import SPLITS, open_split
 from effssl.image_config import Storage
 from effssl.run import signals

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from effssl.image_config import Augment
 from effssl.run.files import atomic
 
 
@@ -28,19 +29,15 @@ def or_a_line(picture: Path, say: Callable[[str], object] = print) -> Iterator[N
         say(f"{picture} was not drawn ({reason}); the rest goes on")
 
 
-def save_views(
-    path: Path,
-    clean: Tensor,
-    groups: list[Tensor],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> None:
-    """Show an image a row: its clean view [n, 3, h, w], then groups of others [views, n, 3, h, w].
+def save_views(path: Path, clean: Tensor, groups: list[Tensor], augment: Augment) -> None:
+    """Show an image a row: its clean view [n, c, h, w], then groups of others [views, n, c, h, w].
 
-    All are normalised with `mean` and `std`, and shown in one size, whatever theirs is.
+    All are normalised as `augment` says, and shown in one size, whatever theirs is.
     """
-    scale, shift = torch.tensor(std)[:, None, None], torch.tensor(mean)[:, None, None]
-    shown = [x.float().cpu() * scale + shift for views in (clean[None], *groups) for x in views]
+    scale, shift = (torch.tensor(of)[:, None, None] for of in (augment.std, augment.mean))
+    chosen = list(augment.picture_bands or ((0, 1, 2) if augment.channels > 2 else (0, 0, 0)))
+    every = (x.float().cpu() for views in (clean[None], *groups) for x in views)
+    shown = [(x * scale + shift)[:, chosen] for x in every]
     rows, columns = len(clean), len(shown)
     figure = Figure(figsize=(1.1 * columns, 1.1 * rows + 0.3))
     axes = figure.subplots(rows, columns, squeeze=False)

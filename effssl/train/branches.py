@@ -20,6 +20,7 @@ from effssl.evaluation.encode import encode
 from effssl.image_config import Augment, Images
 from effssl.models import BackboneSpec, load_backbone, representation_dim
 from effssl.models.timm_files import load_weights
+from effssl.models.weight_files import check_channels
 from effssl.ranges import is_named_file
 from effssl.run import distributed
 from effssl.run.device import Runtime
@@ -104,6 +105,7 @@ def _encode_all(
     model, spec = teacher
     runtime: Runtime = stream.runtime
     model = model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_channels(spec, augment.channels, "--teacher")
     seen = stream.with_views(
         replace(augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
     )

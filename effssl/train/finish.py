@@ -58,11 +58,12 @@ def save_start(job: Job) -> None:
 def _others(job: Job) -> dict[str, nn.Module]:
     """Return the backbones that the trained one is compared with."""
     cfg, start = job.cfg, job.out / START
-    untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
+    augment = cfg.augment
+    untrained = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
     others = {} if job.averaged is None else {"averaged": job.averaged.backbone}
     if start.is_file():
         others["start"] = load_backbone(start)[0]
-    return others | {"untrained": untrained}
+    return others | {"untrained": untrained.backbone}
 
 
 def backbone_spec(job: Job) -> BackboneSpec:

@@ -59,7 +59,7 @@ def look(cfg: Config, file: Path) -> None:
         with closing(stream.clean(shown)) as clean, closing(stream.epoch(shown, 0)) as batches:
             groups, _ = next(batches)
             file.parent.mkdir(parents=True, exist_ok=True)
-            pictures.save_views(file, next(clean), groups, cfg.augment.mean, cfg.augment.std)
+            pictures.save_views(file, next(clean), groups, cfg.augment)
     print(file)
 
 
@@ -136,6 +136,8 @@ def _colours(pixels: Pixels, augment: Augment) -> str:
     is_far = (np.abs(pixels.mean - augment.mean) > away).any()
     is_far |= bool((ratio > factor).any() or (ratio < 1 / factor).any())
     text = f"mean {mean}, standard deviation {std}, of values in [0, 1]"
+    if augment.normalize == "auto":
+        return f"{text}, or nearly so, are what views will be normalised with"
     if not is_far:
         return f"{text}; the settings are near"
     ours = " ".join(f"{value:g}" for value in augment.mean)

@@ -31,7 +31,8 @@ def encoder_of(cfg: Config, *, has_begun: bool) -> tuple[Encoder, list[str]]:
 
     has_begun: its weights will come from a checkpoint.
     """
-    encoder, start = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed), cfg.start.init
+    augment, start = cfg.augment, cfg.start.init
+    encoder = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
     if cfg.run.checkpoint_activations:
         try:
             encoder.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
@@ -41,7 +42,6 @@ def encoder_of(cfg: Config, *, has_begun: bool) -> tuple[Encoder, list[str]]:
             ) from None
     if start is None or has_begun:
         return encoder, []
-    augment = cfg.augment
     return encoder, start_from(start, encoder, cfg.model.backbone, augment.mean, augment.std)
 
 
@@ -53,7 +53,7 @@ def sizes_of(cfg: Config, encoder: Encoder) -> tuple[list[ImageSize], Augment | 
     sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
     small = small_group(cfg.augment, cfg.sizes)
     for size in [*sizes[:-1], *([small.image_size] if small else [])]:
-        check_takes(encoder.backbone, size, cfg.model.backbone)
+        check_takes(encoder.backbone, size, cfg.augment.channels, cfg.model.backbone)
     return sizes, small
 
 

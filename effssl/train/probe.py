@@ -94,5 +94,4 @@ def picture_of_views(job: Job, log: RunLog) -> None:
         closing(job.stream.clean(shown)) as clean,
     ):
         groups, _ = next(batches)
-        augment = job.cfg.augment
-        pictures.save_views(picture, next(clean), groups, augment.mean, augment.std)
+        pictures.save_views(picture, next(clean), groups, job.cfg.augment)

@@ -1,4 +1,4 @@
-"""uint8 pixels and draws put together: normalised views, by torch or by compiled loops.
+"""Pixels and draws put together: normalised views, by torch or by compiled loops.
 
 On a CPU the loops of cpu_views.py make them, which keep a view in cache; on a GPU, and under
 torch.compile, the operations of ops.py. Both give the same up to rounding.
@@ -28,8 +28,8 @@ def views_of_images(
 ) -> Tensor:
     """Cut, turn and recolour K views of each image.
 
-    images: uint8 [batch, height, width, 3]; draws: [views, batch]
-    -> float32 [views, batch, 3, h, w], of the view's size, normalised.
+    images: [batch, height, width, c], bytes or float32 in [0, 1]; draws: [views, batch]
+    -> float32 [views, batch, c, h, w], of the view's size, normalised.
     """
     if _is_for_loops(images):
         return views_on_cpu(images[:, None], crops, flips, colours, augment, shapes)
@@ -46,8 +46,8 @@ def views_of_crops(
 ) -> Tensor:
     """Turn and recolour crops that were cut where their image was decoded.
 
-    crops: uint8 [batch, views, h, w, 3]; draws: [views, batch]
-    -> float32 [views, batch, 3, h, w], normalised.
+    crops: [batch, views, h, w, c], bytes or float32 in [0, 1]; draws: [views, batch]
+    -> float32 [views, batch, c, h, w], normalised.
     """
     if _is_for_loops(crops):
         zero, (height, width) = torch.zeros(flips.shape), crops.shape[2:4]
@@ -60,7 +60,7 @@ def views_of_crops(
 
 
 def _finished(x: Tensor, shapes: ShapeDraws, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Do all that follows the crop to views [n, 3, h, w] in [0, 1], which are the right way up."""
+    """Do all that follows the crop to views [n, c, h, w] in [0, 1], which are the right way up."""
     x = ops.recoloured(shape_ops.reshaped(x, shapes), colours, augment)
     return x if shapes.erase is None else shape_ops.erased(x, shapes.erase.flatten(0, 1))
 
@@ -68,12 +68,12 @@ def _finished(x: Tensor, shapes: ShapeDraws, colours: ColourDraws, augment: Augm
 def clean_view(images: Tensor, augment: Augment) -> Tensor:
     """Resize the largest central part that has the view's shape, and normalise it.
 
-    Of square images and views that is the whole. images: uint8 [batch, height, width, 3]
-    -> float32 [batch, 3, h, w], of the view's size.
+    Of square images and views that is the whole. images: [batch, height, width, c], bytes or
+    float32 in [0, 1] -> float32 [batch, c, h, w], of the view's size.
     """
     size, (batch, height, width, _) = height_width(augment.image_size), images.shape
     if (height, width) == size:
-        pixels = images.permute(0, 3, 1, 2).float() / 255
+        pixels = ops.unit_range(images.permute(0, 3, 1, 2))
         return ops.normalize(pixels, augment.mean, augment.std)
     aspect = size[1] / size[0]
     crop_height, crop_width = largest_central((height, width), (aspect, aspect))

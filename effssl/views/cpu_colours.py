@@ -87,6 +87,37 @@ def to_gray(red, green, blue):
 
 
 @part_of_compiled
+def multiply(values, factor):
+    """Multiply values of any channels, [n], by `factor`, as ops.adjust_brightness."""
+    for i in range(len(values)):
+        values[i] = _clamped(values[i] * factor)
+
+
+@part_of_compiled
+def sum_of(values):
+    """Return the sum of values, [n], float64."""
+    whole = len(values) // _LANES * _LANES
+    sums = np.zeros(_LANES, np.float64)
+    for start in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            sums[lane] += values[np.uint64(start + lane)]
+    total = 0.0
+    for lane in range(_LANES):
+        total += sums[lane]
+    for i in range(whole, len(values)):
+        total += values[i]
+    return total
+
+
+@part_of_compiled
+def blend(values, factor, mean):
+    """Blend values of any channels, [n], with `mean`, as ops.adjust_contrast."""
+    rest = (_ONE - factor) * mean
+    for i in range(len(values)):
+        values[i] = _clamped(values[i] * factor + rest)
+
+
+@part_of_compiled
 def solarize(plane):
     """Invert what is at least 0.5, as ops.solarize."""
     for i in range(len(plane)):

@@ -41,19 +41,20 @@ def resize_weights(length, size):
 
 
 @part_of_compiled
-def blend_rows(rows, crop, s, rows_of_s, out):
+def blend_rows(rows, crop, s, rows_of_s, out, channels):
     """Write row `s` of a resized crop, which still has the stored width, into `out`.
 
-    rows: uint8 [H, 3 W], of the image; crop: (top, left, height, width) in pixels; rows_of_s: first
-    and weights of `resize_weights`; out: float32 [3 width].
+    rows: [H, c W], of the image; crop: (top, left, height, width) in pixels; rows_of_s: first and
+    weights of `resize_weights`; out: float32 [c width]; channels: an entry for each.
     """
     top, left, height, width = crop
     first, weights = rows_of_s
+    begin, end = len(channels) * left, len(channels) * (left + width)
     last = top + height - 1  # what lies below it has weights of 0
     for k in range(0, len(weights), 2):
         y = top + first[s] + k
-        upper = rows[min(y, last), 3 * left : 3 * (left + width)]  # contiguous, which numba sees
-        lower = rows[min(y + 1, last), 3 * left : 3 * (left + width)]
+        upper = rows[min(y, last), begin:end]  # contiguous, which numba sees
+        lower = rows[min(y + 1, last), begin:end]
         of_upper, of_lower = weights[k, s], weights[k + 1, s]
         if k == 0:
             for x in range(len(out)):
@@ -64,23 +65,24 @@ def blend_rows(rows, crop, s, rows_of_s, out):
 
 
 @part_of_compiled
-def resize_row(row, columns, start, out, begin, strides):
-    """Resize a row of RGB pixels, float32 [3 width], into `out`, float32, plus `start`.
+def resize_row(row, columns, start, out, begin, strides, channels):
+    """Resize a row of pixels, float32 [c width], into `out`, float32, plus `start`.
 
     columns: first and weights of `resize_weights`. The row goes on with `taps` pixels of any finite
     numbers, as weights of 0 may reach beyond it. begin: where in `out` the row begins; strides: how
-    far apart its pixels lie, and a pixel's channels.
+    far apart its pixels lie, and a pixel's channels; channels: an entry for each, whose number is
+    then known where this is compiled.
     """
     first, weights = columns
-    three = np.uint64(3)  # unsigned: numba would look for indices below 0
+    count = np.uint64(len(channels))  # unsigned: numba would look for indices below 0
     to_begin, of_pixel, of_channel = np.uint64(begin), np.uint64(strides[0]), np.uint64(strides[1])
     for k in range(0, len(weights), 2):
         left, right = weights[k], weights[k + 1]
         for t in range(len(first)):
-            x, pixel = three * np.uint64(first[t] + k), to_begin + of_pixel * np.uint64(t)
+            x, pixel = count * np.uint64(first[t] + k), to_begin + of_pixel * np.uint64(t)
             of_left, of_right = left[t], right[t]
-            for channel in range(three):
+            for channel in range(count):
                 i = pixel + of_channel * channel
                 before = start if k == 0 else out[i]
                 of_pair = of_left * row[x + channel]
-                out[i] = before + of_pair + of_right * row[x + three + channel]
+                out[i] = before + of_pair + of_right * row[x + count + channel]

@@ -1,4 +1,4 @@
-"""Views made on a CPU: uint8 pixels in, normalised float32 out, a view at a time in compiled loops.
+"""Views made on a CPU: pixels in, normalised float32 out, a view at a time in compiled loops.
 
 It is what ops.py does, up to rounding. A view stays in cache from its first operation to its last,
 and only what is drawn for it is computed. Views are divided over as many threads as torch uses;
@@ -49,8 +49,9 @@ def views_on_cpu(
 ) -> Tensor:
     """Cut, resize, turn, recolour and normalise K views of each image.
 
-    images: uint8 [batch, 1 or views, height, width, 3], one for all views of an image or one for
-    each; draws: [views, batch] -> float32 [views, batch, 3, h, w], of the view's size.
+    images: [batch, 1 or views, height, width, channels], bytes or float32 in [0, 1], one for all
+    views of an image or one for each; draws: [views, batch]
+    -> float32 [views, batch, channels, h, w], of the view's size.
     """
     size, (num_views, batch) = height_width(augment.image_size), flips.shape
     never, (upside_down, transpose, warp, erase) = torch.zeros_like(crops.top), shapes
@@ -59,13 +60,13 @@ def views_on_cpu(
     for four in (None if warp is None else warp.flatten(-2), erase):
         draws += [never] * 4 if four is None else four.unbind(-1)
     drawn = torch.stack(draws, -1).numpy().view(_DRAWN)[..., 0]
-    out = torch.empty(num_views, batch, 3, *size)
+    out = torch.empty(num_views, batch, augment.channels, *size)
     pixels, views = images.contiguous().numpy(), out.numpy()
     looks = np.array([augment.mean, augment.std], np.float32)
-    kernel_size = blur_kernel_size(size)
+    kernel_size, channels = blur_kernel_size(size), (0,) * augment.channels
 
     def make(begin: int, end: int) -> None:
-        _make_views(pixels, drawn, looks, kernel_size, begin, end, views)
+        _make_views(pixels, drawn, looks, kernel_size, begin, end, views, channels)
 
     _divided(make, num_views * batch)
     return out
@@ -93,21 +94,31 @@ def _threads(count: int, process: int) -> ThreadPoolExecutor:
 
 
 @functools.partial(compiled, parallel=False)
-def _make_views(images, drawn, looks, kernel_size, begin, end, out):
-    """Make the views from `begin` to `end`, counted over images, then views of each."""
+def _make_views(images, drawn, looks, kernel_size, begin, end, out, channels):
+    """Make the views from `begin` to `end`, counted over images, then views of each.
+
+    channels: an entry for each, whose number is then known where this is compiled.
+    """
     num_views = len(drawn)
     for i in range(begin, end):
         image, view = i // num_views, i % num_views
         draw, planes = drawn[view, image], out[view, image]
-        _resized_crop(images[image, view % images.shape[1]], draw, planes)
+        _resized_crop(images[image, view % images.shape[1]], draw, planes, channels)
         if draw.transpose > 0:
-            for channel in range(3):
+            for channel in range(len(channels)):
                 cpu_shapes.transpose(planes[channel])
         if draw.warp[0] != 0 or draw.warp[1] != 0:
             cpu_shapes.warp(planes, draw.warp)
-        _recoloured(planes, draw, kernel_size)
-        for channel in range(3):
-            plane = planes.reshape(3, -1)[channel]
+        if len(channels) == 3:
+            _recoloured(planes, draw)
+        else:
+            _changed(planes.reshape(-1), draw)
+        if draw.blur_sigma > 0:
+            weights = gaussian_weights(draw.blur_sigma, kernel_size)
+            for channel in range(len(channels)):
+                blur(planes[channel], weights)
+        for channel in range(len(channels)):
+            plane = planes.reshape(len(channels), -1)[channel]
             if draw.solarize > 0:
                 cpu_colours.solarize(plane)
             cpu_colours.normalize(plane, looks[0, channel], looks[1, channel])
@@ -116,21 +127,24 @@ def _make_views(images, drawn, looks, kernel_size, begin, end, out):
 
 
 @_inlined
-def _resized_crop(image, draw, planes):
-    """Resize a crop of `image`, uint8 [H, W, 3], into `planes`, float32 [3, height, width]."""
+def _resized_crop(image, draw, planes, channels):
+    """Resize a crop of `image`, [H, W, c], into `planes`, float32 [c, height, width]."""
     _, height, width = planes.shape
     crop = int(draw.top), int(draw.left), int(draw.height), int(draw.width)
     rows, columns = resize_weights(crop[2], height), resize_weights(crop[3], width)
-    _bytes_to_1(rows[1])
+    if image.itemsize == 1:
+        _bytes_to_1(rows[1])
     if draw.upside_down > 0:
         _reverse(rows)
     if draw.flip > 0:
         _reverse(columns)
-    blended = np.zeros(3 * (crop[3] + len(columns[1])), np.float32)  # stored rows of one of a view
+    count, strides = len(channels), (1, height * width)
+    blended = np.zeros(count * (crop[3] + len(columns[1])), np.float32)  # rows of one of a view
     for s in range(height):
-        blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * crop[3]])
-        strides = 1, height * width
-        resize_row(blended, columns, np.float32(0), planes.reshape(-1), s * width, strides)
+        stored, row = image.reshape(len(image), -1), blended[: count * crop[3]]
+        blend_rows(stored, crop, s, rows, row, channels)
+        begin, out = s * width, planes.reshape(-1)
+        resize_row(blended, columns, np.float32(0), out, begin, strides, channels)
 
 
 @part_of_compiled
@@ -153,8 +167,8 @@ def _reverse(lines):
 
 
 @_inlined
-def _recoloured(planes, draw, kernel_size):
-    """Do to a view, float32 [3, height, width] in [0, 1], what ops.recoloured does up to blur."""
+def _recoloured(planes, draw):
+    """Do to a view, float32 [3, height, width] in [0, 1], what ops.recoloured does before blur."""
     flat, sum_of_gray = planes.reshape(3, -1), 0.0
     for start in range(0, flat.shape[1], _TILE):
         end = start + _TILE
@@ -175,7 +189,12 @@ def _recoloured(planes, draw, kernel_size):
             cpu_colours.turn_hue(r, g, b, draw.hue)
         if draw.gray > 0:
             cpu_colours.to_gray(r, g, b)
-    if draw.blur_sigma > 0:
-        weights = gaussian_weights(draw.blur_sigma, kernel_size)
-        for channel in range(3):
-            blur(planes[channel], weights)
+
+
+@_inlined
+def _changed(flat, draw):
+    """Do to a view of no RGB, float32 in [0, 1], what ops.recoloured does before blur."""
+    if draw.brightness != 1:
+        cpu_colours.multiply(flat, draw.brightness)
+    if draw.contrast != 1:
+        cpu_colours.blend(flat, draw.contrast, np.float32(cpu_colours.sum_of(flat) / len(flat)))

@@ -18,6 +18,7 @@ from torch import Tensor
 from effssl.data.beton_file import Storage
 from effssl.data.compiled import compiled, part_of_compiled
 from effssl.data.pixels import read_image
+from effssl.data.values import RGB, Values
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.views import counters
@@ -27,18 +28,19 @@ from effssl.views.draws import crop_ratios
 
 
 class MultiViewDecoder:
-    """Stored images -> uint8 [batch, bytes]: random crops, resized with antialiasing, in groups.
+    """Stored images -> [batch, numbers]: random crops, resized with antialiasing, in groups.
 
-    The crops of an image lie one after the other, each uint8 [height, width, 3]; crops_of_groups
-    parts them by group, whose views are of one size. See pixels.Decoder.
+    The crops of an image lie one after the other, each [height, width, channels];
+    crops_of_groups parts them by group, whose views are of one size. See pixels.Decoder.
 
     Args:
         groups: how the crops of each group are made. Those of the first may be smaller in a pass.
         seed: what crops are drawn from, with epoch and position.
+        values: what the numbers of the images are.
     """
 
-    def __init__(self, groups: tuple[Augment, ...], seed: int):
-        self.groups, self.seed = groups, seed
+    def __init__(self, groups: tuple[Augment, ...], seed: int, values: Values = RGB):
+        self.groups, self.seed, self.values = groups, seed, values
         self.next_pass(0, groups[0].image_size)
 
     def next_pass(self, epoch: int, image_size: ImageSize) -> None:
@@ -48,28 +50,30 @@ class MultiViewDecoder:
 
     def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
         """See Decoder."""
-        return (sum(map(_bytes_of, self.groups)),)
+        return (sum(_numbers_of(group, self.values.channels) for group in self.groups),)
 
     def read(
         self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
     ) -> np.ndarray:
         """See Decoder."""
-        drawn_from = self.seed, self._epoch
-        return _decode_crops(positions, out, images, storage, drawn_from, self._views)
+        drawn_from, kinds = (self.seed, self._epoch), self.values.for_compiled()
+        return _decode_crops(positions, out, images, storage, drawn_from, self._views, *kinds)
 
 
 def crops_of_groups(pixels: Tensor, groups: tuple[Augment, ...]) -> list[Tensor]:
-    """Part what MultiViewDecoder gives, uint8 [batch, bytes], by groups of views.
+    """Part what MultiViewDecoder gives, [batch, numbers], by groups of views.
 
-    -> for each group its crops, uint8 [batch, views, height, width, 3].
+    -> for each group its crops, [batch, views, height, width, channels].
     """
-    sizes = [(group.views, *height_width(group.image_size), 3) for group in groups]
-    of_groups = pixels[:, : sum(map(_bytes_of, groups))].split(list(map(_bytes_of, groups)), 1)
+    channels = groups[0].channels
+    sizes = [(group.views, *height_width(group.image_size), channels) for group in groups]
+    lengths = [math.prod(size) for size in sizes]
+    of_groups = pixels[:, : sum(lengths)].split(lengths, 1)
     return [part.unflatten(1, size) for part, size in zip(of_groups, sizes, strict=True)]
 
 
-def _bytes_of(group: Augment) -> int:
-    return 3 * group.views * math.prod(height_width(group.image_size))
+def _numbers_of(group: Augment, channels: int) -> int:
+    return channels * group.views * math.prod(height_width(group.image_size))
 
 
 def _by_view(groups: tuple[Augment, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,76 +86,79 @@ def _by_view(groups: tuple[Augment, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CentralCropDecoder:
-    """Stored images -> uint8 [batch, height, width, 3]: `central_crop`, resized as crops are.
+    """Stored images -> [batch, height, width, channels]: `central_crop`, resized as crops are.
 
-    output_size: (height, width), whose shape the crop has. See pixels.Decoder.
+    output_size: (height, width), whose shape the crop has; values: what the numbers of the images
+    are. See pixels.Decoder.
     """
 
-    def __init__(self, output_size: tuple[int, int]):
-        self.output_size = output_size
+    def __init__(self, output_size: tuple[int, int], values: Values = RGB):
+        self.output_size, self.values = output_size, values
 
     def shape_of(self, images: np.ndarray) -> tuple[int, ...]:
         """See Decoder."""
-        return (*self.output_size, 3)
+        return (*self.output_size, self.values.channels)
 
     def read(
         self, positions: np.ndarray, out: np.ndarray, images: np.ndarray, storage: Storage
     ) -> np.ndarray:
         """See Decoder."""
-        return _decode_central_crops(out, images, storage)
+        return _decode_central_crops(out, images, storage, *self.values.for_compiled())
 
 
 @compiled
-def _decode_crops(positions, crops, images, storage, drawn_from, views):
+def _decode_crops(positions, crops, images, storage, drawn_from, views, channels, values):
     """Read images and cut their crops, and return which of them could be read."""
     (seed, epoch), (sizes, limits) = drawn_from, views
     is_read = np.empty(len(positions), np.bool_)
     for i in numba.prange(len(positions)):
         height, width = int(images[i]["height"]), int(images[i]["width"])
-        image = np.empty((height, width, 3), np.uint8)
-        is_read[i] = read_image(images[i], storage, image)
+        image = np.empty((height, width, len(channels)), crops.dtype)
+        is_read[i] = read_image(images[i], storage, image, values)
         start = 0
         for view in range(len(sizes)):
             key = view_key(seed, epoch, positions[i], view)
             crop = random_crop(key, height, width, limits[view, :2], limits[view, 2:])
             h, w = sizes[view]
-            end = start + 3 * h * w
-            resized_crop(image, crop, crops[i, start:end].reshape(h, w, 3))
+            end = start + len(channels) * h * w
+            out = crops[i, start:end].reshape(h, w, len(channels))
+            resized_crop(image, crop, out, channels)
             start = end
     return is_read
 
 
 @compiled
-def _decode_central_crops(parts, images, storage):
+def _decode_central_crops(parts, images, storage, channels, values):
     """Read images and cut their central parts, and return which of them could be read."""
     is_read = np.empty(len(images), np.bool_)
     for i in numba.prange(len(images)):
-        image = np.empty((int(images[i]["height"]), int(images[i]["width"]), 3), np.uint8)
-        is_read[i] = read_image(images[i], storage, image)
-        _cut_central_part(image, parts[i])
+        height, width = int(images[i]["height"]), int(images[i]["width"])
+        image = np.empty((height, width, len(channels)), parts.dtype)
+        is_read[i] = read_image(images[i], storage, image, values)
+        _cut_central_part(image, parts[i], channels)
     return is_read
 
 
 def central_part(image: np.ndarray, output_size: tuple[int, int]) -> np.ndarray:
     """Do what CentralCropDecoder does to an image that is not stored.
 
-    image: uint8 [height, width, 3] -> uint8 [*output_size, 3].
+    image: Values.read_as [height, width, channels] -> of the same kind [*output_size, channels].
     """
-    part = np.empty((*output_size, 3), np.uint8)
-    _cut_one(np.require(image, requirements=("C", "W")), part)
+    part = np.empty((*output_size, image.shape[2]), image.dtype)
+    _cut_one(np.require(image, requirements=("C", "W")), part, (0,) * image.shape[2])
     return part
 
 
 @part_of_compiled
-def _cut_central_part(image, out):
+def _cut_central_part(image, out, channels):
     """Resize the largest central part of `image` that has the shape of `out` into it."""
     ratio = out.shape[1] / out.shape[0]
-    resized_crop(image, central_crop(image.shape[0], image.shape[1], (ratio, ratio)), out)
+    resized_crop(image, central_crop(image.shape[0], image.shape[1], (ratio, ratio)), out, channels)
 
 
 @functools.partial(compiled, parallel=False)
-def _cut_one(image, out):
-    _cut_central_part(image, out)
+def _cut_one(image, out, channels):
+    _cut_central_part(image, out, channels)
 
 
 @part_of_compiled
@@ -207,23 +214,30 @@ def _uniform(key, slot):
 
 
 @part_of_compiled
-def resized_crop(image, crop, out):
-    """Resize a crop of `image`, uint8 [H, W, 3], into `out`, uint8 [height, width, 3].
+def resized_crop(image, crop, out, channels):
+    """Resize a crop of `image`, [H, W, c], into `out`, [height, width, c], both of one kind.
 
-    crop: (top, left, height, width) in pixels. Bilinear and antialiased, as torchvision's.
+    crop: (top, left, height, width) in pixels; channels: an entry for each. Bilinear and
+    antialiased, as torchvision's; bytes are rounded.
     """
     height, width = crop[2:]
+    count, start = len(channels), np.float32(0.5) if out.itemsize == 1 else np.float32(0)
     rows, columns = resize_weights(height, len(out)), resize_weights(width, out.shape[1])
-    blended = np.zeros(3 * (width + len(columns[1])), np.float32)  # stored rows of one of `out`
-    resized = np.empty(3 * out.shape[1], np.float32)
+    blended = np.zeros(count * (width + len(columns[1])), np.float32)  # stored rows of one of `out`
+    resized = np.empty(count * out.shape[1], np.float32)
     for s in range(len(out)):
-        blend_rows(image.reshape(len(image), -1), crop, s, rows, blended[: 3 * width])
-        resize_row(blended, columns, np.float32(0.5), resized, 0, (3, 1))
-        _round_down(resized, out[s].reshape(-1))
+        stored = image.reshape(len(image), -1)
+        blend_rows(stored, crop, s, rows, blended[: count * width], channels)
+        resize_row(blended, columns, start, resized, 0, (count, 1), channels)
+        _write(resized, out[s].reshape(-1))
 
 
 @part_of_compiled
-def _round_down(row, out):
-    """Write float32 numbers into `out`, uint8."""
-    for x in range(len(out)):
-        out[x] = np.uint8(row[x])
+def _write(row, out):
+    """Write float32 numbers into `out`, rounded down if it is of bytes."""
+    if out.itemsize == 1:
+        for x in range(len(out)):
+            out[x] = np.uint8(row[x])
+    else:
+        for x in range(len(out)):
+            out[x] = row[x]

@@ -33,13 +33,13 @@ def resized_crop(
     """Cut K crops of each image, resize them with antialiasing, and mirror those in `flips`, and
     top and bottom of those in `upside_down` (None: of none).
 
-    images: uint8 [batch, H, W, 3]; crops, flips, upside_down: [views, batch]
-    -> float32 [views, batch, 3, h, w], of this size, in [0, 1].
+    images: [batch, H, W, c], as `unit_range` takes them; crops, flips, upside_down: [views, batch]
+    -> float32 [views, batch, c, h, w], of this size, in [0, 1].
 
     Bilinear resizing is separable and linear, so a crop is two small matrix products with weights
     that are a function of its corner and size; all views share the image.
     """
-    _, stored_height, stored_width, _ = images.shape
+    _, stored_height, stored_width, channels = images.shape
     height, width = height_width(size)
     if upside_down is None:
         upside_down = torch.zeros_like(flips)
@@ -47,28 +47,37 @@ def resized_crop(
         crops.top, crops.height, upside_down, height, stored_height
     )  # [views, batch, h, H]
     columns = _resize_weights(crops.left, crops.width, flips, width, stored_width)  # [.., w, W]
-    planes = rearrange(images, "b h w c -> b h (c w)").float() / 255
+    planes = unit_range(rearrange(images, "b h w c -> b h (c w)"))
     x = rearrange(rows, "k b s h -> b (k s) h") @ planes
-    x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=height, c=3)
+    x = rearrange(x, "b (k s) (c w) -> b k (s c) w", s=height, c=channels)
     x = x @ rearrange(columns, "k b t w -> b k w t")
-    return rearrange(x, "b k (s c) t -> k b c s t", c=3).contiguous()
+    return rearrange(x, "b k (s c) t -> k b c s t", c=channels).contiguous()
 
 
 def flipped(crops: Tensor, flips: Tensor, upside_down: Tensor | None = None) -> Tensor:
-    """Mirror uint8 crops [n, 3, h, w] in `flips` [n], and top and bottom of those in `upside_down`
+    """Mirror crops [n, c, h, w] in `flips` [n], and top and bottom of those in `upside_down`
     -> float32 in [0, 1]."""
     x = torch.where(flips[:, None, None, None], crops.flip(-1), crops)
     if upside_down is not None:
         x = torch.where(upside_down[:, None, None, None], x.flip(-2), x)
-    return x.float().div_(255)
+    return unit_range(x)
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """Return pixels, bytes or float32 in [0, 1], as float32 in [0, 1]."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def recoloured(x: Tensor, colours: ColourDraws, augment: Augment) -> Tensor:
-    """Change the colours of views x [n, 3, h, w] in [0, 1], and normalise them."""
+    """Change the colours of views x [n, c, h, w] in [0, 1], and normalise them.
+
+    Of images that are no RGB, brightness and contrast alone, blur and solarisation.
+    """
     each = colours.map(torch.flatten)
     x = adjust_brightness(x, each.brightness)
     x = adjust_contrast(x, each.contrast)
-    x = adjust_saturation(x, each.saturation)
+    if x.shape[1] == 3:
+        x = adjust_saturation(x, each.saturation)
     if each.hue is not None:
         x = _where(each.hue != 0, adjust_hue, x, each.hue)
     if each.gray is not None:
@@ -88,7 +97,7 @@ def blur_kernel_size(size: Sequence[int]) -> int:
 
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return (x - mean) / std per channel; x [..., 3, height, width]."""
+    """Return (x - mean) / std per channel; x [..., c, height, width]."""
     shift, scale = _constant(mean, x), _constant(std, x)
     return (x - shift[:, None, None]) / scale[:, None, None]
 
@@ -100,13 +109,14 @@ def unnormalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> T
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """Multiply x [n, 3, h, w] in [0, 1] by factor [n]."""
+    """Multiply x [n, c, h, w] in [0, 1] by factor [n]."""
     return (x * factor[:, None, None, None]).clamp_(0, 1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Blend x [n, 3, h, w] in [0, 1] with its image's mean gray, by factor [n]."""
-    mean = to_gray(x).mean((-3, -2, -1), keepdim=True)
+    """Blend x [n, c, h, w] in [0, 1] with its image's mean gray, by factor [n]; of images that are
+    no RGB with the mean of all channels."""
+    mean = (to_gray(x) if x.shape[1] == 3 else x).mean((-3, -2, -1), keepdim=True)
     return torch.lerp(mean, x, factor[:, None, None, None]).clamp_(0, 1)
 
 
@@ -138,7 +148,7 @@ def to_gray(x: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur x [n, 3, h, w] with Gaussians of sigma [n] pixels, cut to an odd `kernel_size`.
+    """Blur x [n, c, h, w] with Gaussians of sigma [n] pixels, cut to an odd `kernel_size`.
 
     The image is reflected at its border.
     """

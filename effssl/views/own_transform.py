@@ -44,7 +44,7 @@ def load_transform(name: str) -> OwnTransform:
 def check_transform(augment: Augment, device: torch.device) -> None:
     """Let the user's function make views of noise, so that its errors come before all else. Raises
     InputError as `transformed` does."""
-    shape = augment.views, 2, 3, *height_width(augment.image_size)
+    shape = augment.views, 2, augment.channels, *height_width(augment.image_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     transformed(ops.normalize(noise, augment.mean, augment.std).to(device), augment, seed=0)
 
@@ -52,9 +52,9 @@ def check_transform(augment: Augment, device: torch.device) -> None:
 def transformed(views: Tensor, augment: Augment, seed: int) -> Tensor:
     """Give views to the user's function, `augment.transform`, and take what it makes of them.
 
-    It gets float32 [n, 3, h, w] in [0, 1] on the device and returns as many images of that size;
+    It gets float32 [n, c, h, w] in [0, 1] on the device and returns as many images of that size;
     what it draws from torch's generators repeats with `seed`, and moves no other draw.
-    views: float32 [views, batch, 3, h, w], normalised, as those returned. Raises InputError for
+    views: float32 [views, batch, c, h, w], normalised, as those returned. Raises InputError for
     its own errors, with their line, and if it returns anything else or what is not finite.
     """
     assert augment.transform is not None

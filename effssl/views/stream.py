@@ -93,7 +93,7 @@ class ViewStream:
         """Make augmented views of the images at `positions`, in that order.
 
         size: of the first group's views, at most what its Augment says; None is just that.
-        Yields (for each group its views, float32 [views, batch, 3, h, w], normalised; positions
+        Yields (for each group its views, float32 [views, batch, c, h, w], normalised; positions
         int64 [batch]) on the device; the last batch may be smaller.
         """
         batches = self.load(positions, epoch, size=size)
@@ -109,9 +109,9 @@ class ViewStream:
 
         It stands by itself for benchmarks, which time the halves apart.
 
-        Yields (uint8 pixels, positions int64 [batch]) on the device: images of one size whole,
-        [batch, height, width, 3]; of images of varied size all their crops one after the other, as
-        decode_crops.py has them, [batch, bytes].
+        Yields (pixels, positions int64 [batch]) on the device: images of one size whole, [batch,
+        height, width, channels]; of images of varied size all their crops one after the other, as
+        decode_crops.py has them, [batch, numbers]. Pixels are bytes, or float32 in [0, 1].
         """
         if self.stored.side is None:
             self._crop_decoder.next_pass(epoch, self.augment.image_size if size is None else size)
@@ -123,7 +123,7 @@ class ViewStream:
         """Make one clean view of each image at `positions`, in that order.
 
         size: of the views, in pixels; None is that of the augmented ones.
-        Yields float32 [batch, 3, h, w], normalised, on the device: the image's largest central part
+        Yields float32 [batch, c, h, w], normalised, on the device: the image's largest central part
         that has the view's shape, resized.
         """
         augment = self.augment if size is None else replace(self.augment, image_size=size)
@@ -135,7 +135,7 @@ class ViewStream:
     def load_clean(self, positions: np.ndarray) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Read what clean views are made of: the first half of `clean`, for callers that time it.
 
-        Yields (uint8 [batch, height, width, 3], positions int64 [batch]) on the device: images of
+        Yields ([batch, height, width, channels], positions int64 [batch]) on the device: images of
         one size whole; of images of varied size their central parts.
         """
         yield from read_batches(self._clean_loader, positions, self.runtime.device)
@@ -178,17 +178,19 @@ class ViewStream:
 
     @functools.cached_property
     def _crop_decoder(self) -> MultiViewDecoder:
-        return MultiViewDecoder(self._groups(), self._seed)
+        return MultiViewDecoder(self._groups(), self._seed, self.stored.values)
 
     @functools.cached_property
     def _crop_loader(self) -> Loader:
-        decoder = self._crop_decoder if self.stored.side is None else WholeImageDecoder()
+        whole = WholeImageDecoder(self.stored.values)
+        decoder = self._crop_decoder if self.stored.side is None else whole
         return self._open(decoder, self.batch_size)
 
     @functools.cached_property
     def _clean_loader(self) -> Loader:
-        is_whole, canvas = self.stored.side is not None, canvas_of(self.augment.image_size)
-        decoder = WholeImageDecoder() if is_whole else CentralCropDecoder(canvas)
+        values, canvas = self.stored.values, canvas_of(self.augment.image_size)
+        is_whole = self.stored.side is not None
+        decoder = WholeImageDecoder(values) if is_whole else CentralCropDecoder(canvas, values)
         return self._open(decoder, self._clean_batch_size)
 
     def _open(self, decoder: Decoder, batch_size: int) -> Loader:

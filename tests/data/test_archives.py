@@ -13,7 +13,7 @@ from PIL import Image
 
 from effssl import InputError, cli
 from effssl.data.archives import read_archive
-from effssl.data.beton import check_beton
+from effssl.data.read_back import check_beton
 from effssl.data.sources import names_of, open_source
 from effssl.data.stored import open_data, open_split
 from effssl.image_config import Storage

@@ -60,7 +60,7 @@ def test_numbers_that_are_none_come_out_black(tmp_path):
 def test_sets_that_use_a_part_of_16_bits_are_judged_as_a_whole():
     assert judge_gray([]) is None
     assert judge_gray([4096, 65_535]) is None
-    assert "1 of 2 16-bit gray images use less" in judge_gray([4095, 65_535])
+    assert "1 of 2 images of 16 bits use less" in judge_gray([4095, 65_535])
     with pytest.raises(InputError, match=r"2 of 2 .*largest value is 4095.*--gray-range LOW HIGH"):
         judge_gray([4095, 12])
 
@@ -72,7 +72,7 @@ def test_a_set_that_would_be_black_is_not_stored(tmp_path, capsys, side):
     for folder in "ab":
         saved(tmp_path / folder / "x.png", dim)
     storage = Storage("folder", tmp_path, workers=1)
-    with pytest.raises(InputError, match="2 of 2 16-bit gray images"):
+    with pytest.raises(InputError, match="2 of 2 images of 16 bits"):
         open_split(storage, "train")
     assert not [f for f in (tmp_path / "beton").iterdir() if f.suffix != ".lock"]
     _, ranged = open_split(Storage("folder", tmp_path, workers=1, gray_range=(0, 4095)), "train")
@@ -81,7 +81,7 @@ def test_a_set_that_would_be_black_is_not_stored(tmp_path, capsys, side):
     capsys.readouterr()
     for _ in range(2):  # also if it is stored already
         open_split(storage, "train")
-        assert "2 of 3 16-bit gray images use less than a sixteenth" in capsys.readouterr().out
+        assert "2 of 3 images of 16 bits use less than a sixteenth" in capsys.readouterr().out
 
 
 def test_a_gray_range_is_two_numbers(tmp_path):

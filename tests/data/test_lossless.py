@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.beton import check_beton, ensure_beton
+from effssl.data.beton import ensure_beton
 from effssl.data.beton_file import num_bytes_in
+from effssl.data.read_back import check_beton
 from effssl.data.sources import open_source
 from effssl.image_config import Augment, Storage
 from effssl.run.device import Runtime
@@ -49,7 +50,7 @@ def stored(folder, storage=LOSSLESS):
 def crop_of(image, key, size, scale, ratio):
     out = np.empty((size, size, 3), np.uint8)
     crop = random_crop(key, image.shape[0], image.shape[1], scale, ratio)
-    resized_crop(image, crop, out)
+    resized_crop(image, crop, out, (0, 0, 0))
     return out
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from effssl import InputError, cli
 from effssl.data import shards
-from effssl.data.beton import check_beton
+from effssl.data.read_back import check_beton
 from effssl.data.shards import Columns, read_shards
 from effssl.data.sources import names_of, open_source
 from effssl.data.stored import open_data, open_split

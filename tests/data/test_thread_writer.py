@@ -13,8 +13,9 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data import beton_file
-from effssl.data.beton import check_beton, ensure_beton
+from effssl.data.beton import ensure_beton
 from effssl.data.beton_file import JPEG, RAW, StoredImage, bytes_of, open_file, write_file
+from effssl.data.read_back import check_beton
 from effssl.data.sources import open_source
 from effssl.image_config import Storage
 from tests.conftest import read_all, write_class_folders

@@ -89,7 +89,7 @@ def test_gray_of_more_than_8_bits_is_embedded_by_its_range_or_not_at_all(tmp_pat
         Image.fromarray(np.full((16, 16), 1000 * i, np.uint16)).save(tmp_path / f"{i}.png")
         (tmp_path / "eight").mkdir(exist_ok=True)
         Image.new("L", (16, 16), round(255 * i / 4)).save(tmp_path / "eight" / f"{i}.png")
-    with pytest.raises(InputError, match=r"3 of 3 16-bit gray images .*--gray-range"):
+    with pytest.raises(InputError, match=r"3 of 3 images of 16 bits .*--gray-range"):
         embed_folder(run, tmp_path)
     embedded = embed_folder(run, tmp_path, gray_range=(0, 4000))
     deep, eight = embedded.representations[:3], embedded.representations[3:]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from effssl import InputError
+from effssl.image_config import Augment
 from effssl.run import checkpoint, pictures
 from effssl.run.log import Clock, RunLog, read_metrics
 
@@ -130,8 +131,7 @@ def test_pictures_show_what_they_are_given(tmp_path):
         tmp_path / "views.png",
         red.expand(3, 3, 6, 6),
         [green.expand(2, 3, 3, 6, 6), blue.expand(1, 3, 3, 6, 6)[..., :4, :4]],
-        mean,
-        std,
+        Augment(mean=mean, std=std),
     )
     pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}

@@ -139,7 +139,7 @@ def test_resizing_is_torchvisions(crop, size):
     image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     size = height_width(size)
     actual = np.empty((*size, 3), np.uint8)
-    resized_crop(image, crop, actual)
+    resized_crop(image, crop, actual, (0, 0, 0))
     planes = torch.from_numpy(image).permute(2, 0, 1)
     on_floats = (
         F.resized_crop(planes.float(), *crop, [*size], antialias=True).permute(1, 2, 0).numpy()
