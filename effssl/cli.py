@@ -17,7 +17,7 @@ from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
 from effssl.ranges import absolute_start, local_path
-from effssl.set_defaults import defaults_for
+from effssl.set_defaults import defaults_for, that_apply
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def parse(argv: list[str] | None = None) -> Config:
     given: Given = {}
     for file in flags.pop("config", []):
         given |= _read_yaml(_path("--config", file), flags)
-    given |= flags
+    given = that_apply(given, given | flags) | flags
     # Of a set that does not exist there are no defaults; `_config` complains about it.
     set_defaults = defaults_for(given.get("data", Config().images.data), given.get("channels"))
     if asks_help:

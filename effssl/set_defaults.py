@@ -39,12 +39,27 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+OF_RGB = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}  # off for all other images
+
+
 def defaults_for(data: str, channels: str | None) -> dict[str, Any]:
     """Return the defaults for a set, and for images of so many channels, a text that may be no
     number: what changes RGB alone is off for others, whose mean and deviation are measured."""
     of_set = SET_DEFAULTS.get(data, {})
-    if channels is None or not channels.isdigit() or channels == "3":
+    if _is_rgb(channels):
         return of_set
-    count = int(channels)
+    count = int(channels or 3)
     unmeasured = {"mean": (0.5,) * count, "std": (0.25,) * count, "normalize": "auto"}
-    return of_set | unmeasured | {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}
+    return of_set | unmeasured | OF_RGB
+
+
+def that_apply(in_files: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what files of settings say without what their images have no use for, such as colours
+    of a kind of images that may have other channels; given: all that files and flags say."""
+    if _is_rgb(given.get("channels")):
+        return in_files
+    return {name: value for name, value in in_files.items() if name not in OF_RGB}
+
+
+def _is_rgb(channels: str | None) -> bool:
+    return channels is None or not channels.isdecimal() or channels in ("3", "0")

@@ -1,6 +1,6 @@
 """Image files as they are: any number of channels, 8 or 16 bits or floats.
 
-Pillow reads what has up to 8 bits a channel and gray of more; torchvision PNGs of 16 bits in
+Pillow reads what has up to 8 bits a channel and gray of more; imagecodecs PNGs of 16 bits in
 colours; NumPy its own files; tifffile every TIFF, whose pages are bands too.
 """
 
@@ -156,11 +156,15 @@ def _rest(values: np.ndarray) -> tuple[int, int]:
 
 
 def _tiff(file: BinaryIO) -> Any:
-    if importlib.util.find_spec("tifffile") is None:
-        raise ValueError('--channels reads TIFFs by tifffile: pip install -e ".[bands]"')
+    _check_installed("tifffile", "TIFFs")
     import tifffile
 
     return tifffile.TiffFile(file)
+
+
+def _check_installed(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f'--channels reads {what} by {package}: pip install -e ".[bands]"')
 
 
 def _check_axes(axes: str) -> None:
@@ -196,13 +200,11 @@ def _is_deep_png(file: BinaryIO) -> bool:
 
 
 def _of_deep_png(file: BinaryIO) -> Raster:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+    _check_installed("imagecodecs", "PNGs of 16 bits in colours")
+    import imagecodecs
 
     has_alpha = bool(_start(file, 26)[25] & _PNG_ALPHA)
-    content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    values = decode_png(content, ImageReadMode.UNCHANGED).numpy()
-    return Raster(values.transpose(1, 2, 0), has_alpha)
+    return Raster(imagecodecs.png_decode(file.read()), has_alpha)
 
 
 def _of_pillow(image: Image.Image) -> Raster:

@@ -32,7 +32,7 @@ def _import_ffcv() -> None:
     # Our pipelines end on the CPU; FFCV would take memory and streams on the first GPU all the
     # same.
     ffcv.loader.epoch_iterator.IS_CUDA = False
-    # FFCV makes numba's own type of byte arrays read-only, for all code that is compiled afterwards.
+    # FFCV makes numba's own type of byte arrays read-only, for all that is compiled afterwards.
     parts = [numba.types.Array(numba.uint8, 1, "C", readonly=True), *(2 * [numba.uint64[::1]])]
     of_file = property(lambda manager: numba.types.Tuple(parts))
     ffcv.memory_managers.os_cache.OSCacheManager.state_type = of_file

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from effssl import InputError
+from effssl.data.decode import Decoding
 from effssl.data.image_files import ImageFiles
 from effssl.data.values import in_unit_range
 from effssl.views.decode_crops import central_part
@@ -85,13 +86,11 @@ def read_files(
                 findings.gray_highs.append(gray_high)
             if side is not None and image.shape[:2] != (side, side):
                 raise OtherSideError
-            if files.decoding.has_arrays:
-                image = in_unit_range(image, files.decoding.gray_range).astype(np.float32)
+            image = _as_read(image, files.decoding)
             parts.append(image if side is not None else central_part(image, canvas))
             decoded.append(position)
-        kind = np.float32 if files.decoding.has_arrays else np.uint8
-        no_images = np.zeros((0, *canvas, files.decoding.channels or 3), kind)
-        pixels = torch.from_numpy(np.stack(parts) if parts else no_images)
+        nothing = np.zeros((0, *canvas, files.decoding.channels or 3), np.uint8)
+        pixels = torch.from_numpy(np.stack(parts) if parts else _as_read(nothing, files.decoding))
         return pixels.to(device), np.array(decoded, dtype=np.int64)
 
     pool = ThreadPoolExecutor(workers, "load")
@@ -105,6 +104,13 @@ def read_files(
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _as_read(pixels: np.ndarray, decoding: Decoding) -> np.ndarray:
+    """Return pixels as loaders give them: what --channels keeps as float32 in [0, 1]."""
+    if not decoding.has_arrays:
+        return pixels
+    return in_unit_range(pixels, decoding.gray_range).astype(np.float32)
 
 
 def read_stored(stream: ViewStream) -> Batches:

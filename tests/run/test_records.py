@@ -138,6 +138,25 @@ def test_pictures_show_what_they_are_given(tmp_path):
     assert {(255, 0, 0), (0, 255, 0), (0, 0, 255)} <= colours
 
 
+@pytest.mark.parametrize(
+    ("values", "bands", "shown"),
+    [
+        ((0.8,), None, (204, 204, 204)),
+        ((0.4, 0.8), None, (102, 102, 102)),
+        ((0.2, 0.4, 0.6, 0.8, 1.0), None, (51, 102, 153)),
+        ((0.2, 0.4, 0.6, 0.8, 1.0), (4, 0, 3), (255, 51, 204)),
+    ],
+)
+def test_pictures_show_any_channels(tmp_path, values, bands, shown):
+    count = len(values)
+    off = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}
+    augment = Augment(mean=count * (0.5,), std=count * (0.5,), picture_bands=bands, **off)
+    x = ((torch.tensor(values) - 0.5) / 0.5)[:, None, None].expand(1, count, 6, 6)
+    pictures.save_views(tmp_path / "views.png", x, [x[None]], augment)
+    pixels = np.asarray(Image.open(tmp_path / "views.png").convert("RGB")).reshape(-1, 3)
+    assert (np.abs(pixels.astype(int) - shown).max(1) <= 1).sum() > 100
+
+
 def test_a_picture_that_cannot_be_drawn_is_a_line_whatever_the_reason(tmp_path):
     for error in (RuntimeError("no\nroom"), InputError("full"), MemoryError(), ValueError("x")):
         lines = []

@@ -172,3 +172,19 @@ def test_threads_that_make_views_at_once_do_not_disturb_each_other():
     with ThreadPoolExecutor(3) as threads:
         made = list(threads.map(lambda _: views_of(images, drawn, augment), range(12)))
     assert all(torch.equal(views, expected) for views in made)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 13])
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+def test_any_number_of_channels_is_that_of_ops(channels, kind):
+    """Brightness, contrast, blur and solarisation, of each view by other numbers."""
+    rng = np.random.default_rng(channels)
+    images = torch.from_numpy(rng.integers(0, 256, (5, 40, 33, channels), dtype=np.uint8))
+    images = images if kind == "bytes" else images.float().square() / 255**2
+    looks = {"mean": tuple(rng.random(channels)), "std": tuple(0.1 + rng.random(channels))}
+    off = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}
+    how = {"views": 3, "image_size": (24, 31), "blur_prob": 0.5, "solarize_prob": 0.3} | off
+    drawn, augment = draw(5, stored=(40, 33), **how), settings((24, 31), **looks, **off)
+    actual = cpu_views.views_on_cpu(images[:, None], *drawn, augment)
+    assert actual.shape == (3, 5, channels, 24, 31)
+    assert_near(actual, by_torch(images, *drawn, augment), atol=2e-5)
