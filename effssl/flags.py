@@ -134,7 +134,8 @@ def _options(name: str, hint: Any) -> dict[str, Any]:
     tuples = [kind for kind in kinds if typing.get_origin(kind) is tuple]
     if tuples:
         one, *others = typing.get_args(tuples[0])
-        fixed = "+" if one in kinds else 1 + len(others)
+        is_word = any(typing.get_origin(kind) is Literal for kind in kinds)
+        fixed = "+" if one in kinds or is_word else 1 + len(others)
         return {"nargs": "*" if others == [...] else fixed, "metavar": _metavar(one)}
     return {"metavar": _metavar(hint)}
 

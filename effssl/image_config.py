@@ -14,11 +14,11 @@ from effssl.ranges import (
     AtLeast1,
     AtLeast8,
     Channels,
-    GrayRange,
     ImageSize,
     JpegQuality,
     LoaderName,
     LocalPath,
+    MeasuredRange,
     Normalizing,
     NotNegative,
     Part,
@@ -67,9 +67,9 @@ class Storage:
     """Channels of the images, which are then stored without loss, in 8 or 16 bits or float32, and
     seen as they are: TIFF, PNG, .npy and others. Views are normalised with measured `mean` and
     `std`, and their hue and saturation stay, unless they are given. None: RGB of 8 bits."""
-    gray_range: GrayRange | None = None
+    gray_range: MeasuredRange | None = None
     """Values that are black and white in images of more than 8 bits (None: 0 and 65535 for 16 bits;
-    others are an error)."""
+    others are an error). auto: the percentiles 0.1 and 99.9 of 64 images."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True

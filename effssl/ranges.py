@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetPydanticSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 # For all classes of settings: a field that does not exist is an error, and the docstring below a
 # field becomes its description, which `--help` prints.
@@ -76,6 +84,10 @@ def _apart(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _or_auto(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return "auto" if given in ("auto", ["auto"]) else validate(given)
+
+
 def height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of images; of squares the size is one number."""
     return (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -126,6 +138,15 @@ ImageSize = Annotated[
 ]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 GrayRange = Annotated[tuple[Finite, Finite], AfterValidator(_apart)]
+# Pydantic is given the pair alone, as above.
+MeasuredRange = Annotated[
+    tuple[Finite, Finite] | Literal["auto"],
+    GetPydanticSchema(
+        lambda _, handler: handler(
+            Annotated[tuple[Finite, Finite], AfterValidator(_apart), WrapValidator(_or_auto)]
+        )
+    ),
+]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 NotNegative = Annotated[float, Field(ge=0)]  # infinity is allowed, NaN is not
 Part = Annotated[float, Field(gt=0, le=1)]

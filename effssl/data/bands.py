@@ -1,7 +1,7 @@
 """Image files as they are: any number of channels, 8 or 16 bits or floats.
 
 Pillow reads what has up to 8 bits a channel and gray of more; imagecodecs PNGs of 16 bits in
-colours; NumPy its own files; tifffile every TIFF, whose pages are bands too.
+colours; NumPy its own files; pydicom DICOM; tifffile every TIFF, whose pages are bands too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-NUMPY = ".npy"
+from effssl.data.dicom import header_of_dicom, read_dicom
+
+ARRAYS = {".npy": "NumPy arrays", ".dcm": "DICOM"}  # what is an image with --channels alone
 _EXACT_INTEGERS = 2**24  # up to which float32 holds them
 _PNG_16_BITS, _PNG_COLOURS, _PNG_ALPHA = 16, 2, 4  # bit depth; bits of the type of colours
 _TO_RGB = {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La"}
@@ -52,6 +54,10 @@ def read_header(file: BinaryIO) -> Header:
         case "npy":
             values = _numpy(file)
             return Header(f"NumPy {values.dtype}", values.shape[:2], *_rest(values))
+        case "dicom":
+            _check_installed("pydicom", "DICOM")
+            size, channels, bits = header_of_dicom(file)
+            return Header("DICOM", size, channels, bits)
         case "tiff":
             with _tiff(file) as tiff:
                 of_file = tiff.series[0]
@@ -74,6 +80,9 @@ def read_raster(file: BinaryIO) -> Raster:
     match _format(file):
         case "npy":
             return Raster(np.array(_numpy(file)), False)
+        case "dicom":
+            _check_installed("pydicom", "DICOM")
+            return Raster(read_dicom(file), False)
         case "tiff":
             with _tiff(file) as tiff:
                 return _of_tiff(tiff)
@@ -124,9 +133,11 @@ def as_stored(values: np.ndarray) -> np.ndarray:
 
 
 def _format(file: BinaryIO) -> str:
-    start = _start(file, 6)
-    if start == b"\x93NUMPY":
+    start = _start(file, 132)
+    if start[:6] == b"\x93NUMPY":
         return "npy"
+    if start[128:] == b"DICM":
+        return "dicom"
     is_tiff = start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     return "tiff" if is_tiff else "another"
 

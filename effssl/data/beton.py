@@ -82,6 +82,7 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     if note.get("gray"):
         print(f"{path.name}: {note['gray']}; --gray-range alters that", flush=True)
     kind = note.get("kind", "uint8")
+    assert storage.gray_range != "auto"
     window = window_of(kind, storage.gray_range)
     values = RGB if storage.channels is None else Values(storage.channels, kind, window)
     return _stored(source, path, left_out, is_new, reader)._replace(values=values)

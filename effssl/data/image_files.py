@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from effssl import InputError
-from effssl.data.bands import NUMPY
+from effssl.data.bands import ARRAYS
 from effssl.data.decode import Decoded, Decoding, Readable, decode
 from effssl.data.file_paths import FilePaths
 
@@ -96,8 +96,8 @@ def no_images(folder: str | Path, others: Counter[str]) -> str:
     there = f"; there are files of other kinds: {counted(others)}" if others else ""
     if {".parquet", ".arrow"} & {*others}:
         there += "; --data hf reads images within .parquet and .arrow"
-    if NUMPY in others:
-        there += f"; --channels reads {NUMPY} as images"
+    if found := [suffix for suffix in ARRAYS if suffix in others]:
+        there += f"; --channels reads {' and '.join(found)} as images"
     return f"no images in {folder} (looked for .jpg, .png, .webp, ... at any depth{there})"
 
 
@@ -192,10 +192,10 @@ def is_read(folder_name: str) -> bool:
 
 
 def is_image(file_name: str, *, arrays: bool = False) -> bool:
-    """Say whether a file is taken for an image; arrays: NumPy's too, as --channels reads them."""
+    """Say whether a file is taken for an image; arrays: those of ARRAYS too."""
     _, dot, suffix = file_name.rpartition(".")
     kind = f"{dot}{suffix.lower()}"
-    return (kind in suffixes() or (arrays and kind == NUMPY)) and file_name[0] != "."
+    return (kind in suffixes() or (arrays and kind in ARRAYS)) and file_name[0] != "."
 
 
 def classes_of(paths: FilePaths, root: Path) -> list[str]:

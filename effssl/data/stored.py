@@ -44,6 +44,7 @@ class Data(NamedTuple):
 def find_split(storage: Storage, split: Split) -> Source | None:
     """Find a split of the set, not stored yet; None if the set has none of it. Raises InputError as
     open_source does."""
+    assert storage.gray_range != "auto"  # windows.with_range has made numbers of it
     decoding = Decoding(
         storage.gray_range, storage.max_image_gib, 2 * storage.max_side, storage.channels
     )

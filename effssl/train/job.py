@@ -19,6 +19,7 @@ from effssl.config import Config
 from effssl.data.normalisation import measured
 from effssl.data.splits import epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
+from effssl.data.windows import with_range
 from effssl.evaluation import final_table
 from effssl.evaluation.encode import ENCODED_AT_ONCE, Streams, open_streams
 from effssl.image_config import Augment
@@ -172,6 +173,7 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
     has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()
     encoder, begins_with = encoder_of(cfg, has_begun=has_begun)
     if data is None:
+        cfg = cfg if cfg.run.resume else replace(cfg, images=with_range(cfg.images))
         data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
     cfg = _normalised(cfg, data)
     sizes, small = sizes_of(cfg, encoder)

@@ -15,6 +15,7 @@ from effssl.data.facts import Pixels, headers_of, pixels_of, repeated
 from effssl.data.image_files import abridged
 from effssl.data.sources import Source, names_of
 from effssl.data.stored import SPLITS, find_split, open_sample
+from effssl.data.windows import with_range
 from effssl.evaluation.encode import spread
 from effssl.image_config import Augment
 from effssl.ranges import height_width
@@ -37,7 +38,8 @@ def look(cfg: Config, file: Path) -> None:
     find.
     """
     check_writable(file.parent, f"--look {file}")
-    images = cfg.images
+    images = with_range(cfg.images)
+    cfg = replace(cfg, images=images)
     found = {split: find_split(images, split) for split in SPLITS}
     sources: dict[str, Source] = {k: source for k, source in found.items() if source is not None}
     for split, source in sources.items():

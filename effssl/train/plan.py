@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effssl.config import Config
 from effssl.data.stored import Sample, open_sample
+from effssl.data.windows import with_range
 from effssl.ranges import ImageSize, size_text, text_of_bytes
 from effssl.train.branches import prepare_branches
 from effssl.train.introduction import views_text
@@ -37,7 +38,7 @@ def plan(cfg: Config) -> None:
     steps, without probes. Raises InputError as training does.
     """
     with tempfile.TemporaryDirectory() as folder:
-        sample = open_sample(cfg.images, Path(folder), cfg.run.plan or 0)
+        sample = open_sample(with_range(cfg.images), Path(folder), cfg.run.plan or 0)
         job = build_job(cfg, sample.data)
         prepare_branches(job.branches, job.data, job.stream, cfg.augment, Path(folder))
         for line in lines_of(job, sample):
