@@ -50,15 +50,14 @@ def orthogonality(rows: pd.DataFrame) -> list[Part]:
 
 def gradient_noise(rows: pd.DataFrame) -> list[Part]:
     """More views make less noise in the gradient at as many encoded views: in
-    gradient_noise/runs.csv, at each time of training, the base-2 logarithm of noise over signal at
-    K = 2 by that at K = 4, and by that at K = 8, of as many encoded views, is above 0. Seeds whose
-    mean gradient is not longer than its own noise have no ratio."""
+    gradient_noise/runs.csv, at each time of training, the base-2 logarithm of the variance over
+    batches at K = 2 by that at K = 4, and by that at K = 8, of as many encoded views, is above
+    0."""
     parts = []
     as_many = only(rows, encoded_views=rows["encoded_views"].max())
     for (at,), own in groups(as_many, "at"):
         for k in (4, 8):
-            both = pairs(only(own, views=2), only(own, views=k), "to_signal")
-            both = both[np.isfinite(both).all(axis=1)]
+            both = pairs(only(own, views=2), only(own, views=k), "variance")
             halvings = np.log2(both["ours"] / both["others"])
             says = f"after {at:.0%} of the steps, K = {k}: less noise than K = 2"
             parts.append(over_seeds(says, halvings, unit="halvings"))

@@ -89,7 +89,9 @@ def decode(path: Path | Readable, decoding: Decoding) -> Decoded:
             return _decoded(image, decoding)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} does not decode: {reason}") from None
+        is_tiff = str(path).lower().endswith((".tif", ".tiff")) and not decoding.has_arrays
+        hint = "; --channels N reads TIFFs of N bands" if is_tiff else ""
+        raise InputError(f"{path} does not decode: {reason}{hint}") from None
 
 
 def judge_gray(gray_highs: Sequence[int]) -> str | None:

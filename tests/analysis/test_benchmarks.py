@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from analysis.benchmarks import backbones, loading, other_loaders, probes, start, step
+from analysis.benchmarks import backbones, channels, loading, other_loaders, probes, start, step
 from analysis.benchmarks.bare import passes, peak_mb
 from analysis.benchmarks.timm_families import FAMILIES
 from effssl.cli import parse
@@ -144,3 +144,11 @@ def test_a_starts_parts_add_up_to_all():
     row = start.shown([ends] * 3)
     assert row["to the first step"] == "4.0 (5.0)" and row[start.PARTS[1]] == "1.0 (1.0)"
     assert row["of these numba"] == "3 functions, 0.5 s"
+
+
+def test_channels_are_timed_beside_rgb(capsys):
+    flags = ["--size", "16", "--views", "2", "--images", "2", "--rounds", "2", "--workers", "1"]
+    assert channels.main(flags) == 0
+    table = capsys.readouterr().out
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(channels.KINDS) and rows[2].endswith(" 1.00 |")

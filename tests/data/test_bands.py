@@ -11,7 +11,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from effssl import InputError
 from effssl.data.bands import as_stored, read_header, read_raster, with_channels
+from effssl.data.decode import Decoding, decode
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 4096, (5, 20, 30), dtype=np.uint16)  # [bands, height, width]
@@ -153,3 +155,10 @@ def test_objects_in_an_array_run_no_code():
     np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
         read_raster(file)
+
+
+def test_a_tiff_of_bands_says_what_reads_it(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", HWC, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match=r"x.tif does not decode: .*; --channels N reads TIFFs"):
+        decode(tmp_path / "x.tif", Decoding())
+    assert decode(tmp_path / "x.tif", Decoding(channels=5)).pixels.shape == (20, 30, 5)
