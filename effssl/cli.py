@@ -33,7 +33,7 @@ RESUME_MAY_CHANGE = {
     *("data_dir", "beton_dir", "workers", "loader", "max_seconds", "device", "out", "resume"),
     *("log_to", "max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
     *("normalize", "profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
-    *("graph_muon", "picture_bands"),
+    *("graph_muon", "picture_bands", "deterministic"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "go_on", "plan", "look"))

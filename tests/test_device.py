@@ -180,3 +180,17 @@ def test_compiled_training_is_eager_training(run, digits_dir, tmp_path):
     torch.testing.assert_close(
         train_losses(compiled)[:2], train_losses(run)[:2], rtol=0.05, atol=0.0
     )  # bf16
+
+
+@pytest.mark.parametrize("more", [(), ("--compile", "true"), ("--optimizer", "muon")])
+def test_deterministic_runs_repeat_bit_for_bit(digits_dir, tmp_path, more):
+    """Stopped and gone on with, too."""
+    settings = ("--deterministic", "--blur-prob", "0.5", "--epochs", 2, *more)
+    for name in ("a", "b"):
+        assert train.main(cli.parse(flags(digits_dir, tmp_path / name, *settings))) == 0
+    first = flags(digits_dir, tmp_path / "c", *settings, "--max-seconds", "0.01")
+    assert train.main(cli.parse(first)) == 0
+    assert train.main(cli.parse(["--resume", str(tmp_path / "c"), "--max-seconds", "None"])) == 0
+    weights = [(tmp_path / name / "backbone.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] == weights[2]
+    assert train_losses(tmp_path / "a") == train_losses(tmp_path / "b")

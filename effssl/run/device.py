@@ -83,6 +83,17 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
     return Runtime(where, dtypes[precision], is_compiled)
 
 
+def choose_algorithms(device: torch.device, *, deterministic: bool) -> None:
+    """Let torch take the fastest convolutions, as all steps are of one shape, or else algorithms
+    that repeat bit for bit alone: what has none raises RuntimeError."""
+    torch.use_deterministic_algorithms(deterministic)
+    # Nothing here reads memory before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if deterministic:  # cuBLAS reads it before its first product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def _fast_precision(where: torch.device) -> str:
     """Return bf16 for cards that have it (from compute capability 8.0 on), fp16 for other cards."""
     if where.type != "cuda":

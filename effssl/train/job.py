@@ -27,7 +27,7 @@ from effssl.models import Encoder
 from effssl.optim import weight_average
 from effssl.ranges import ImageSize
 from effssl.run import distributed, folder
-from effssl.run.device import Runtime, open_runtime
+from effssl.run.device import Runtime, choose_algorithms, open_runtime
 from effssl.run.trackers import check_trackers
 from effssl.train.branches import Branch, open_branches
 from effssl.train.forward import build_forward
@@ -166,8 +166,7 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
     check_trackers(cfg.run.log_to)
     out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, label_of(cfg)))
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
-    # The fastest convolutions: all steps are of one shape.
-    torch.backends.cudnn.benchmark = runtime.device.type == "cuda"
+    choose_algorithms(runtime.device, deterministic=cfg.run.deterministic)
     if cfg.augment.transform is not None:
         check_transform(cfg.augment, runtime.device)
     has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()

@@ -63,11 +63,11 @@ def test_training_here_is_training_there(job):
 
 
 def made(ratio_of, seeds=3):
-    """Return rows whose noise over signal is ratio_of(views, images) of a seed."""
+    """Return rows whose variance is ratio_of(views, images) of a seed, and without a signal."""
     return pd.DataFrame(
         [
             {"seed": s, "at": at, "views": k, "images": n, "encoded_views": k * n}
-            | {"to_signal": ratio_of(k, n) * (1 + 0.01 * s), "cosine": 0.5}
+            | {"variance": ratio_of(k, n) * (1 + 0.01 * s), "to_signal": math.inf, "cosine": 0.5}
             for s in range(seeds)
             for at in (0.1, 1.0)
             for k, n in ((2, 64), (4, 64), (8, 64), (2, 256), (4, 128))
@@ -103,12 +103,12 @@ def test_the_command_measures_writes_and_goes_on(digits_dir, tmp_path, capsys):
     said = (tmp_path / "summary.md").read_text()
     assert len(cells(said, "after 10% of the steps, K = 8: less noise than K = 2")) == 7
     assert "python analysis/" in said and (tmp_path / "gradient_noise.png").is_file()
-    kept = (tmp_path / "seed0.json").stat().st_mtime_ns
+    kept = (tmp_path / "seed3.json").stat().st_mtime_ns
     assert gradient_noise.main(flags) == 0
-    assert (tmp_path / "seed0.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "seed3.json").stat().st_mtime_ns == kept
     capsys.readouterr()
     assert gradient_noise.main([*flags, "--lr", "0.1"]) == 2
-    assert "seed0.json was measured with another lr" in capsys.readouterr().err
+    assert "seed3.json was measured with another lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
