@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ WHITE_OF_16_BITS = 65_535
 # These files are the user's own: `_check_size` holds them to a memory limit instead.
 LARGE = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
+# What Pillow cannot open is named here, once; it would log lines of its own to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 GIB_PER_PIXEL = 24 / 2**30  # measured at most: 14 for RGB, 18 if it is turned, 22 with transparency
 GIB_PER_DEEP_PIXEL = 40 / 2**30  # 33 to 37 for gray that is scaled from more than 8 bits
 BYTES_PER_BIT = 3 / 8  # of values that are kept: as they are read, upright, and stored

@@ -173,7 +173,6 @@ def _row(
     device = stream.runtime.device
     backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = stream.augment
-    check_takes(
-        backbone, augment.image_size, augment.channels, f"{name} ({type(backbone).__name__})"
-    )
+    what = f"{name} ({type(backbone).__name__})"
+    check_takes(backbone, augment.image_size, what, augment.channels)
     return Row(name, backbone, streams, None if projector is None else projector.to(device))

@@ -140,7 +140,7 @@ def representation_dim(backbone: nn.Module) -> int:
     return int(width)  # type: ignore[arg-type]
 
 
-def check_takes(backbone: nn.Module, image_size: ImageSize, channels: int, name: str) -> None:
+def check_takes(backbone: nn.Module, image_size: ImageSize, name: str, channels: int = 3) -> None:
     """Raise InputError, which begins with `name`, if the backbone takes no images of this size.
 
     Also if it would not see their edges. Sizes near it that work are named.

@@ -53,7 +53,7 @@ def sizes_of(cfg: Config, encoder: Encoder) -> tuple[list[ImageSize], Augment | 
     sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
     small = small_group(cfg.augment, cfg.sizes)
     for size in [*sizes[:-1], *([small.image_size] if small else [])]:
-        check_takes(encoder.backbone, size, cfg.augment.channels, cfg.model.backbone)
+        check_takes(encoder.backbone, size, cfg.model.backbone, cfg.augment.channels)
     return sizes, small
 
 
