@@ -80,7 +80,7 @@ def parameters(scale: Scale, recipe: Recipe) -> int:
 
     cfg = parse(flags_of(scale, recipe, 0))
     with torch.device("meta"):
-        projector = build_encoder(cfg.model, cfg.augment.image_size, seed=0).projector
+        projector = build_encoder(cfg.model, cfg.augment, seed=0).projector
     return sum(p.numel() for p in projector.parameters())
 
 

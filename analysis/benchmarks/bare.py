@@ -25,7 +25,7 @@ def passes(cfg: Config) -> Generator[list[float], None, None]:
     from effssl.models import build_encoder  # slow, and not needed for --help
 
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
-    encoder = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).to(runtime.device)
+    encoder = build_encoder(cfg.model, cfg.augment, cfg.run.seed).to(runtime.device)
     backbone = torch.compile(encoder.backbone) if runtime.compile else encoder.backbone
     groups = [views.to(runtime.device) for views in _views(cfg)]
     gradient = None

@@ -84,7 +84,7 @@ def measure_runs(folders: list[Path], data_dir: Path | None = None) -> list[Meas
         measured.append(_measure(row, run.backbone, run.projector, opened, course))
         key = str((images, cfg.augment, cfg.model, cfg.run.seed))
         if key not in untrained:
-            before = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed)
+            before = build_encoder(cfg.model, cfg.augment, cfg.run.seed)
             row |= dict.fromkeys(("run", "method", "weight", "product"), "")
             row |= {"recipe": recipe_before, "encoded_views": 0, "seconds": 0}
             first = course[0] if course and course[0]["step"] == 0 else {}

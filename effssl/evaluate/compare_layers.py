@@ -34,7 +34,7 @@ def compare_layers(runs: dict[str, FinishedRun], settings: Evaluation, runtime: 
     compared = {name: (run.backbone, run.cfg) for name, run in others}
     if not compared:
         cfg = first.cfg
-        untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed)
+        untrained = build_encoder(cfg.model, cfg.augment, cfg.run.seed)
         compared = {"untrained": (untrained.backbone, cfg)}
     images = probed_images(first.cfg.images, settings)
     data = open_data(images)

@@ -78,10 +78,7 @@ def rows_of(
         if kept.is_file():
             yield _row(name, load_backbone(kept)[0], streams)
     if settings.untrained:
-        augment = run.cfg.augment
-        untrained = build_encoder(
-            run.cfg.model, augment.image_size, run.cfg.run.seed, augment.channels
-        )
+        untrained = build_encoder(run.cfg.model, run.cfg.augment, run.cfg.run.seed)
         yield with_fisher(_row("untrained", untrained.backbone, streams, untrained.projector))
     if settings.supervised:
         yield _supervised(run, probed, streams, runtime)

@@ -103,7 +103,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         final_lr=optim.final_lr,
         lr_bias=optim.lr_bias,
     )
-    untrained = build_encoder(cfg.model, cfg.augment.image_size, cfg.run.seed).backbone
+    untrained = build_encoder(cfg.model, cfg.augment, cfg.run.seed).backbone
     chosen = chosen_classifier(
         untrained, data, stream, views, [recipe], cfg.run.seed, data.val_positions, "--supervised"
     )

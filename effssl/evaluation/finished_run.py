@@ -50,8 +50,7 @@ def _projector(file: Path, cfg: Config) -> nn.Module | None:
     """Read the projector from a checkpoint; None if there is no such file."""
     if not file.exists():
         return None
-    augment = cfg.augment
-    encoder = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
+    encoder = build_encoder(cfg.model, cfg.augment, cfg.run.seed)
     try:
         weights = checkpoint.load(file)["model"]
         of_views = {k: v for k, v in weights.items() if not k.startswith("branches.")}

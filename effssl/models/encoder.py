@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from effssl.config import Model
+from effssl.image_config import Augment
 from effssl.models.backbones import create_backbone, representation_dim
 from effssl.models.small_maps import fast_on_small_maps
-from effssl.ranges import ImageSize
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -116,18 +116,19 @@ def _with_branches(z: Tensor, branches: nn.ModuleList, vectors: Sequence[Tensor]
     return torch.cat([z, *embedded]) if embedded else z
 
 
-def build_encoder(model: Model, image_size: ImageSize, seed: int, channels: int = 3) -> Encoder:
-    """Build backbone and projector with the weights that the seed gives, in channels_last.
+def build_encoder(model: Model, augment: Augment, seed: int) -> Encoder:
+    """Build backbone and projector, for the views that `augment` makes, with the weights that the
+    seed gives, in channels_last.
 
     Sets torch's global seed. Raises InputError if the backbone cannot be built.
     """
     torch.manual_seed(seed)
     backbone = create_backbone(
         model.backbone,
-        image_size,
+        augment.image_size,
         stem=model.stem,
         kwargs=model.backbone_kwargs,
-        channels=channels,
+        channels=augment.channels,
     )
     fast_on_small_maps(backbone)
     num_layers = model.proj_layers or {"authors": 2, "official": 3}[model.projector]

@@ -58,8 +58,7 @@ def save_start(job: Job) -> None:
 def _others(job: Job) -> dict[str, nn.Module]:
     """Return the backbones that the trained one is compared with."""
     cfg, start = job.cfg, job.out / START
-    augment = cfg.augment
-    untrained = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
+    untrained = build_encoder(cfg.model, cfg.augment, cfg.run.seed)
     others = {} if job.averaged is None else {"averaged": job.averaged.backbone}
     if start.is_file():
         others["start"] = load_backbone(start)[0]

@@ -32,7 +32,7 @@ def encoder_of(cfg: Config, *, has_begun: bool) -> tuple[Encoder, list[str]]:
     has_begun: its weights will come from a checkpoint.
     """
     augment, start = cfg.augment, cfg.start.init
-    encoder = build_encoder(cfg.model, augment.image_size, cfg.run.seed, augment.channels)
+    encoder = build_encoder(cfg.model, augment, cfg.run.seed)
     if cfg.run.checkpoint_activations:
         try:
             encoder.backbone.set_grad_checkpointing(True)  # type: ignore[operator]

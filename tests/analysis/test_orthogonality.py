@@ -77,7 +77,7 @@ def test_measures_are_those_of_numpy_on_the_validation_images(finished, measured
     sizes = {"seed": 0, "batch_size": 64, "workers": 2}
     streams = open_streams(data, run.cfg.augment, **sizes, runtime=open_runtime("cpu"))
     x = torch.cat(list(streams["train"].clean(data.val_positions)))
-    fresh = build_encoder(run.cfg.model, run.cfg.augment.image_size, run.cfg.run.seed)
+    fresh = build_encoder(run.cfg.model, run.cfg.augment, run.cfg.run.seed)
     encoders = [(run.backbone, run.projector), (fresh.backbone, fresh.projector)]
     assert [each.row["run"] for each in measured] == [finished.name, ""]
     for each, (backbone, projector) in zip(measured, encoders, strict=True):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from effssl.config import Model
+from effssl.image_config import Augment
 from effssl.models import Encoder, Projector, build_encoder, create_backbone, representation_dim
 from effssl.models.encoder import ViewByView
 from tests.models.test_backbones import images
@@ -14,7 +15,7 @@ TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
 
 def built(seed=0, **settings):
     model = Model(backbone="resnet18", backbone_kwargs=TINY, proj_dim=12, **settings)
-    return build_encoder(model, image_size=8, seed=seed)
+    return build_encoder(model, Augment(image_size=8), seed=seed)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])

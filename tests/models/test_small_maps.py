@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from effssl.cli import parse
+from effssl.image_config import Augment
 from effssl.models import build_encoder
 from effssl.models.small_maps import SmallMapConv2d, fast_on_small_maps
 from effssl.optim import build_optimizer
@@ -67,7 +68,7 @@ def test_an_encoder_trains_as_with_plain_convolutions(size):
     cfg = parse(["--data", "digits", "--stem", "small-s2", "--backbone-kwargs", kwargs])
     after = []
     for is_plain in (True, False):
-        encoder = build_encoder(cfg.model, size, 0).double()
+        encoder = build_encoder(cfg.model, Augment(image_size=size), 0).double()
         convs = [m for m in encoder.modules() if isinstance(m, SmallMapConv2d)]
         assert len(convs) == 9
         for conv in convs if is_plain else ():

@@ -9,6 +9,7 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
 from effssl import InputError
 from effssl.config import Model
+from effssl.image_config import Augment
 from effssl.models import build_encoder
 from effssl.models.start import start_from
 from tests.conftest import TINY, write_run
@@ -23,7 +24,9 @@ OF_RUN = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)  # as write_run has them
 
 
 def encoder_of(name="resnet18", size=32, kwargs=TINY, **settings):
-    return build_encoder(Model(backbone=name, backbone_kwargs=kwargs, **settings), size, seed=0)
+    return build_encoder(
+        Model(backbone=name, backbone_kwargs=kwargs, **settings), Augment(image_size=size), seed=0
+    )
 
 
 def published(folder, name="resnet18", classes=10, **arguments):

@@ -87,7 +87,8 @@ def test_the_run_knows_its_channels(run):
 
 def test_it_is_evaluated_embedded_and_exported(tmp_path, run):
     folder, out, _ = run
-    evaluate.main(cli.parse_evaluation([str(out), "--num-averaged-views", "2", "--no-pixels"]))
+    every = ["--num-averaged-views", "2", "--fine-tune", "0.3", "--fine-tune-epochs", "1"]
+    assert evaluate.main(cli.parse_evaluation([str(out), *every, "--supervised", "--cka"])) == 0
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
     assert rows["trained"]["linear"] > 0.9
     window = (float(LOW), float(HIGH))
