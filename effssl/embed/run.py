@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from effssl import InputError
+from effssl import InputError, cli
 from effssl.data.decode import Decoding
 from effssl.data.headers import common_side
 from effssl.data.image_files import images_below
@@ -156,12 +156,8 @@ def _open(
     runtime = open_runtime(device)
     model, spec = backbone if isinstance(backbone, tuple) else load_backbone(backbone)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    augment = Augment(
-        image_size=spec.image_size,
-        mean=spec.mean,
-        std=spec.std,
-        **{"hue": 0, "saturation": 0, "gray_prob": 0},  # type: ignore[arg-type]  # not of RGB alone
-    )
+    looks, off = {"mean": spec.mean, "std": spec.std}, {"hue": 0, "saturation": 0, "gray_prob": 0}
+    augment = Augment(image_size=spec.image_size, **looks, **off)  # type: ignore[arg-type]
     return model, augment, runtime
 
 
@@ -179,7 +175,21 @@ def _saved(embedded: Embedded, to: str | Path | None) -> Embedded:
     return embedded
 
 
+def _as_in_training(settings: Embed) -> Embed:
+    """Return the settings with the run's channels and range of values where none are given, if it
+    is a folder: other values would give other representations, without a word."""
+    if not (settings.run / "config.yaml").is_file():
+        return settings
+    images = cli.load(settings.run / "config.yaml").images
+    channels, window = settings.channels or images.channels, images.gray_range
+    if settings.gray_range is not None or window is None or window == "auto":
+        return replace(settings, channels=channels)
+    print(f"--gray-range {window[0]:g} {window[1]:g}, as the run has it", file=sys.stderr)
+    return replace(settings, channels=channels, gray_range=window)
+
+
 def _embed(settings: Embed) -> Embedded:
+    settings = _as_in_training(settings)
     if settings.images is not None:
         return embed_folder(
             settings.run,

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from effssl import InputError, cli
+from effssl.embed import run as embed
 from effssl.embed.run import embed_folder, embed_set
 from effssl.evaluate import run as evaluate
 from effssl.export.run import export
@@ -85,8 +86,8 @@ def test_the_run_knows_its_channels(run):
     assert spec.mean == tuple(mean) and backbone.conv1.weight.shape[1] == 2
 
 
-def test_it_is_evaluated_embedded_and_exported(tmp_path, run):
-    folder, out, _ = run
+def test_it_is_evaluated_embedded_and_exported(tmp_path, run, capsys):
+    (folder, out, _), to = run, tmp_path / "h.npz"
     every = ["--num-averaged-views", "2", "--fine-tune", "0.3", "--fine-tune-epochs", "1"]
     assert evaluate.main(cli.parse_evaluation([str(out), *every, "--supervised", "--cka"])) == 0
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
@@ -96,6 +97,10 @@ def test_it_is_evaluated_embedded_and_exported(tmp_path, run):
     storage = Storage("folder", folder, gray_range=window, workers=1)
     by_set = embed_set(out, storage, "test")
     torch.testing.assert_close(by_files.representations, by_set.representations, atol=1e-4, rtol=0)
+    embed.main(cli.parse_embed([str(out), "--images", str(folder / "test"), "--to", str(to)]))
+    with np.load(to) as written:
+        np.testing.assert_array_equal(written["representations"], by_files.representations)
+    assert "--gray-range 2048 2303, as the run has it" in capsys.readouterr().err
     export(Export(out, tmp_path / "export", onnx=True))
     said = (tmp_path / "export" / "README.md").read_text()
     assert "Images [n, 2, 12, 12]" in said and "torch.nn.Conv2d(2, " in said
