@@ -6,12 +6,14 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.models import adapt_input_conv
 
 from effssl import InputError
 from effssl.config import Model
 from effssl.image_config import Augment
 from effssl.models import build_encoder
 from effssl.models.start import start_from
+from effssl.set_defaults import OF_RGB
 from tests.conftest import TINY, write_run
 from tests.models.test_backbones import images
 from tests.models.test_weight_files import disturbed
@@ -63,6 +65,19 @@ def test_a_small_stem_gets_the_first_convolution_resampled(tmp_path):
     assert of_backbone and all(
         torch.equal(v, model.state_dict()[k]) for k, v in of_backbone.items()
     )
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize(("stem", "side"), [("timm", 7), ("small", 3)])
+def test_a_first_convolution_of_rgb_is_fitted_to_other_channels(tmp_path, channels, stem, side):
+    model, init = published(tmp_path, **TINY_ARGUMENTS)
+    augment = Augment(image_size=32, mean=(0.5,) * channels, std=(0.2,) * channels, **OF_RGB)
+    encoder = build_encoder(Model(backbone_kwargs=TINY, stem=stem), augment, seed=0)
+    (line, *_) = start(init, encoder, normalised=(augment.mean, augment.std))
+    assert line.endswith(f"fitted: conv1.weight 64x3x7x7 -> 64x{channels}x{side}x{side}")
+    wanted = adapt_input_conv(channels, model.conv1.weight.detach())
+    wanted = wanted if side == 7 else resample_patch_embed(wanted, [3, 3])
+    assert torch.equal(encoder.backbone.conv1.weight, wanted)
 
 
 def test_patches_and_position_embeddings_of_a_vit_are_resampled(tmp_path):
