@@ -126,8 +126,8 @@ def _resumed(run: Path, given: Given, flags: Given) -> Config:
     if not saved_file.is_file():
         raise InputError(f"--resume {run}: no run there (no {saved_file})")
     saved = _read_yaml(saved_file, flags)
-    if given.get("gray_range") in ("auto", ["auto"]):  # the run has it in numbers
-        given |= {"gray_range": saved["gray_range"]}
+    for name in ("channels", "gray_range"):  # the run has in numbers what is to be found out
+        given |= {name: saved[name]} if given.get(name) in ("auto", ["auto"]) else {}
     asked = _config(saved | given)
     was, now = flat(_config(saved)), flat(asked)
     may_change = RESUME_MAY_CHANGE | ({"epochs"} if now["epochs"] > was["epochs"] else set())

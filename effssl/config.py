@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from effssl.image_config import Augment, Images, Sizes
 from effssl.optim_config import AUTO_RATES, Optim
 from effssl.ranges import (
+    AUTO,
     SETTINGS,
     AtLeast0,
     AtLeast1,
@@ -173,7 +174,7 @@ class Config:
         size, channels = self.augment.image_size, self.images.channels or 3
         if self.augment.quarter_turns and not isinstance(size, int):
             raise ValueError(f"--quarter-turns: views of {size[0]} x {size[1]} px are not square")
-        if self.augment.channels != channels:
+        if self.images.channels != AUTO and self.augment.channels != channels:
             raise ValueError(f"--mean and --std must be {channels} numbers, one a channel")
         return self
 

@@ -13,7 +13,7 @@ from effssl.ranges import (
     AtLeast0,
     AtLeast1,
     AtLeast8,
-    Channels,
+    ChannelsOrAuto,
     ImageSize,
     JpegQuality,
     LoaderName,
@@ -63,10 +63,11 @@ class Storage:
     be imported."""
     skip_corrupt: bool = False
     """Leave out images that cannot be stored, mostly damaged files; the .json names them."""
-    channels: Channels | None = None
-    """Channels of the images, which are then stored without loss, in 8 or 16 bits or float32, and
-    seen as they are: TIFF, PNG, .npy and others. Views are normalised with measured `mean` and
-    `std`, and their hue and saturation stay, unless they are given. None: RGB of 8 bits."""
+    channels: ChannelsOrAuto | None = None
+    """Channels of the images, or auto: what their headers say. They are then stored without loss,
+    in 8 or 16 bits or float32, and seen as they are: TIFF, PNG, .npy and others. Views are
+    normalised with measured `mean` and `std`, and their hue and saturation stay, unless these are
+    given. None: RGB of 8 bits."""
     gray_range: MeasuredRange | None = None
     """Values that are black and white in images of more than 8 bits (None: 0 and 65535 for 16 bits;
     others are an error). auto: the percentiles 0.1 and 99.9 of 64 images."""

@@ -17,6 +17,7 @@ from effssl.data.shards import Columns
 from effssl.data.sources import Source, check_is_there, open_source, part_of
 from effssl.data.splits import of_all, train_and_validation
 from effssl.image_config import Images, Storage
+from effssl.ranges import AUTO
 from effssl.run import distributed
 
 Split = Literal["train", "test"]
@@ -44,7 +45,8 @@ class Data(NamedTuple):
 def find_split(storage: Storage, split: Split) -> Source | None:
     """Find a split of the set, not stored yet; None if the set has none of it. Raises InputError as
     open_source does."""
-    assert storage.gray_range != "auto"  # windows.with_range has made numbers of it
+    # windows.py has made numbers of what is to be found out.
+    assert storage.gray_range != "auto" and storage.channels != AUTO
     decoding = Decoding(
         storage.gray_range, storage.max_image_gib, 2 * storage.max_side, storage.channels
     )

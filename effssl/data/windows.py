@@ -1,7 +1,9 @@
-"""Which values of images of more than 8 bits are black and white: measured, and looked at."""
+"""What settings leave to the images: how many channels they have, and which of their values are
+black and white."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -11,11 +13,14 @@ import numpy as np
 from effssl import InputError
 from effssl.data.bands import read_raster
 from effssl.data.decode import Readable, stream_of
+from effssl.data.headers import header_of
 from effssl.data.image_files import ImageFiles
 from effssl.data.stored import find_split
 from effssl.image_config import Storage
+from effssl.ranges import AUTO
 from effssl.run import distributed
 
+HEADERS = 20_000  # images whose headers are read at most
 SAMPLED = 64  # images that stand for all, evenly spread
 EACH = 2**16  # values of one that are looked at, about, so that images count alike
 TAILS = 0.1, 99.9  # percentiles that are black and white
@@ -49,6 +54,46 @@ def with_range(storage: S) -> S:
     if distributed.is_first():
         print(f"--gray-range auto: black is {low:g} and white {high:g}", flush=True)
     return replace(storage, gray_range=(low, high))
+
+
+def with_channels(storage: S) -> S:
+    """Return the settings with `channels` in numbers, or None for RGB of 8 bits, where they are to
+    be found out.
+
+    Raises InputError as find_split does, and if images have several numbers of them.
+    """
+    if storage.channels != AUTO:
+        return storage
+    if storage.data not in ("folder", "list", "hf"):  # the named sets are RGB of 8 bits
+        return replace(storage, channels=None)
+    # With any number files of all kinds are found.
+    source = find_split(replace(storage, channels=1, gray_range=None), "train")
+    if source is None or not isinstance(source.images, ImageFiles):
+        return replace(storage, channels=None)
+    counts, bits = _channels_and_bits(source.images)
+    if len(counts) != 1:
+        counted = ", ".join(f"{count} of {channels}" for channels, count in counts.most_common())
+        raise InputError(f"--channels auto: images have several numbers of channels: {counted}")
+    (channels,) = counts
+    is_rgb = (channels, bits) == (3, 8)
+    if distributed.is_first():
+        print(f"--channels auto: {channels}, {bits} bits a value", flush=True)
+    return replace(storage, channels=None if is_rgb else channels)
+
+
+def _channels_and_bits(images: ImageFiles) -> tuple[Counter[int], int]:
+    """Count images by channels, and return the most bits of a value; damaged ones say nothing."""
+    counts: Counter[int] = Counter()
+    bits = 8
+    chosen = np.unique(np.linspace(0, len(images) - 1, HEADERS).astype(int)).tolist()
+    for i in chosen:
+        try:
+            header = header_of(images.paths[i], images.decoding)
+        except Exception:  # it is named when it is stored
+            continue
+        counts[header.channels] += 1
+        bits = max(bits, header.bits)
+    return counts, bits
 
 
 def about(values: np.ndarray, window: tuple[float, float]) -> str:

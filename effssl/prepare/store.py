@@ -8,7 +8,7 @@ from effssl.data.beton import Beton
 from effssl.data.image_files import describe_labels
 from effssl.data.read_back import check_beton
 from effssl.data.stored import SPLITS, open_split
-from effssl.data.windows import with_range
+from effssl.data.windows import with_channels, with_range
 from effssl.image_config import Storage
 from effssl.run import signals
 
@@ -20,7 +20,7 @@ def prepare(storage: Storage) -> None:
     anything that the user has to mend.
     """
     lines, any_is_new = [], False
-    storage = with_range(storage)
+    storage = with_range(with_channels(storage))
     for split in SPLITS:
         began = time.monotonic()
         opened = open_split(storage, split)

@@ -19,7 +19,6 @@ from effssl.config import Config
 from effssl.data.normalisation import measured
 from effssl.data.splits import epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
-from effssl.data.windows import with_range
 from effssl.evaluation import final_table
 from effssl.evaluation.encode import ENCODED_AT_ONCE, Streams, open_streams
 from effssl.image_config import Augment
@@ -31,6 +30,7 @@ from effssl.run.device import Runtime, choose_algorithms, open_runtime
 from effssl.run.trackers import check_trackers
 from effssl.train.branches import Branch, open_branches
 from effssl.train.forward import build_forward
+from effssl.train.found_out import with_images
 from effssl.train.keep import Keep
 from effssl.train.parts import (
     batch_ends_of,
@@ -167,12 +167,13 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
     out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, label_of(cfg)))
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
     choose_algorithms(runtime.device, deterministic=cfg.run.deterministic)
+    if data is None and cfg.run.resume is None:
+        cfg = with_images(cfg)
     if cfg.augment.transform is not None:
         check_transform(cfg.augment, runtime.device)
     has_begun = cfg.run.resume is not None and (out / "checkpoint.pt").exists()
     encoder, begins_with = encoder_of(cfg, has_begun=has_begun)
     if data is None:
-        cfg = cfg if cfg.run.resume else replace(cfg, images=with_range(cfg.images))
         data = reopen_data(cfg.images) if cfg.run.resume else open_data(cfg.images)
     cfg = _normalised(cfg, data)
     sizes, small = sizes_of(cfg, encoder)

@@ -15,13 +15,13 @@ from effssl.data.facts import Pixels, headers_of, pixels_of, repeated
 from effssl.data.image_files import abridged
 from effssl.data.sources import Source, names_of
 from effssl.data.stored import SPLITS, find_split, open_sample
-from effssl.data.windows import with_range
 from effssl.evaluation.encode import spread
 from effssl.image_config import Augment
 from effssl.ranges import height_width
 from effssl.run import pictures
 from effssl.run.device import open_runtime
 from effssl.run.files import check_writable
+from effssl.train.found_out import with_images
 from effssl.views.sizes import small_group
 from effssl.views.stream import ViewStream
 
@@ -38,8 +38,8 @@ def look(cfg: Config, file: Path) -> None:
     find.
     """
     check_writable(file.parent, f"--look {file}")
-    images = with_range(cfg.images)
-    cfg = replace(cfg, images=images)
+    cfg = with_images(cfg)
+    images = cfg.images
     found = {split: find_split(images, split) for split in SPLITS}
     sources: dict[str, Source] = {k: source for k, source in found.items() if source is not None}
     for split, source in sources.items():

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from effssl.config import Config
 from effssl.data.stored import Sample, open_sample
-from effssl.data.windows import with_range
 from effssl.ranges import ImageSize, size_text, text_of_bytes
 from effssl.train.branches import prepare_branches
+from effssl.train.found_out import with_images
 from effssl.train.introduction import views_text
 from effssl.train.job import Batch, Job, build_job
 from effssl.train.resume import state_of
@@ -37,8 +37,9 @@ def plan(cfg: Config) -> None:
     they are made of a sample of the images, which is stored for as long. The hours are those of all
     steps, without probes. Raises InputError as training does.
     """
+    cfg = with_images(cfg)
     with tempfile.TemporaryDirectory() as folder:
-        sample = open_sample(with_range(cfg.images), Path(folder), cfg.run.plan or 0)
+        sample = open_sample(cfg.images, Path(folder), cfg.run.plan or 0)
         job = build_job(cfg, sample.data)
         prepare_branches(job.branches, job.data, job.stream, cfg.augment, Path(folder))
         for line in lines_of(job, sample):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from effssl import InputError, cli
+from effssl.data.windows import with_channels
 from effssl.embed import run as embed
 from effssl.embed.run import embed_folder, embed_set
 from effssl.evaluate import run as evaluate
@@ -20,7 +22,7 @@ from effssl.job_config import Export
 from effssl.models import load_backbone
 from effssl.train import loop as train
 from effssl.train.job import build_job
-from tests.conftest import TINY
+from tests.conftest import TINY, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +123,7 @@ def test_a_run_goes_on_with_its_channels(tmp_path, run):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--channels", "0"], "--channels 0: must be at least 1"),
+        (["--channels", "-1"], "--channels -1: must be at least 0"),
         (["--channels", "4", "--hue", "0.1"], "hue: must be 0, as 4 channels are no RGB"),
         (["--channels", "4", "--mean", "0.5"], "--mean and --std must be as many numbers"),
         (["--channels", "4", "--mean", "0", "--std", "1"], "must be 4 numbers, one a channel"),
@@ -152,3 +154,26 @@ def test_another_number_of_channels_is_told(tmp_path, run):
     folder, out, _ = run
     with pytest.raises(InputError, match="--channels 3: the backbone takes 2"):
         embed_folder(out, folder / "test", channels=3)
+
+
+def test_auto_is_what_the_headers_say(tmp_path, run, capsys):
+    folder, _, _ = run
+    auto = ("--channels", "auto", "--gray-range", "auto", "--go-on", "--final-images", "0")
+    trained(folder, tmp_path / "run", *auto, "--epochs", "1")
+    assert "--channels auto: 2, 16 bits a value" in capsys.readouterr().out
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["channels"], config["hue"], config["normalize"]) == (2, 0.0, "given")
+    assert len(config["mean"]) == 2 and abs(config["gray_range"][0] - LOW) < 80
+    again = [*FLAGS, "--data-dir", str(folder), "--out", str(tmp_path / "run"), *auto]
+    assert cli.parse([*again, "--epochs", "2"]).images.channels == 2
+
+
+def test_auto_leaves_photographs_as_they_are_without_it(tmp_path, capsys):
+    folder = write_class_folders(tmp_path / "set")
+    images = cli.parse(["--data", "folder", "--data-dir", str(folder), "--channels", "auto"]).images
+    assert with_channels(images) == replace(images, channels=None)
+    digits = cli.parse(["--channels", "auto"]).images
+    assert with_channels(digits).channels is None
+    np.save(folder / "class-0" / "x.npy", np.zeros((12, 12, 5), np.uint8))
+    with pytest.raises(InputError, match="several numbers of channels: 12 of 3, 1 of 5"):
+        with_channels(images)
