@@ -197,7 +197,7 @@ ORTHOGONALITY = table_rule(
 GRADIENT_NOISE = table_rule(
     gradient_noise,
     "gradient_noise/runs.csv",
-    ("at", "views", "images", "encoded_views", "seed", "to_signal"),
+    ("at", "views", "images", "encoded_views", "seed", "variance"),
 )
 SPANS = table_rule(spans, "theory/spans.csv", ("views", "seed", "step", "span_error"), ("loss",))
 ESTIMATES = table_rule(
