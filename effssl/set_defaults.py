@@ -39,6 +39,9 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+_OTHERS = {
+    str(count) for count in range(1, 513) if count != 3
+}  # numbers of channels that are no RGB
 OF_RGB = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}  # off for all other images
 
 
@@ -62,4 +65,5 @@ def that_apply(in_files: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
 
 
 def _is_rgb(channels: str | None) -> bool:
-    return channels is None or not channels.isdecimal() or channels in ("3", "0")
+    """Say whether channels are those of RGB, or a text that will be refused or found out."""
+    return channels is None or channels not in _OTHERS

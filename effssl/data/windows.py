@@ -70,8 +70,10 @@ def with_channels(storage: S) -> S:
     source = find_split(replace(storage, channels=1, gray_range=None), "train")
     if source is None or not isinstance(source.images, ImageFiles):
         return replace(storage, channels=None)
-    counts, bits = _channels_and_bits(source.images)
-    if len(counts) != 1:
+    counts, bits, why_not = _channels_and_bits(source.images)
+    if not counts:
+        raise InputError(f"--channels auto: no image can be read: {why_not}")
+    if len(counts) > 1:
         counted = ", ".join(f"{count} of {channels}" for channels, count in counts.most_common())
         raise InputError(f"--channels auto: images have several numbers of channels: {counted}")
     (channels,) = counts
@@ -81,19 +83,21 @@ def with_channels(storage: S) -> S:
     return replace(storage, channels=None if is_rgb else channels)
 
 
-def _channels_and_bits(images: ImageFiles) -> tuple[Counter[int], int]:
-    """Count images by channels, and return the most bits of a value; damaged ones say nothing."""
+def _channels_and_bits(images: ImageFiles) -> tuple[Counter[int], int, str]:
+    """Count images by channels, and return the most bits of a value, and why the last one that is
+    not counted could not be read."""
     counts: Counter[int] = Counter()
-    bits = 8
+    bits, why_not = 8, ""
     chosen = np.unique(np.linspace(0, len(images) - 1, HEADERS).astype(int)).tolist()
     for i in chosen:
         try:
             header = header_of(images.paths[i], images.decoding)
-        except Exception:  # it is named when it is stored
+        except Exception as error:  # it is named when it is stored
+            why_not = " ".join(f"{images.paths[i]}: {error}".split())
             continue
         counts[header.channels] += 1
         bits = max(bits, header.bits)
-    return counts, bits
+    return counts, bits, why_not
 
 
 def about(values: np.ndarray, window: tuple[float, float]) -> str:

@@ -124,6 +124,8 @@ def test_a_run_goes_on_with_its_channels(tmp_path, run):
     ("flags", "said"),
     [
         (["--channels", "-1"], "--channels -1: must be at least 0"),
+        (["--channels", "9" * 30], "--channels 9+: must be at most 512"),
+        (["--channels", "9" * 5000], "--channels 9+: "),
         (["--channels", "4", "--hue", "0.1"], "hue: must be 0, as 4 channels are no RGB"),
         (["--channels", "4", "--mean", "0.5"], "--mean and --std must be as many numbers"),
         (["--channels", "4", "--mean", "0", "--std", "1"], "must be 4 numbers, one a channel"),
@@ -177,3 +179,10 @@ def test_auto_leaves_photographs_as_they_are_without_it(tmp_path, capsys):
     np.save(folder / "class-0" / "x.npy", np.zeros((12, 12, 5), np.uint8))
     with pytest.raises(InputError, match="several numbers of channels: 12 of 3, 1 of 5"):
         with_channels(images)
+
+
+def test_auto_tells_why_nothing_can_be_read(tmp_path):
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY")
+    images = cli.parse(["--data", "folder", "--data-dir", str(tmp_path), "--channels", "auto"])
+    with pytest.raises(InputError, match=r"--channels auto: no image can be read: .*x\.npy: "):
+        with_channels(images.images)
