@@ -121,10 +121,13 @@ TeacherFrom = Annotated[str, AfterValidator(_teacher)]  # the last two of these
 AtLeast0 = Annotated[int, Field(ge=0)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
-Channels = Annotated[int, Field(ge=1, le=512)]
+MOST_CHANNELS = 512
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 AUTO = 0  # channels, where what the images have is to be found out
 ChannelsOrAuto = Annotated[
-    int, BeforeValidator(lambda given: AUTO if given == "auto" else given), Field(ge=0, le=512)
+    int,
+    BeforeValidator(lambda given: AUTO if given == "auto" else given),
+    Field(ge=0, le=MOST_CHANNELS),
 ]
 # Pixels: the side of squares, or (height, width), which are never equal. Pydantic is given the pair
 # alone: of a union it would say what each type wants.

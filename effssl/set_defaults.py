@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from effssl.ranges import MOST_CHANNELS
+
 _CIFAR = {
     "image_size": 32,
     "blur_prob": 0.0,
@@ -40,7 +42,7 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 _OTHERS = {
-    str(count) for count in range(1, 513) if count != 3
+    str(count) for count in range(1, MOST_CHANNELS + 1) if count != 3
 }  # numbers of channels that are no RGB
 OF_RGB = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}  # off for all other images
 
@@ -51,9 +53,12 @@ def defaults_for(data: str, channels: str | None) -> dict[str, Any]:
     of_set = SET_DEFAULTS.get(data, {})
     if _is_rgb(channels):
         return of_set
-    count = int(channels or 3)
-    unmeasured = {"mean": (0.5,) * count, "std": (0.25,) * count, "normalize": "auto"}
-    return of_set | unmeasured | OF_RGB
+    return of_set | for_channels(int(channels or 3))
+
+
+def for_channels(count: int) -> dict[str, Any]:
+    """Return the settings of views of so many channels, no RGB, before they are measured."""
+    return {"mean": (0.5,) * count, "std": (0.25,) * count, "normalize": "auto"} | OF_RGB
 
 
 def that_apply(in_files: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from effssl.data.dicom import header_of_dicom, read_dicom
 
-ARRAYS = {".npy": "NumPy arrays", ".dcm": "DICOM"}  # what is an image with --channels alone
+ARRAYS = (".npy", ".dcm")  # what is an image with --channels alone
 _EXACT_INTEGERS = 2**24  # up to which float32 holds them
 _PNG_16_BITS, _PNG_COLOURS, _PNG_ALPHA = 16, 2, 4  # bit depth; bits of the type of colours
 _TO_RGB = {"P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La"}

@@ -25,6 +25,7 @@ from effssl.job_config import Embed
 from effssl.models import BackboneSpec, load_backbone
 from effssl.run import signals
 from effssl.run.device import Runtime, open_runtime
+from effssl.set_defaults import OF_RGB
 from effssl.views.stream import ViewStream, canvas_of
 
 LOOKED_AT = 64  # files whose headers say whether all are squares of one size
@@ -156,8 +157,8 @@ def _open(
     runtime = open_runtime(device)
     model, spec = backbone if isinstance(backbone, tuple) else load_backbone(backbone)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    looks, off = {"mean": spec.mean, "std": spec.std}, {"hue": 0, "saturation": 0, "gray_prob": 0}
-    augment = Augment(image_size=spec.image_size, **looks, **off)  # type: ignore[arg-type]
+    looks = {"image_size": spec.image_size, "mean": spec.mean, "std": spec.std}
+    augment = Augment(**looks, **OF_RGB)  # type: ignore[arg-type]
     return model, augment, runtime
 
 

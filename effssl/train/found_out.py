@@ -7,7 +7,7 @@ from dataclasses import replace
 from effssl.config import Config
 from effssl.data.windows import with_channels, with_range
 from effssl.ranges import AUTO
-from effssl.set_defaults import OF_RGB
+from effssl.set_defaults import for_channels
 
 
 def with_images(cfg: Config) -> Config:
@@ -16,6 +16,5 @@ def with_images(cfg: Config) -> Config:
     images = with_range(with_channels(cfg.images))
     augment, count = cfg.augment, images.channels or 3
     if cfg.images.channels == AUTO and count != augment.channels:
-        looks = {"mean": (0.5,) * count, "std": (0.25,) * count, "normalize": "auto"}
-        augment = replace(augment, **looks, **OF_RGB)  # type: ignore[arg-type]
+        augment = replace(augment, **for_channels(count))
     return replace(cfg, images=images, augment=augment)
