@@ -57,10 +57,10 @@ def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
     commits = {str(r["versions"]["commit"]) for r in results}
     dates = {r["finished"].split()[0] for r in results}
     facts = [
-        sorted(hardware),
-        sorted(versions),
-        ["commit", *sorted(commits)],
-        sorted({min(dates), max(dates)}),
+        " and ".join(sorted(hardware)),
+        " ".join(sorted(versions)),
+        " ".join(["commit", *sorted(commits)]),
+        " ".join(sorted({min(dates), max(dates)})),
     ]
     repeat = [f"`python analysis/{command}`"] if command else []
-    return "; ".join([" ".join(words) for words in facts] + repeat)
+    return "; ".join(facts + repeat)
