@@ -30,10 +30,10 @@ def _optional(kind: type) -> list[str]:
 # A resumed run may change where and for how long it runs, and what it reports; nothing that moves
 # the weights by more than rounding, but that it may also be given more epochs.
 RESUME_MAY_CHANGE = {
-    *("data_dir", "beton_dir", "workers", "loader", "max_seconds", "device", "out", "resume"),
-    *("log_to", "max_image_gib", "log_every", "save_every_s", "probe_every", "probe_images"),
-    *("normalize", "profile", "plan", "look", "stop_when_flat", "on_collapse", "go_on"),
-    *("graph_muon", "picture_bands", "deterministic"),
+    *("data_dir", "more_dirs", "trust_store", "beton_dir", "workers", "loader", "max_image_gib"),
+    *("out", "resume", "go_on", "max_seconds", "device", "deterministic", "graph_muon", "log_to"),
+    *("log_every", "save_every_s", "probe_every", "probe_images", "picture_bands", "normalize"),
+    *("profile", "plan", "look", "stop_when_flat", "on_collapse"),
 }
 _OPTIONAL = {name for group in types_of(Config).values() for name in _optional(group)}
 _IN_FILES = tuple(name for name in FIELDS if name not in ("out", "resume", "go_on", "plan", "look"))
@@ -92,6 +92,7 @@ def dump(cfg: Config) -> str:
     for name in ("data_dir", "beton_dir", "paired"):
         if settings[name] is not None:
             settings[name] = str(Path(settings[name]).resolve())
+    settings["more_dirs"] = [str(folder.resolve()) for folder in cfg.images.more_dirs]
     for name in ("init", "teacher"):
         if settings[name] is not None:
             settings[name] = absolute_start(settings[name])

@@ -46,6 +46,8 @@ class Storage:
     data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty. Of
     `list` the file: CSV, TSV or Parquet with columns path, and perhaps label and split."""
+    more_dirs: tuple[LocalPath, ...] = ()
+    """Further folders or files of `folder`, `list` and `hf`, which are one set with `data_dir`."""
     beton_dir: LocalPath | None = None
     """Where the .beton files go (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500
@@ -71,6 +73,9 @@ class Storage:
     gray_range: MeasuredRange | None = None
     """Values that are black and white in images of more than 8 bits (None: 0 and 65535 for 16 bits;
     others are an error). auto: the percentiles 0.1 and 99.9 of 64 images."""
+    trust_store: bool = False
+    """Take what is stored for what lies in the folders, without looking at any file again: for sets
+    of millions on slow disks. What has changed since is not seen."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True

@@ -176,6 +176,8 @@ class Embed:
     """The set's split."""
     data_dir: LocalPath = Path("data")
     """Folder of the set."""
+    more_dirs: tuple[LocalPath, ...] = ()
+    """Further folders of the set, as it was stored."""
     beton_dir: LocalPath | None = None
     """Where its .beton files lie, or go if there are none (None: DATA_DIR/beton)."""
     max_side: AtLeast8 = 500

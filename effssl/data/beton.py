@@ -56,9 +56,8 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     16-bit gray that would be black, for a file shorter than it was written, and for a folder that
     cannot be written.
     """
-    reader, made_from = reader_of(storage.loader), _made_from(source, storage)
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-    path = folder / f"{name}-{digest}.beton"
+    reader = reader_of(storage.loader)
+    path, made_from = _file_of(source, folder, name, storage)
     _remove_left_overs(folder, name)
     is_new = False
     note = _read_note(path, made_from)
@@ -86,6 +85,31 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     window = window_of(kind, storage.gray_range)
     values = RGB if storage.channels is None else Values(storage.channels, kind, window)
     return _stored(source, path, left_out, is_new, reader)._replace(values=values)
+
+
+def known_sides(folder: Path, name: str, storage: Storage) -> dict[str, int | None]:
+    """Return, by the fingerprints of what was stored as NAME, the sides of its images."""
+    sides: dict[str, int | None] = {}
+    for file in folder.glob(f"{name}-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(file.read_text())
+            if ("channels" in note) == (storage.channels is not None):
+                sides[note["fingerprint"]] = note["side"]
+    return sides
+
+
+def is_stored(source: Source, folder: Path, name: str, storage: Storage) -> bool:
+    """Say whether ensure_beton would find the file that it is asked for."""
+    return _read_note(*_file_of(source, folder, name, storage)) is not None
+
+
+def _file_of(
+    source: Source, folder: Path, name: str, storage: Storage
+) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a source, and what decides about its bytes."""
+    made_from = _made_from(source, storage)
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
+    return folder / f"{name}-{digest}.beton", made_from
 
 
 def _made_from(source: Source, storage: Storage) -> dict[str, Any]:

@@ -52,3 +52,20 @@ class FilePaths(Sequence[Path]):
     def by_folder(self, number: Callable[[Path], int]) -> np.ndarray:
         """Return what `number` gives for the folder of each file, int64 [files]."""
         return np.array([number(f) for f in self.folders], np.int64)[self.folder_of]
+
+
+def joined_paths(parts: Sequence[FilePaths]) -> FilePaths:
+    """Return the files of all parts, in their order."""
+    first = np.cumsum([0, *(len(part.folders) for part in parts)])
+    return FilePaths(
+        [folder for part in parts for folder in part.folders],
+        np.concatenate([part.folder_of + at for part, at in zip(parts, first[:-1], strict=True)]),
+        [name for part in parts for name in part.names],
+    )
+
+
+def of_paths(paths: Sequence[Path]) -> FilePaths:
+    """Return these paths, in this order."""
+    number: dict[Path, int] = {}
+    folder_of = [number.setdefault(path.parent, len(number)) for path in paths]
+    return FilePaths(list(number), np.array(folder_of, np.int64), [path.name for path in paths])

@@ -21,6 +21,11 @@ def fingerprints(
     return digest(os.fsencode(touched) + as_bytes), digest(os.fsencode(copied) + as_bytes)
 
 
+def of_no_labels(known_by: str) -> str:
+    """Return the fingerprint or identity that a set has with --no-labels."""
+    return digest(f"{known_by} without labels".encode())
+
+
 def digest(content: bytes) -> str:
     """Return 16 hexadecimal digits that stand for the content."""
     return hashlib.sha256(content).hexdigest()[:16]

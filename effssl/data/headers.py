@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from effssl.data.bands import Header, read_header
 from effssl.data.decode import DEFAULT, Decoding, Readable, opened, stream_of
+from effssl.data.fingerprints import of_no_labels
+
+Sides = Mapping[str, int | None]  # fingerprint of a set -> sources.Source.side
+NONE_KNOWN: Sides = {}
 
 
 def header_of(file: Path | Readable, decoding: Decoding = DEFAULT) -> Header:
@@ -18,6 +22,17 @@ def header_of(file: Path | Readable, decoding: Decoding = DEFAULT) -> Header:
         width, height = image.size
         kind = f"{image.format} {_depth(image.mode)}"
         return Header(kind, (height, width), len(image.getbands()), 8)
+
+
+def side_of(
+    paths: Sequence[Path] | Sequence[Readable], decoding: Decoding, fingerprint: str, sides: Sides
+) -> int | None:
+    """Return the side that is known of a set by its fingerprint, with its labels or without, or
+    else what headers say: of a million small squares all are read, which takes half a minute."""
+    for known_by in (fingerprint, of_no_labels(fingerprint)):
+        if known_by in sides:
+            return sides[known_by]
+    return common_side(paths, decoding)
 
 
 def common_side(

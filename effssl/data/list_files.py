@@ -102,10 +102,7 @@ def number_labels(
     Returns (int64 [texts], -1 for none; classes). Raises InputError for texts that train lacks.
     """
     found = {*of_train} - {""}
-    if order:
-        classes = [name for name in order if name in found]
-    else:
-        classes = sorted(found, key=int) if all(map(_is_integer, found)) else sorted(found)
+    classes = [name for name in order if name in found] if order else in_order(found)
     if len(classes) < 2:
         return np.full(len(texts), -1, np.int64), []
     number = {name: i for i, name in enumerate(classes)} | {"": -1}
@@ -113,6 +110,11 @@ def number_labels(
     if unknown:
         raise InputError(f"{file}: test has classes that train lacks: {abridged(unknown)}")
     return np.array([number[text] for text in texts], np.int64), classes
+
+
+def in_order(classes: set[str]) -> list[str]:
+    """Sort classes: as numbers if all are, else as texts."""
+    return sorted(classes, key=int) if all(map(_is_integer, classes)) else sorted(classes)
 
 
 def _is_integer(text: str) -> bool:

@@ -13,8 +13,8 @@ from effssl.data import torchvision_sets
 from effssl.data.archives import Archived, is_archive, read_archive
 from effssl.data.decode import DEFAULT, Decoding
 from effssl.data.digits import DIGITS_SIDE, read_digits
-from effssl.data.fingerprints import digest, fingerprints
-from effssl.data.headers import common_side
+from effssl.data.fingerprints import digest, fingerprints, of_no_labels
+from effssl.data.headers import NONE_KNOWN, Sides, side_of
 from effssl.data.image_files import (
     ImageFiles,
     about_others,
@@ -61,12 +61,14 @@ def open_source(
     labels: bool = True,
     decoding: Decoding = DEFAULT,
     columns: Columns = UNNAMED,
+    sides: Sides = NONE_KNOWN,
 ) -> Source | None:
     """Find a set's images; those of torchvision's sets are downloaded if they are missing.
 
     name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test". labels:
     if they are to be known; else no image has one. decoding: how image files are decoded. columns:
-    where the images and labels of `hf` are.
+    where the images and labels of `hf` are. sides: those that are known, of sets by their
+    fingerprints; for others the headers of small squares are read, all of them.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """
@@ -77,16 +79,19 @@ def open_source(
     elif name in torchvision_sets.SETS:
         source = _torchvision_set(name, data_dir, split, labels, decoding)
     elif name == "list":
-        source = _of_list(data_dir, split, labels, decoding)
+        source = _of_list(data_dir, split, labels, decoding, sides)
     elif name == "hf":
-        source = _of_parts(read_shards(data_dir, split, columns, labels=labels), decoding)
+        source = _of_parts(read_shards(data_dir, split, columns, labels=labels), decoding, sides)
     elif name == "folder" and is_archive(data_dir):
         source = _of_parts(
-            read_archive(data_dir, split, labels=labels, arrays=decoding.has_arrays), decoding
+            read_archive(data_dir, split, labels=labels, arrays=decoding.has_arrays),
+            decoding,
+            sides,
         )
     else:
         listed = IMAGENET100_CLASSES.read_text().split() if name == "imagenet100" else []
-        source = _class_folders(name, data_dir, split, labels, decoding, only=frozenset(listed))
+        only = frozenset(listed)
+        source = _class_folders(name, data_dir, split, labels, decoding, only=only, sides=sides)
     if decoding.has_arrays and source is not None and not isinstance(source.images, ImageFiles):
         raise InputError(f"--channels is for image files; those of {name} are RGB of 8 bits")
     return source if labels or source is None else _without_labels(source)
@@ -123,10 +128,7 @@ def part_of(source: Source, positions: np.ndarray) -> Source:
 
 
 def _without_labels(source: Source) -> Source:
-    fingerprint, identity = (
-        digest(f"{known_by} without labels".encode())
-        for known_by in (source.fingerprint, source.identity)
-    )
+    fingerprint, identity = map(of_no_labels, (source.fingerprint, source.identity))
     return source._replace(
         labels=np.full_like(source.labels, -1),
         classes=[],
@@ -175,6 +177,7 @@ def _class_folders(
     *,
     side: int | None = None,
     only: frozenset[str] = frozenset(),
+    sides: Sides = NONE_KNOWN,
 ) -> Source | None:
     """Find the images of class folders.
 
@@ -215,26 +218,27 @@ def _class_folders(
     if len(classes) == 1:
         alone = f" (one folder alone is no class: {printable(classes[0])})"
     numbers, classes = class_labels(paths, root, classes)
-    if name == "folder":
-        side = common_side(paths, decoding)
     known_by = fingerprints(paths.texts(), paths.texts(data_dir), numbers)
+    if name == "folder":
+        side = side_of(paths, decoding, known_by[0], sides)
     notes = [f"{split}: {root} has {describe_labels(numbers, classes)}{alone}"]
     notes += about_others(root, others) + (folders.notes if split == "train" else [])
     return Source(ImageFiles(paths, decoding), numbers, classes, *known_by, side, notes)
 
 
-def _of_parts(found: Archived | Sharded | None, decoding: Decoding) -> Source | None:
+def _of_parts(found: Archived | Sharded | None, decoding: Decoding, sides: Sides) -> Source | None:
     """Take the images that are parts of other files."""
     if found is None:
         return None
     parts, numbers, classes, fingerprint, identity, notes = found
     images = ImageFiles(parts, decoding, [part.name for part in parts])
-    return Source(
-        images, numbers, classes, fingerprint, identity, common_side(parts, decoding), notes
-    )
+    side = side_of(parts, decoding, fingerprint, sides)
+    return Source(images, numbers, classes, fingerprint, identity, side, notes)
 
 
-def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source | None:
+def _of_list(
+    file: Path, split: str, labels: bool, decoding: Decoding, sides: Sides
+) -> Source | None:
     """Take the images that a file lists."""
     listed = read_list(file, split, labels=labels)
     if listed is None:
@@ -242,4 +246,5 @@ def _of_list(file: Path, split: str, labels: bool, decoding: Decoding) -> Source
     names, paths, numbers, classes, notes = listed
     known_by = fingerprints(paths, names, numbers)
     images = ImageFiles(paths, decoding, names)
-    return Source(images, numbers, classes, *known_by, common_side(paths, decoding), notes)
+    side = side_of(paths, decoding, known_by[0], sides)
+    return Source(images, numbers, classes, *known_by, side, notes)

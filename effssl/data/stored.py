@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from effssl import InputError
-from effssl.data.beton import Beton, ensure_beton
+from effssl.data.beton import Beton, ensure_beton, is_stored, known_sides
 from effssl.data.beton_file import num_bytes_in
 from effssl.data.decode import Decoding
+from effssl.data.fingerprints import digest
+from effssl.data.joined import open_joined
+from effssl.data.kept_listing import keep_listing, kept_listing
 from effssl.data.shards import Columns
 from effssl.data.sources import Source, check_is_there, open_source, part_of
 from effssl.data.splits import of_all, train_and_validation
@@ -22,6 +26,7 @@ from effssl.run import distributed
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+JOINABLE = ("folder", "list", "hf")  # the sets that may lie in several places
 SAMPLED = 512  # images that stand for all of a set
 
 
@@ -45,19 +50,26 @@ class Data(NamedTuple):
 def find_split(storage: Storage, split: Split) -> Source | None:
     """Find a split of the set, not stored yet; None if the set has none of it. Raises InputError as
     open_source does."""
-    # windows.py has made numbers of what is to be found out.
-    assert storage.gray_range != "auto" and storage.channels != AUTO
-    decoding = Decoding(
-        storage.gray_range, storage.max_image_gib, 2 * storage.max_side, storage.channels
-    )
-    return open_source(
-        storage.data,
-        storage.data_dir,
-        split,
-        labels=storage.labels,
-        decoding=decoding,
-        columns=Columns(storage.image_column, storage.label_column),
-    )
+    if storage.trust_store and (kept := _kept(storage, split)) is not None:
+        return kept[0]
+    sides = known_sides(_folder(storage), f"{storage.data}-{split}", storage)
+
+    def open_one(place: Path, split: str) -> Source | None:
+        return open_source(
+            storage.data,
+            place,
+            split,
+            labels=storage.labels,
+            decoding=_decoding(storage),
+            columns=Columns(storage.image_column, storage.label_column),
+            sides=sides,
+        )
+
+    if not storage.more_dirs:
+        return open_one(storage.data_dir, split)
+    if storage.data not in JOINABLE:
+        raise InputError(f"--more-dirs is for --data {', '.join(JOINABLE)}, not {storage.data}")
+    return open_joined([storage.data_dir, *storage.more_dirs], split, open_one)
 
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
@@ -66,15 +78,47 @@ def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:
     Returns None if the set has no such split. Raises InputError for anything about the images that
     the user has to mend.
     """
-    source = find_split(storage, split)
-    if source is None:
-        return None
-    if distributed.is_first():
+    folder, name = _folder(storage), f"{storage.data}-{split}"
+    kept = _kept(storage, split) if storage.trust_store else None
+    if kept is not None and kept[0] is not None and not is_stored(kept[0], folder, name, storage):
+        kept = None  # images are only ever written as they are now
+    if kept is None:
+        source = find_split(replace(storage, trust_store=False), split)
+    else:
+        (source,) = kept
+    if source is not None and distributed.is_first():
         for note in source.notes:
             print(note, flush=True)
+    stored = None if source is None else (source, ensure_beton(source, folder, name, storage))
+    if storage.trust_store and kept is None and distributed.is_first():
+        keep_listing(_listing(storage, split), source)
+    return stored
+
+
+def _kept(storage: Storage, split: Split) -> tuple[Source | None] | None:
+    return kept_listing(_listing(storage, split), split, _decoding(storage))
+
+
+def _decoding(storage: Storage) -> Decoding:
+    # windows.py has made numbers of what is to be found out.
+    assert storage.gray_range != "auto" and storage.channels != AUTO
+    return Decoding(
+        storage.gray_range, storage.max_image_gib, 2 * storage.max_side, storage.channels
+    )
+
+
+def _folder(storage: Storage) -> Path:
+    """Return where a set's .beton files lie."""
     data_dir = storage.data_dir.parent if storage.data_dir.is_file() else storage.data_dir
-    folder = storage.beton_dir or data_dir / "beton"
-    return source, ensure_beton(source, folder, f"{storage.data}-{split}", storage)
+    return storage.beton_dir or data_dir / "beton"
+
+
+def _listing(storage: Storage, split: Split) -> Path:
+    """Return the file of kept_listing.py for a split: another one for what finds other images."""
+    places = [str(place.resolve()) for place in (storage.data_dir, *storage.more_dirs)]
+    found_by = storage.labels, storage.channels is not None
+    key = digest(repr((places, found_by)).encode())[:10]
+    return _folder(storage) / f"{storage.data}-{split}-{key}.listing.npz"
 
 
 def reopen_data(images: Images) -> Data:
@@ -82,7 +126,8 @@ def reopen_data(images: Images) -> Data:
 
     Raises InputError too if they are not there.
     """
-    check_is_there(images.data, images.data_dir)
+    for place in (images.data_dir, *images.more_dirs):
+        check_is_there(images.data, place)
     return open_data(images)
 
 

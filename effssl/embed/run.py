@@ -209,6 +209,7 @@ def _embed(settings: Embed) -> Embedded:
     storage = Storage(
         data=settings.data,
         data_dir=settings.data_dir,
+        more_dirs=settings.more_dirs,
         beton_dir=settings.beton_dir,
         max_side=settings.max_side,
         store=settings.store,

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from effssl import InputError
-from effssl.data.stored import open_data
-from effssl.image_config import Images
+from effssl.data import headers
+from effssl.data.stored import open_data, open_split
+from effssl.image_config import Images, Storage
 from tests.conftest import write_class_folders
 
 
@@ -62,3 +64,18 @@ def test_a_folder_of_classes_is_split(tmp_path):
     half = open_data(images_of(tmp_path, fraction=0.5))
     assert np.array_equal(half.val_positions, data.val_positions)
     assert len(half.train_positions) == 8
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_headers_are_not_read_again_of_what_is_stored_and_unchanged(tmp_path, monkeypatch, labels):
+    write_class_folders(tmp_path, classes=2)
+    storage = Storage("folder", tmp_path, workers=1, labels=labels)
+    first, _ = open_split(storage, "train")
+    counts = []
+    header_of = headers.header_of
+    monkeypatch.setattr(headers, "header_of", lambda *a: counts.append(a) or header_of(*a))
+    again, beton = open_split(storage, "train")
+    assert (counts, again.side, beton.is_new) == ([], first.side, False)
+    Image.new("RGB", (13, 12)).save(tmp_path / "class-0" / "0.png")
+    changed, beton = open_split(storage, "train")
+    assert counts and (changed.side, beton.is_new) == (None, True)
