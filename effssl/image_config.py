@@ -46,10 +46,10 @@ class Storage:
     data_dir: LocalPath = Path("data")
     """Folder of the set: torchvision's files or train/CLASS/*; downloaded into if it is empty. Of
     `list` the file: CSV, TSV or Parquet with columns path, and perhaps label and split."""
-    more_dirs: tuple[LocalPath, ...] = ()
-    """Further folders or files of `folder`, `list` and `hf`, which are one set with `data_dir`."""
     beton_dir: LocalPath | None = None
     """Where the .beton files go (None: DATA_DIR/beton)."""
+    more_dirs: tuple[LocalPath, ...] = ()
+    """Further folders or files of `folder`, `list` and `hf`, which are one set with `data_dir`."""
     max_side: AtLeast8 = 500
     """Images of varied size are stored with their longer side at most this, in pixels."""
     store: Storing = "auto"

@@ -154,7 +154,11 @@ def _numpy(file: BinaryIO) -> np.ndarray:
 
     Of three axes the shorter of the first and the last is that of the channels.
     """
-    values = np.load(file, allow_pickle=False)
+    try:
+        values = np.load(file, allow_pickle=False)
+    except SystemError:  # of Python 3.11's ast, now and then, if threads parse at once (gh-106905)
+        file.seek(0)
+        values = np.load(file, allow_pickle=False)
     if values.ndim == 2:
         return values[..., None]
     if values.ndim != 3 or 0 in values.shape:

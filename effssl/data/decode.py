@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from effssl import InputError
 from effssl.data.bands import as_stored, read_header, read_raster, with_channels
@@ -24,6 +25,7 @@ TURNS = {  # EXIF's orientation -> what makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BITS_PER_SAMPLE = 258  # TIFF's tag
 WHITE_OF_16_BITS = 65_535
 # Pillow warns of half as many pixels and refuses more, to guard servers from files of strangers.
 # These files are the user's own: `_check_size` holds them to a memory limit instead.
@@ -59,7 +61,7 @@ class Decoded(NamedTuple):
     """An image, and what its values say about the range that was assumed for them."""
 
     pixels: np.ndarray  # uint8 [height, width, 3], or one of values.KINDS [height, width, channels]
-    gray_high: int | None  # largest of 16-bit values that were taken as 0 to 65,535
+    gray_high: int | None  # largest of 16-bit values that were taken as 0 to 65,535; see judge_gray
 
 
 class Readable(Protocol):
@@ -112,7 +114,8 @@ def judge_gray(gray_highs: Sequence[int]) -> str | None:
     raise InputError(
         f"{counted} use less than a sixteenth of the range 0 to 65535 (the largest value is "
         f"{max(gray_highs)}) and would be black; --gray-range LOW HIGH says which values are black "
-        "and white: 0 4095 for 12 bits, 0 65535 if they are meant to be dark"
+        "and white: 0 4095 for 12 bits, 0 65535 if they are meant to be dark (of colours, with "
+        "--channels 3)"
     )
 
 
@@ -145,9 +148,10 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
     What lies under transparency is arbitrary.
     """
     _check_size(image, decoding)
+    has_deep_colours = _has_deep_colours(image)
     image.load()  # PNG and TIFF know their orientation only now
     has_16_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-    gray_high = None
+    gray_high = 256 * int(np.asarray(image)[..., :3].max()) + 255 if has_deep_colours else None
     # Not ImageOps.exif_transpose: it also writes the EXIF anew, which fails for tags that it cannot
     # express.
     turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -166,6 +170,18 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
         colours = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return Decoded(np.asarray(upright.convert("RGB")), gray_high)
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Say whether an image, not loaded yet, has colours of 16 bits, of which Pillow reads the upper
+    8. Raises ValueError for TIFFs of which it would read nonsense."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if isinstance(image, TiffImageFile) else ()
+    if max(bits, default=8) > 8 and not is_deep:
+        raise ValueError(f"its colours have {max(bits)} bits, each in a plane of its own")
+    return is_deep
 
 
 def _check_size(image: Image.Image, decoding: Decoding) -> None:

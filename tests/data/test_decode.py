@@ -84,6 +84,48 @@ def test_a_set_that_would_be_black_is_not_stored(tmp_path, capsys, side):
         assert "2 of 3 images of 16 bits use less than a sixteenth" in capsys.readouterr().out
 
 
+def write_deep(file: Path, top: int, **how) -> Path:
+    """Colours of 16 bits, from 0 to `top`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = np.linspace(0, top, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
+    if file.suffix == ".png":
+        file.write_bytes(pytest.importorskip("imagecodecs").png_encode(values))
+    else:
+        planes = values if how.get("planarconfig") != "separate" else np.moveaxis(values, 2, 0)
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(file, np.ascontiguousarray(planes), photometric="rgb", **how)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [
+        (".png", {}),
+        (".tif", {}),
+        (".tif", {"byteorder": ">"}),
+        (".tif", {"compression": "deflate"}),
+    ],
+)
+def test_colours_of_16_bits_are_judged_as_gray_is(tmp_path, suffix, how):
+    bright = decode(write_deep(tmp_path / f"x{suffix}", 65_535, **how), Decoding())
+    assert (bright.gray_high, bright.pixels.max()) == (65_535, 255)
+    for folder in "ab":
+        write_deep(tmp_path / "set" / folder / f"x{suffix}", 4095, **how)
+    with pytest.raises(
+        InputError, match=r"2 of 2 images of 16 bits .*of colours, with --channels 3"
+    ):
+        open_split(Storage("folder", tmp_path / "set", workers=1), "train")
+    as_they_are = Storage("folder", tmp_path / "set", workers=1, channels=3, gray_range=(0, 4095))
+    assert open_split(as_they_are, "train")[1].values.kind == "uint16"
+
+
+def test_planes_of_16_bits_that_pillow_misreads_are_named(tmp_path):
+    file = write_deep(tmp_path / "x.tif", 65_535, planarconfig="separate")
+    with pytest.raises(InputError, match=r"16 bits, each in a plane of its own; --channels N"):
+        decode(file, Decoding())
+    assert decode(file, Decoding(channels=3)).pixels.max() == 65_535
+
+
 def test_a_gray_range_is_two_numbers(tmp_path):
     assert cli.parse_storage(["--gray-range", "0", "4095"]).gray_range == (0, 4095)
     assert cli.parse_storage(["--gray-range", "-1000", "0.5"]).gray_range == (-1000, 0.5)
