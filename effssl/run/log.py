@@ -19,6 +19,7 @@ from effssl.run.files import append_line, named_in_errors, write_text
 from effssl.run.trackers import Tracker, open_trackers
 
 _AXES = ("step", "epoch", "seconds", "encoded_views")  # where a record lies, not what it measured
+_OF_TRAINING = '{"kind": "train"'  # how the line of such a record begins
 _LINE_EVERY_S = 10.0  # on a console that is no terminal
 
 
@@ -144,7 +145,7 @@ class RunLog:
 
     def has_probe(self, step: int) -> bool:
         """Say whether a probe's record of `step` is there already."""
-        records = read_metrics(self._file.parent)
+        records = read_metrics(self._file.parent, at_most=1)
         return any(r["kind"] == "probe" and r["step"] == step for r in records)
 
     def say(self, text: str) -> None:
@@ -193,13 +194,28 @@ def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(error)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, in order, without a last line that a kill cut short."""
+def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, Any]]:
+    """Return the records of a run, in order, without a last line that a kill cut short.
+
+    at_most: of the records of training, evenly spread, but for the first (None: all). A long run
+    has a million of them, which are gigabytes as dictionaries.
+    """
     file = folder / "metrics.jsonl"
-    records = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    if not file.is_file():
+        return []
+    every = 1
+    if at_most is not None:
+        with file.open() as lines:
+            every = max(1, -(-sum(line.startswith(_OF_TRAINING) for line in lines) // at_most))
+    records, seen = [], 0
+    with file.open() as lines:
+        for line in lines:
+            if line.startswith(_OF_TRAINING):
+                seen += 1
+                if (seen - 1) % every:
+                    continue
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
     return records

@@ -94,3 +94,6 @@ def save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
+    # What it drew knows it, and would wait for a collection of all objects, which a process that
+    # holds many seldom makes.
+    figure.clear()

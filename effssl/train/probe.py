@@ -18,6 +18,7 @@ from effssl.train.job import Job
 from effssl.train.steer import State, probes_of, state_of_probes
 
 BEST = "backbone-best.safetensors"  # in a run's folder: the backbone of its best probe
+DRAWN = 2000  # records of training in the picture of curves, at most: more than it has pixels
 PAIRS = 1000  # held-out images that are looked for among each other, at most
 
 
@@ -31,7 +32,7 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
     if distributed.is_first():
         with clock.paused():
             log.probe(axes | _columns(job))
-            metrics = read_metrics(job.out)
+            metrics = read_metrics(job.out, at_most=DRAWN)
             probes = probes_of(metrics)
             with pictures.or_a_line(picture := job.out / "curves.png", log.say):
                 pictures.save_curves(picture, metrics, job.out.name)
@@ -41,7 +42,7 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
 
 def has_been_flat(job: Job) -> bool:
     """Say whether the probes of a run, so far, are what --stop-when-flat ends it for."""
-    probes = probes_of(read_metrics(job.out))
+    probes = probes_of(read_metrics(job.out, at_most=1))
     state, patience = state_of_probes(probes, job.cfg.loss.method), job.cfg.probe.stop_when_flat
     return state is not None and 0 < patience <= state.flat_for
 

@@ -177,3 +177,22 @@ def test_curves_are_drawn_with_and_without_probes(tmp_path, probes):
     pictures.save_curves(tmp_path / "curves.png", records, "a run")
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_of_a_long_run_as_many_records_are_read_as_are_asked_for(tmp_path):
+    """All of the others, and the first of training."""
+    rows = [{"kind": "train", **record(step)} for step in range(1, 1001)]
+    rows[300:300] = [{"kind": "probe", **record(300, linear=0.5)}]
+    rows += [{"kind": "extension", **record(1000)}, {"kind": "probe", **record(1000, linear=0.6)}]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tra')
+    assert read_metrics(tmp_path) == rows
+    others = [row for row in rows if row["kind"] != "train"]
+    for at_most in (1, 7, 100, 999, 1000, 2000):
+        read = read_metrics(tmp_path, at_most=at_most)
+        steps = [row["step"] for row in read if row["kind"] == "train"]
+        assert [row for row in read if row["kind"] != "train"] == others
+        assert steps[0] == 1 and len(steps) <= at_most
+        assert len(steps) > at_most / 2 or at_most == 2000
+        assert len({*np.diff(steps)}) <= 1  # evenly spread
+    assert read_metrics(tmp_path / "none", at_most=5) == []
