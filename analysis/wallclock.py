@@ -59,6 +59,7 @@ from analysis.harness.wallclock_tables import (
     ms,
     step_name,
     summary,
+    waterfall,
 )
 from effssl.cli import parse
 
@@ -155,19 +156,20 @@ def _claim(scale: Scale) -> None:
         steps = _cost_of_steps(scale, planned)
         table["seconds_by_steps"] = _seconds_by_steps(table, planned, steps)
         compared = comparisons(scale, table, planned, steps)
+        parts = waterfall(scale, table, planned, steps)
         out = scale.args.out
         write_csv(out / "steps.csv", [{"recipe": name} | cost for name, cost in steps.items()])
         write_csv(out / "ratios.csv", [compared_line(each) for each in compared])
         if tried.records:
             write_csv(out / "trials.csv", tried.table)
-        text = summary(scale, table, planned, steps, compared)
+        text = summary(scale, table, planned, steps, compared, parts)
         text += tried.words(scale, in_epochs(scale.epochs))
         curves = {
             name: [claims.rows_of(scale, table, r) for r in lengths]
             for name, lengths in planned.items()
         }
         shown = [(label(each.name, each.other, each.seconds), each.seconds) for each in compared]
-        figure = picture(curves, shown, steps, FACTOR)
+        figure = picture(curves, shown, parts, steps, FACTOR)
         # The trials are among the runs that the line of origin names.
         claims.write(scale, "wallclock", table, text, figure, every_run, wanted | tried.wanted)
 

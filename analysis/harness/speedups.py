@@ -14,16 +14,17 @@ from analysis.harness.verdicts import LEVEL
 
 class Ratio(NamedTuple):
     """How many times faster one seed has the accuracy. bound: "" if that is known; "at least" if
-    the shortest run has the accuracy already; "at most" if not even the longest run has it."""
+    the shortest run has the accuracy already; "at most" if not even the longest run has it; "at
+    least, at most" if a quotient of two such is open on both sides."""
 
     times: float
     bound: str
 
     def is_surely(self, factor: float) -> int:
         """Return 1 if it is more than `factor`, -1 if less, 0 if the bound leaves both open."""
-        if self.times > factor and self.bound != "at most":
+        if self.times > factor and "at most" not in self.bound:
             return 1
-        return -1 if self.times < factor and self.bound != "at least" else 0
+        return -1 if self.times < factor and "at least" not in self.bound else 0
 
 
 class Speedup(NamedTuple):
@@ -38,7 +39,7 @@ class Speedup(NamedTuple):
 
     @property
     def bounds(self) -> set[str]:
-        return {ratio.bound for ratio in self.ratios} - {""}
+        return {bound for ratio in self.ratios for bound in ratio.bound.split(", ")} - {""}
 
     @property
     def log2_ratio(self) -> Estimate | None:
@@ -74,7 +75,7 @@ class Speedup(NamedTuple):
     @property
     def note(self) -> str:
         """Which seeds are bounds, and why, in words."""
-        counts = {bound: sum(r.bound == bound for r in self.ratios) for bound in self.bounds}
+        counts = {bound: sum(bound in r.bound for r in self.ratios) for bound in self.bounds}
         why = {
             "at least": "the shortest run has the accuracy already: at least so much faster",
             "at most": "the longest run does not have the accuracy: at most so much faster",
@@ -106,6 +107,17 @@ class Speedup(NamedTuple):
         signs = [ratio.is_surely(factor) for ratio in self.ratios]
         above = sum(signs) > 0 if self.bounds else self.log2_ratio.mean > math.log2(factor)
         return "yes" if above else "no"
+
+
+def divided(whole: Speedup, part: Speedup) -> Speedup:
+    """Return what is left of `whole` once it is divided by `part`, seed by seed; the seconds are
+    those of `whole`. What is divided by at most so much is at least so much."""
+    turned = {"": "", "at least": "at most", "at most": "at least"}
+    ratios = tuple(
+        Ratio(a.times / b.times, ", ".join(sorted({a.bound, turned[b.bound]} - {""})))
+        for a, b in zip(whole.ratios, part.ratios, strict=True)
+    )
+    return Speedup(ratios, whole.seconds)
 
 
 def speedup(

@@ -1,5 +1,5 @@
-"""The picture of wallclock.py: accuracy by seconds, times faster, and where the time of a step
-goes."""
+"""The picture of wallclock.py: accuracy by seconds, times faster and of what parts, and where the
+time of a step goes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,25 @@ _ORDER = (3, 1, 0, 2, 4, 5, 6)  # of the colours: K has its own, the baseline an
 def picture(
     curves: Mapping[str, Sequence[pd.DataFrame]],
     ratios: Sequence[tuple[str, Speedup]],
+    parts: Sequence[tuple[str, Speedup]],
     steps: Mapping[str, Mapping[str, float]],
     factor: float,
 ) -> Figure:
-    """Draw the three panels.
+    """Draw the four panels.
 
     curves: recipe -> the rows of its lengths, the baseline first. ratios: label and speedup of each
-    comparison. steps: recipe -> milliseconds of each part of a step, and its encoded views.
+    comparison. parts: name and speedup of each part of the ratio, the last the whole; none if they
+    are not known. steps: recipe -> milliseconds of each part of a step, and its encoded views.
     """
-    figure = Figure(figsize=(10, 7))
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.25, 1))
+    figure = Figure(figsize=(10, 9.5 if parts else 7))
+    grid = figure.add_gridspec(
+        3 if parts else 2, 2, height_ratios=(1.25, 1, 0.8)[: 2 + bool(parts)]
+    )
     _draw_curves(figure.add_subplot(grid[0, :]), curves)
     _draw_ratios(figure.add_subplot(grid[1, 0]), ratios, factor)
     _draw_steps(figure.add_subplot(grid[1, 1]), steps)
+    if parts:
+        _draw_parts(figure.add_subplot(grid[2, :]), parts)
     figure.tight_layout()
     return figure
 
@@ -59,6 +65,33 @@ def _draw_ratios(axis: Axes, ratios: Sequence[tuple[str, Speedup]], factor: floa
     axis.set_xticks(list(powers), [f"{2.0**power:g}" for power in powers])
     axis.axvline(math.log2(factor), color="0.5", linewidth=1, linestyle=":")
     axis.set_xlabel("times faster (dotted: the claim), 95% interval")
+
+
+def _draw_parts(axis: Axes, parts: Sequence[tuple[str, Speedup]]) -> None:
+    """Each part begins where the one before it ends, by the mean over seeds."""
+    end = 0.0
+    for i, (_, times) in enumerate(parts):
+        assert times.log2_ratio is not None
+        begin, long = (0.0 if i == len(parts) - 1 else end), times.log2_ratio.mean
+        colour = plots.COLOURS[_ORDER[1 if i == len(parts) - 1 else 2]]
+        axis.barh(i, long, left=begin, color=colour, height=0.6)
+        bound = " or ".join(sorted(times.bounds))
+        axis.annotate(
+            f"{2**long:.2f}{f' ({bound})' if bound else ''}",
+            (max(begin, begin + long), i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+        end = begin + long
+    axis.set_yticks(range(len(parts)), [name for name, _ in parts], fontsize=8)
+    axis.invert_yaxis()
+    axis.xaxis.set_major_formatter(lambda power, _: f"{2**power:.2f}")
+    axis.margins(x=0.2)
+    axis.set_xlabel(
+        "times faster by step cost: parts that multiply out to the whole, means over seeds"
+    )
 
 
 def _draw_steps(axis: Axes, steps: Mapping[str, Mapping[str, float]]) -> None:

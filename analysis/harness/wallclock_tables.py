@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.harness import claim_rules, claims, verdicts
 from analysis.harness.recipes import Recipe, Scale
-from analysis.harness.speedups import Speedup, speedup
+from analysis.harness.speedups import Ratio, Speedup, divided, speedup
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
 
@@ -64,12 +64,75 @@ def comparisons(
     return compared
 
 
+class Part(NamedTuple):
+    """A part of the ratio by step cost; the parts multiply out to the whole, seed by seed."""
+
+    name: str
+    times: Speedup
+
+
+def waterfall(scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps) -> list[Part]:
+    """Take apart how many times faster the recommended recipe has the baseline's accuracy by step
+    cost: the projector made small at K = 2, then more views; each is fewer encoded views times a
+    cheaper view. The last part is the whole.
+
+    Of seeds with runs of all lengths of both; none if there are none, or with one seed.
+    """
+    baseline, recommended, narrow, *_ = planned
+    target = claims.rows_of(scale, table, planned[baseline][-1])
+    runs = {
+        name: pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
+        for name in (recommended, narrow)
+    }
+    lengths = {name: len(planned[name]) for name in runs}
+    target = target[
+        [
+            all((own["seed"] == seed).sum() == lengths[name] for name, own in runs.items())
+            for seed in target["seed"]
+        ]
+    ]
+    if len(target) < 2:
+        return []
+    whole, small = (
+        speedup(runs[name], target, lengths=lengths[name], clock="encoded_views")
+        for name in (recommended, narrow)
+    )
+    ms_of = {name: _ms_a_view(steps[step_name(planned[name][0])]) for name in planned}
+    first, wide = planned[recommended][0], planned[baseline][0]
+    projector, views = f"projector, d = {wide.dim} to {first.dim}", f"views, K = 2 to {first.views}"
+
+    def cheaper(other: str, name: str) -> Speedup:
+        """The cost of a view was measured once, for all seeds."""
+        return Speedup((Ratio(ms_of[other] / ms_of[name], ""),) * whole.n)
+
+    return [
+        Part(f"{projector}: fewer views", small),
+        Part(f"{projector}: a cheaper view", cheaper(baseline, narrow)),
+        Part(f"{views}: fewer views", divided(whole, small)),
+        Part(f"{views}: a cheaper view", cheaper(narrow, recommended)),
+        Part(
+            "together",
+            speedup(
+                runs[recommended],
+                target,
+                lengths=lengths[recommended],
+                clock="seconds_by_steps",
+            ),
+        ),
+    ]
+
+
 def _ms_a_view(cost: dict[str, float]) -> float:
     return ms(cost) / cost["encoded_views"]
 
 
 def summary(
-    scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps, compared: list[Compared]
+    scale: Scale,
+    table: pd.DataFrame,
+    planned: Planned,
+    steps: Steps,
+    compared: list[Compared],
+    parts: list[Part],
 ) -> str:
     (part,) = (judged := verdicts.judge(claim_rules.wallclock, table)).parts
     best = table.sort_values("linear", ascending=False, kind="stable").iloc[0]
@@ -84,6 +147,30 @@ def summary(
         "standard deviation over seeds:\n\n"
         f"{markdown(_length_lines(scale, table, planned))}\n"
         f"Milliseconds of the parts of a training step:\n\n{markdown(_step_lines(steps))}"
+        f"{_in_parts(parts)}"
+    )
+
+
+def _varies(times: Speedup) -> bool:
+    return len({*times.ratios}) > 1 or bool(times.bounds)
+
+
+def _in_parts(parts: list[Part]) -> str:
+    if not parts:
+        return ""
+    lines = [
+        {
+            "part": part.name,
+            "times": part.times.mean,
+            # The cost of a view has none.
+            "95% interval": part.times.interval if _varies(part.times) else "",
+            "seeds": part.times.n,
+        }
+        for part in parts
+    ]
+    return (
+        "\nThe ratio by step cost in parts, which multiply out to the whole for every seed that "
+        f"has all of these runs:\n\n{markdown(lines)}"
     )
 
 

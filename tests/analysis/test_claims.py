@@ -195,7 +195,23 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
     # K = 2, d = 256 ends at 49 % in 400 s, which the recipe has at 50 * 4 ** 0.75 s.
     assert cells(said, "K = 4, d = 256, to the accuracy of K")[2] == f"{400 / (50 * 4**0.75):.2f}"
     assert "| K = 4, d = 256 | 15.0 | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 59 |" in said
-    assert Image.open(tmp_path / "wallclock" / "wallclock.png").size == (2000, 1400)
+    # In parts, which multiply out: K = 2, d = 256 has it by its shortest run, at least so early.
+    small, cheaper, views, halves, whole = (
+        cells(said, name)
+        for name in (
+            "projector, d = 8192 to 256: fewer views",
+            "projector, d = 8192 to 256: a cheaper view",
+            "views, K = 2 to 4: fewer views",
+            "views, K = 2 to 4: a cheaper view",
+            "together",
+        )
+    )
+    assert small[1:3] == [">= 4.00", "4.00 (lowest seed) to open above"]
+    assert views[1].startswith("<= ") and views[2].startswith("open below to ")
+    assert (cheaper[1:], halves[1], whole[1]) == (["1.00", "", "2"], "2.00", f"{by_steps:.2f}")
+    product = math.prod(float(row[1].split()[-1]) for row in (small, cheaper, views, halves))
+    assert product == pytest.approx(by_steps, rel=0.02)
+    assert Image.open(tmp_path / "wallclock" / "wallclock.png").size == (2000, 1900)
     # Both sides have as many trials, and their best are bold.
     assert said.count("of 12 trials the best has 35.0%, with rate 0.003") == 2
     assert cells(said, "the baseline | 0.003")[4] == "**35.0**"
