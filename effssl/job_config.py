@@ -66,6 +66,8 @@ class Evaluation:
     .png."""
     data_dir: LocalPath | None = None
     """Folder of the set (None: the run's, which is not downloaded; `data` for another set)."""
+    more_dirs: tuple[LocalPath, ...] = ()
+    """Further folders of the set in `data_dir`."""
     beton_dir: LocalPath | None = None
     """Where the .beton files go (None: as the run has it, or DATA_DIR/beton)."""
     image_size: AtLeast8 | None = None

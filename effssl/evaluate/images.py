@@ -50,9 +50,10 @@ def probed_images(of_run: Images, settings: Evaluation) -> Images:
         shared = ("val_fraction", "split_seed", "workers", "loader", "skip_corrupt", "channels")
         images = Images(data=settings.data, **{name: getattr(of_run, name) for name in shared})
     if settings.data_dir is not None:  # its .beton files lie there too, and it may have labels
-        images = replace(
-            images, data_dir=settings.data_dir, more_dirs=(), beton_dir=None, labels=True
-        )
+        places = replace(images, data_dir=settings.data_dir, more_dirs=settings.more_dirs)
+        images = replace(places, beton_dir=None, labels=True)
+    elif settings.more_dirs:
+        raise InputError("--more-dirs is for the set in --data-dir, which is not given")
     may_differ = ("beton_dir", "fraction", "workers", "gray_range", "max_image_gib")
     given = {name: getattr(settings, name) for name in may_differ}
     return replace(images, **{name: v for name, v in given.items() if v is not None})

