@@ -9,7 +9,8 @@ from effssl.data.bands import Header, read_header
 from effssl.data.decode import DEFAULT, Decoding, Readable, opened, stream_of
 from effssl.data.fingerprints import of_no_labels
 
-Sides = Mapping[str, int | None]  # fingerprint of a set -> sources.Source.side
+# fingerprint of a set -> sources.Source.side; None if nobody asks for it
+Sides = Mapping[str, int | None] | None
 NONE_KNOWN: Sides = {}
 
 
@@ -28,7 +29,10 @@ def side_of(
     paths: Sequence[Path] | Sequence[Readable], decoding: Decoding, fingerprint: str, sides: Sides
 ) -> int | None:
     """Return the side that is known of a set by its fingerprint, with its labels or without, or
-    else what headers say: of a million small squares all are read, which takes half a minute."""
+    else what headers say: of a million small squares all are read, which takes half a minute. None
+    if nobody asks."""
+    if sides is None:
+        return None
     for known_by in (fingerprint, of_no_labels(fingerprint)):
         if known_by in sides:
             return sides[known_by]

@@ -13,18 +13,23 @@ from effssl.data.archives import is_archive
 from effssl.data.decode import Readable
 from effssl.data.file_paths import FilePaths, joined_paths
 from effssl.data.fingerprints import digest
+from effssl.data.headers import Sides, side_of
 from effssl.data.image_files import ImageFiles, describe_labels
 from effssl.data.list_files import in_order
 from effssl.data.sources import Source
 
 
 def open_joined(
-    places: Sequence[Path], split: str, open_one: Callable[[Path, str], Source | None]
+    places: Sequence[Path],
+    split: str,
+    open_one: Callable[[Path, str], Source | None],
+    sides: Sides,
 ) -> Source | None:
     """Find the images of a split in several places, in their order.
 
     places: folders or files, each with train and perhaps test. split: "train" or "test".
-    open_one: open_source of one place, all with the same settings. Classes are told by their names:
+    open_one: open_source of one place, all with the same settings, which asks for no side. sides:
+    those that are known of joined sets. Classes are told by their names:
     those of one name are one class. Images of the first place are named as they would be without
     the others, those of the others by their whole paths.
 
@@ -51,19 +56,19 @@ def open_joined(
     if not parts:
         return None
     numbers = np.concatenate(labels)
-    sides = {part.side for part in parts}
     fingerprint, identity = (
         digest(repr((known_by, classes)).encode())
         for known_by in ([p.fingerprint for p in parts], [p.identity for p in parts])
     )
+    paths, decoding = _paths(images), images[0].decoding
     notes = [note for part in parts for note in part.notes]
     return Source(
-        ImageFiles(_paths(images), images[0].decoding, names),
+        ImageFiles(paths, decoding, names),
         numbers,
         classes,
         fingerprint,
         identity,
-        sides.pop() if len(sides) == 1 else None,
+        side_of(paths, decoding, fingerprint, sides),
         [*notes, f"{split}: {describe_labels(numbers, classes)} in all"],
     )
 

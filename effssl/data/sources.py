@@ -67,8 +67,8 @@ def open_source(
 
     name: a set of `config.SetName`. split: "train" (all there is to pretrain on) or "test". labels:
     if they are to be known; else no image has one. decoding: how image files are decoded. columns:
-    where the images and labels of `hf` are. sides: those that are known, of sets by their
-    fingerprints; for others the headers of small squares are read, all of them.
+    where the images and labels of `hf` are. sides: those that are known, by fingerprints, or None
+    not to ask for it; of small squares of a set that is not among them all headers are read.
     Returns None if the set has no such split. Raises InputError with the ways out if there are no
     images.
     """

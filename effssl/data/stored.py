@@ -15,6 +15,7 @@ from effssl.data.beton import Beton, ensure_beton, is_stored, known_sides
 from effssl.data.beton_file import num_bytes_in
 from effssl.data.decode import Decoding
 from effssl.data.fingerprints import digest
+from effssl.data.headers import Sides
 from effssl.data.joined import open_joined
 from effssl.data.kept_listing import keep_listing, kept_listing
 from effssl.data.shards import Columns
@@ -52,9 +53,9 @@ def find_split(storage: Storage, split: Split) -> Source | None:
     open_source does."""
     if storage.trust_store and (kept := _kept(storage, split)) is not None:
         return kept[0]
-    sides = known_sides(_folder(storage), f"{storage.data}-{split}", storage)
+    known = known_sides(_folder(storage), f"{storage.data}-{split}", storage)
 
-    def open_one(place: Path, split: str) -> Source | None:
+    def open_one(place: Path, split: str, sides: Sides) -> Source | None:
         return open_source(
             storage.data,
             place,
@@ -66,10 +67,11 @@ def find_split(storage: Storage, split: Split) -> Source | None:
         )
 
     if not storage.more_dirs:
-        return open_one(storage.data_dir, split)
+        return open_one(storage.data_dir, split, known)
     if storage.data not in JOINABLE:
         raise InputError(f"--more-dirs is for --data {', '.join(JOINABLE)}, not {storage.data}")
-    return open_joined([storage.data_dir, *storage.more_dirs], split, open_one)
+    places = [storage.data_dir, *storage.more_dirs]
+    return open_joined(places, split, lambda place, of: open_one(place, of, None), known)
 
 
 def open_split(storage: Storage, split: Split) -> tuple[Source, Beton] | None:

@@ -67,15 +67,21 @@ def test_a_folder_of_classes_is_split(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_headers_are_not_read_again_of_what_is_stored_and_unchanged(tmp_path, monkeypatch, labels):
-    write_class_folders(tmp_path, classes=2)
-    storage = Storage("folder", tmp_path, workers=1, labels=labels)
+@pytest.mark.parametrize("more", [(), ("more",)])
+def test_headers_are_not_read_again_of_what_is_stored_and_unchanged(
+    tmp_path, monkeypatch, labels, more
+):
+    write_class_folders(tmp_path / "set", classes=2)
+    write_class_folders(tmp_path / "more", classes=2)
+    more = tuple(tmp_path / name for name in more)
+    storage = Storage("folder", tmp_path / "set", more_dirs=more, workers=1, labels=labels)
     first, _ = open_split(storage, "train")
     counts = []
     header_of = headers.header_of
     monkeypatch.setattr(headers, "header_of", lambda *a: counts.append(a) or header_of(*a))
     again, beton = open_split(storage, "train")
     assert (counts, again.side, beton.is_new) == ([], first.side, False)
-    Image.new("RGB", (13, 12)).save(tmp_path / "class-0" / "0.png")
+    assert first.side == 12
+    Image.new("RGB", (13, 12)).save(tmp_path / "set" / "class-0" / "0.png")
     changed, beton = open_split(storage, "train")
     assert counts and (changed.side, beton.is_new) == (None, True)
