@@ -29,9 +29,9 @@ def open_joined(
 
     places: folders or files, each with train and perhaps test. split: "train" or "test".
     open_one: open_source of one place, all with the same settings, which asks for no side. sides:
-    those that are known of joined sets. Classes are told by their names:
-    those of one name are one class. Images of the first place are named as they would be without
-    the others, those of the others by their whole paths.
+    those that are known of joined sets. Classes are told by their names: those of one name are one
+    class. Images of the first place are named as they would be without the others, those of the
+    others by their whole paths.
 
     Returns None if no place has that split. Raises InputError as open_source does, and if a place
     lies within another.

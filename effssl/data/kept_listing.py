@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from effssl import InputError
 from effssl.data.decode import Decoding
 from effssl.data.file_paths import FilePaths, of_paths
 from effssl.data.image_files import ImageFiles, describe_labels
@@ -25,8 +26,8 @@ _FORMAT = 1  # of the file; raise it when that changes
 def keep_listing(file: Path, source: Source | None) -> bool:
     """Write what was found of a split, or that there is none of it.
 
-    Returns whether it was: images within other files are not kept, as these are few.
-    Raises InputError if `file` cannot be written.
+    Returns whether it was: images within other files are not kept, as these are few. Where `file`
+    cannot be written, as in a folder that is shared to be read, a line says so.
     """
     kept: dict[str, Any] = {"format": _FORMAT, "listed": time.strftime("%Y-%m-%d")}
     if source is not None:
@@ -51,13 +52,17 @@ def keep_listing(file: Path, source: Source | None) -> bool:
         }
         if images.names is not None:
             kept["names"] = _packed(images.names)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        FileLock(file.with_suffix(".lock")),
-        atomic(file) as temporary,
-        temporary.open("wb") as out,
-    ):
-        np.savez(out, **kept)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(file.with_suffix(".lock")),
+            atomic(file) as temporary,
+            temporary.open("wb") as out,
+        ):
+            np.savez(out, **kept)
+    except (OSError, InputError) as error:
+        print(f"--trust-store looks at the files again next time: {error}", flush=True)
+        return False
     return True
 
 

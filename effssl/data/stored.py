@@ -117,7 +117,8 @@ def _folder(storage: Storage) -> Path:
 
 def _listing(storage: Storage, split: Split) -> Path:
     """Return the file of kept_listing.py for a split: another one for what finds other images."""
-    places = [str(place.resolve()) for place in (storage.data_dir, *storage.more_dirs)]
+    # As they are spelled too, which is how images are named.
+    places = [(str(at), str(at.resolve())) for at in (storage.data_dir, *storage.more_dirs)]
     found_by = storage.labels, storage.channels is not None
     key = digest(repr((places, found_by)).encode())[:10]
     return _folder(storage) / f"{storage.data}-{split}-{key}.listing.npz"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from effssl import cli
-from effssl.data import fingerprints, image_files, sources
+from effssl.data import fingerprints, image_files, kept_listing, sources
 from effssl.data.sources import names_of
 from effssl.data.stored import find_split, open_data, open_split
 from effssl.image_config import Images, Storage
@@ -109,6 +110,32 @@ def test_a_listing_that_is_not_whole_or_another_versions_is_made_anew(folder):
     with np.load(file) as kept:
         assert kept["format"] == 1
     assert not list((folder / "beton").glob(".*"))
+
+
+def test_each_spelling_of_a_folder_names_its_images_in_its_own_way(folder, monkeypatch):
+    for spelled, place in ((folder, folder.parent), (Path("set"), folder.parent)):
+        monkeypatch.chdir(place)
+        for _ in range(2):
+            source, _ = open_split(trusting(spelled), "train")
+            assert source.images[0].shape == (12, 12, 3)
+            assert names_of(source, np.array([1]), spelled, "train") == ["train/class-0/1.png"]
+    assert "--trust-store" in source.notes[0]
+
+
+@pytest.mark.parametrize("failing", ["lock", "file"])
+def test_where_no_listing_can_be_written_a_line_says_so(folder, monkeypatch, capsys, failing):
+    open_data(Images("folder", folder, workers=1))
+
+    def no_writing(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    if failing == "lock":
+        monkeypatch.setattr(kept_listing, "FileLock", no_writing)
+    else:
+        monkeypatch.setattr(np, "savez", no_writing)
+    assert len(open_data(trusting(folder)).train.labels) == 13
+    assert capsys.readouterr().out.count("--trust-store looks at the files again next time") == 2
+    assert not list((folder / "beton").glob("*.npz*"))
 
 
 def test_stored_files_that_are_gone_are_written_from_what_is_there(folder):
