@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from effssl import InputError
@@ -196,3 +198,25 @@ def test_of_a_long_run_as_many_records_are_read_as_are_asked_for(tmp_path):
         assert len(steps) > at_most / 2 or at_most == 2000
         assert len({*np.diff(steps)}) <= 1  # evenly spread
     assert read_metrics(tmp_path / "none", at_most=5) == []
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_pictures_leave_nothing_for_a_collection_of_all_objects(tmp_path, is_enabled):
+    rows = [{"kind": "train", "loss": 1.0, **record(step)} for step in range(1, 50)]
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(threshold[0], threshold[1], 10**6)  # no such collection of itself
+    if not is_enabled:
+        gc.disable()
+    try:
+        counts = []
+        for _ in range(4):
+            with pictures.or_a_line(tmp_path / "curves.png"):
+                pictures.save_curves(tmp_path / "curves.png", rows, "a run")
+            counts.append(sum(type(each) is Line2D for each in gc.get_objects()))
+            assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()
+        gc.set_threshold(*threshold)
+    assert counts == counts[:1] * 4
+    assert (tmp_path / "curves.png").exists()
