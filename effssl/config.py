@@ -189,8 +189,13 @@ class Config:
 def flat(cfg: Config) -> dict[str, Any]:
     """Return all settings by field name, without groups; paths as text, tuples as lists."""
     settings = {k: v for group in dataclasses.asdict(cfg).values() for k, v in group.items()}
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(each) for each in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in settings.items()}
 
 
 FIELDS = tuple(flat(Config()))

@@ -160,7 +160,8 @@ def test_records_carry_seeds_from_one_machine_to_the_next(tmp_path, monkeypatch)
     assert set(pd.read_csv(out / "ratios.csv")["seeds"]) == {2}
     text = (out / "summary.md").read_text()
     assert "Ratios of seeds 1 are no figures: their runs are of several machines." in text
-    assert "a CPU with AVX2, 2 cores a third with AVX2, 2 cores another with AVX2, 2 cores" in text
+    machines = "a CPU with AVX2, 2 cores and a third with AVX2, 2 cores and another with AVX2, 2"
+    assert machines in text
 
 
 def test_a_machine_may_begin_with_another_seed(tmp_path, monkeypatch):

@@ -18,23 +18,27 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "flags"),
+    ("command", "flags", "committed"),
     [
-        (views, ""),
-        (subset, ""),
-        (projector, ""),
-        (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5"),
+        (views, "", "views"),
+        (subset, "", "subset-18000"),
+        (subset, "--preset scarce", "subset"),
+        (projector, "", "projector"),
+        (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5", "wallclock"),
     ],
 )
-def test_the_committed_records_make_the_committed_tables(command, flags, tmp_path, monkeypatch):
+def test_the_committed_records_make_the_committed_tables(
+    command, flags, committed, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert command.main(["--data-dir", "nowhere", "--seconds", "0", *flags.split()]) == 0
     name = command.__name__.rpartition(".")[2]
-    out = tmp_path / "runs" / "claims-cpu" / name
+    (runs_of_scale,) = (tmp_path / "runs").iterdir()
+    assert runs_of_scale.name == ("claims-scarce" if "scarce" in flags else "claims-cpu")
+    out = runs_of_scale / name
     for file in sorted(out.glob("*.csv")):
-        assert file.read_bytes() == (RESULTS / name / file.name).read_bytes()
+        assert file.read_bytes() == (RESULTS / committed / file.name).read_bytes()
     assert {"runs.csv", "summary.md", f"{name}.png"} <= {file.name for file in out.iterdir()}
-    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["claims-cpu"]
 
 
 def test_there_is_one_record_a_line_and_all_are_of_one_kind_or_the_other():
