@@ -53,7 +53,7 @@ def comparisons(
     pairs = [(name, baseline) for name in planned if name != baseline] + [(recommended, narrow)]
     compared = []
     for name, other in pairs:
-        own = pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
+        own = _of_all_lengths(scale, table, planned[name])
         target = claims.rows_of(scale, table, planned[other][-1])
         by_clock, by_steps, by_views = (
             speedup(own, target, lengths=len(planned[name]), clock=clock)
@@ -62,6 +62,10 @@ def comparisons(
         ours, theirs = (_ms_a_view(steps[step_name(planned[of][0])]) for of in (name, other))
         compared.append(Compared(name, other, by_clock, by_steps, by_views, theirs / ours))
     return compared
+
+
+def _of_all_lengths(scale: Scale, table: pd.DataFrame, lengths: list[Recipe]) -> pd.DataFrame:
+    return pd.concat([claims.rows_of(scale, table, recipe) for recipe in lengths])
 
 
 class Part(NamedTuple):
@@ -80,10 +84,7 @@ def waterfall(scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps)
     """
     baseline, recommended, narrow, *_ = planned
     target = claims.rows_of(scale, table, planned[baseline][-1])
-    runs = {
-        name: pd.concat([claims.rows_of(scale, table, recipe) for recipe in planned[name]])
-        for name in (recommended, narrow)
-    }
+    runs = {name: _of_all_lengths(scale, table, planned[name]) for name in (recommended, narrow)}
     lengths = {name: len(planned[name]) for name in runs}
     target = target[
         [
@@ -105,20 +106,15 @@ def waterfall(scale: Scale, table: pd.DataFrame, planned: Planned, steps: Steps)
         """The cost of a view was measured once, for all seeds."""
         return Speedup((Ratio(ms_of[other] / ms_of[name], ""),) * whole.n)
 
+    together = speedup(
+        runs[recommended], target, lengths=lengths[recommended], clock="seconds_by_steps"
+    )
     return [
         Part(f"{projector}: fewer views", small),
         Part(f"{projector}: a cheaper view", cheaper(baseline, narrow)),
         Part(f"{views}: fewer views", divided(whole, small)),
         Part(f"{views}: a cheaper view", cheaper(narrow, recommended)),
-        Part(
-            "together",
-            speedup(
-                runs[recommended],
-                target,
-                lengths=lengths[recommended],
-                clock="seconds_by_steps",
-            ),
-        ),
+        Part("together", together),
     ]
 
 

@@ -23,22 +23,22 @@ from effssl.run.files import atomic
 _FORMAT = 1  # of the file; raise it when that changes
 
 
-def keep_listing(file: Path, source: Source | None) -> bool:
+def keep_listing(file: Path, source: Source | None) -> None:
     """Write what was found of a split, or that there is none of it.
 
-    Returns whether it was: images within other files are not kept, as these are few. Where `file`
-    cannot be written, as in a folder that is shared to be read, a line says so.
+    Images within other files are not kept, as these are few. Where `file` cannot be written, as in
+    a folder that is shared to be read, a line says so.
     """
     kept: dict[str, Any] = {"format": _FORMAT, "listed": time.strftime("%Y-%m-%d")}
     if source is not None:
         images = source.images
         if not isinstance(images, ImageFiles):
-            return False
+            return
         paths = images.paths
         if not isinstance(paths, FilePaths):
             plain = [path for path in paths if isinstance(path, Path)]
             if len(plain) < len(paths):
-                return False
+                return
             paths = of_paths(plain)
         kept |= {
             "folders": _packed(list(map(str, paths.folders))),
@@ -62,8 +62,6 @@ def keep_listing(file: Path, source: Source | None) -> bool:
             np.savez(out, **kept)
     except (OSError, InputError) as error:
         print(f"--trust-store looks at the files again next time: {error}", flush=True)
-        return False
-    return True
 
 
 def kept_listing(file: Path, split: str, decoding: Decoding) -> tuple[Source | None] | None:

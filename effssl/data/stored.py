@@ -27,7 +27,7 @@ from effssl.run import distributed
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
-JOINABLE = ("folder", "list", "hf")  # the sets that may lie in several places
+OWN_SETS = ("folder", "list", "hf")  # of images of the user's own
 SAMPLED = 512  # images that stand for all of a set
 
 
@@ -68,8 +68,8 @@ def find_split(storage: Storage, split: Split) -> Source | None:
 
     if not storage.more_dirs:
         return open_one(storage.data_dir, split, known)
-    if storage.data not in JOINABLE:
-        raise InputError(f"--more-dirs is for --data {', '.join(JOINABLE)}, not {storage.data}")
+    if storage.data not in OWN_SETS:
+        raise InputError(f"--more-dirs is for --data {', '.join(OWN_SETS)}, not {storage.data}")
     places = [storage.data_dir, *storage.more_dirs]
     return open_joined(places, split, lambda place, of: open_one(place, of, None), known)
 

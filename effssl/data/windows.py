@@ -15,7 +15,7 @@ from effssl.data.bands import read_raster
 from effssl.data.decode import Readable, stream_of
 from effssl.data.headers import header_of
 from effssl.data.image_files import ImageFiles
-from effssl.data.stored import find_split
+from effssl.data.stored import OWN_SETS, find_split
 from effssl.image_config import Storage
 from effssl.ranges import AUTO
 from effssl.run import distributed
@@ -64,7 +64,7 @@ def with_channels(storage: S) -> S:
     """
     if storage.channels != AUTO:
         return storage
-    if storage.data not in ("folder", "list", "hf"):  # the named sets are RGB of 8 bits
+    if storage.data not in OWN_SETS:  # the named sets are RGB of 8 bits
         return replace(storage, channels=None)
     # With any number files of all kinds are found.
     source = find_split(replace(storage, channels=1, gray_range=None), "train")
