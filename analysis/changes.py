@@ -1,13 +1,17 @@
-"""What one change of the recipe does: the explicit penalty, the authors' ways, statistics by view.
+"""What one change of the recipe does: the explicit penalty, the authors' ways, statistics by view,
+what the recipes for CIFAR-10 change of the defaults.
 
 python analysis/changes.py penalty --data-dir DIR                  # CIFAR-10, two CPU cores
 python analysis/changes.py authors --data-dir DIR
 python analysis/changes.py by_view --data-dir DIR --method vicreg
+python analysis/changes.py defaults --preset photographs --method vicreg --data-dir IMAGENETTE
 
 penalty: |W W' - I|^2 of the projector's last layer beside the loss (--weight-ortho), at widths 64,
 256 and 1024. It is a sum over the entries of W W', so that one weight asks as much of each of them
 at every width. authors: what the code of arXiv 2312.10725 does another way, one thing at a time,
 and all of it. by_view: BatchNorm's statistics of each view by itself, as in the official code.
+defaults: what configs/cifar10.yaml and cifar10_cpu.yaml have in place of the defaults for a user's
+own photographs, one thing at a time and all of it.
 
 Each change is compared with the recipe without it (the rule's decorrelation weight, K = 4 unless
 said otherwise), paired by seed: is it better? The answer is by Student's t at 5%, corrected by Holm
@@ -104,7 +108,24 @@ def by_view(scale: Scale) -> list[Change]:
     ]
 
 
-STUDIES = {"penalty": penalty, "authors": authors, "by_view": by_view}
+def defaults(scale: Scale) -> list[Change]:
+    """Return what the recipes for CIFAR-10 have in place of the defaults, and all of it; and a
+    higher rate by itself, as theirs are higher."""
+    side = scale.cfg.augment.image_size[0]
+    muon = ("--optimizer", "muon", "--lr", "2e-2", "--decay", "linear")
+    crops, ortho = ("--crop-scale", "0.2", "1"), ("--weight-ortho", "1")
+    growing = ("--first-size", str(side // 2), "--grow-by", str(side // 4), "--grow-until", "0.8")
+    return [
+        _change(scale, "a rate three times as high", "rate", "--lr", repr(3 * scale.cfg.optim.lr)),
+        _change(scale, "crops from 20% of the area on", "crops", *crops),
+        _change(scale, "the penalty on W W'", "ortho1", *ortho),
+        _change(scale, "views that grow from half of their side", "growing", *growing),
+        _change(scale, "Muon at 2e-2, a linear decay", "muon", *muon),
+        _change(scale, "all but the rate", "recipe", *crops, *ortho, *growing, *muon),
+    ]
+
+
+STUDIES = {"penalty": penalty, "authors": authors, "by_view": by_view, "defaults": defaults}
 
 
 def _change(

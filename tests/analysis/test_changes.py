@@ -5,6 +5,7 @@ from analysis.harness import claims, cli
 from analysis.harness.methods import RULES
 from analysis.harness.recipes import flags_of, name_of, scale_of
 from effssl.cli import parse
+from effssl.config import flat
 from effssl.losses.auto_weights import resolve
 
 
@@ -27,3 +28,16 @@ def test_every_change_is_one_run_that_can_begin_and_differs_from_the_one_without
         resolved = resolve(loss, changed.model.proj_dim, views=views, part=part)
         assert isinstance(resolved.redundancy_weight, float)
         assert isinstance(resolved.cov_weight, float)
+
+
+def test_the_photographs_stand_for_a_users_own_with_the_defaults(tmp_path):
+    flags = ["--preset", "photographs", "--method", "vicreg", "--runs", str(tmp_path)]
+    scale = scale_of(cli.read_flags(claims.parser(None), flags), "changes")
+    (without,) = {change.without for change in changes.defaults(scale)}
+    of_users = flat(parse(["--data", "folder", "--data-dir", "data"]))
+    of_study = flat(parse(flags_of(scale, without, 0)))
+    differ = {name for name in of_users if of_users[name] != of_study[name]}
+    assert differ == {
+        *("image_size", "backbone_kwargs", "stem", "batch_size", "precision", "compile"),
+        *("epochs", "warmup_epochs", "probe_every", "final_images"),
+    }
