@@ -35,6 +35,7 @@ from analysis.harness.recipes import Recipe, Scale, runs_of, scale_of
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
 from effssl.losses.auto_weights import authors_weight
+from effssl.ranges import height_width
 
 PENALTIES = (0.1, 1.0)
 WIDTHS = (64, 256, 1024)  # of the study of the penalty
@@ -111,7 +112,7 @@ def by_view(scale: Scale) -> list[Change]:
 def defaults(scale: Scale) -> list[Change]:
     """Return what the recipes for CIFAR-10 have in place of the defaults, and all of it; and a
     higher rate by itself, as theirs are higher."""
-    side = scale.cfg.augment.image_size[0]
+    side = min(height_width(scale.cfg.augment.image_size))
     muon = ("--optimizer", "muon", "--lr", "2e-2", "--decay", "linear")
     crops, ortho = ("--crop-scale", "0.2", "1"), ("--weight-ortho", "1")
     growing = ("--first-size", str(side // 2), "--grow-by", str(side // 4), "--grow-until", "0.8")

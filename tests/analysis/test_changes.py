@@ -16,7 +16,9 @@ def test_every_change_is_one_run_that_can_begin_and_differs_from_the_one_without
     study, method, fraction, tmp_path
 ):
     parser = claims.parser(None)
-    flags = ["--method", method, "--runs", str(tmp_path), "--", "--fraction", fraction]
+    preset = "photographs" if study == "defaults" else "cpu"
+    flags = ["--preset", preset, "--method", method, "--runs", str(tmp_path)]
+    flags += ["--", "--fraction", fraction]
     scale = scale_of(cli.read_flags(parser, flags), "changes")
     listed = changes.STUDIES[study](scale)
     names = {name_of(scale, change.recipe, 0) for change in listed}
@@ -40,4 +42,5 @@ def test_the_photographs_stand_for_a_users_own_with_the_defaults(tmp_path):
     assert differ == {
         *("image_size", "backbone_kwargs", "stem", "batch_size", "precision", "compile"),
         *("epochs", "warmup_epochs", "probe_every", "final_images"),
+        *("proj_hidden_dim", "var_weight"),  # said in numbers, which are those of the defaults
     }
