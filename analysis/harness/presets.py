@@ -1,4 +1,4 @@
-"""The scales of the runs: what is trained by --preset cpu, scarce, photographs, gpu, paper, digits."""
+"""The scales of the runs: --preset cpu, scarce, photographs, gpu, paper and digits."""
 
 from __future__ import annotations
 
