@@ -53,7 +53,8 @@ def read_header(file: BinaryIO) -> Header:
     match _format(file):
         case "npy":
             values = _numpy(file)
-            return Header(f"NumPy {values.dtype}", values.shape[:2], *_rest(values))
+            height, width, channels = values.shape
+            return Header(f"NumPy {values.dtype}", (height, width), channels, 8 * values.itemsize)
         case "dicom":
             _check_installed("pydicom", "DICOM")
             size, channels, bits = header_of_dicom(file)
@@ -69,10 +70,12 @@ def read_header(file: BinaryIO) -> Header:
                 return Header(f"TIFF {of_file.dtype}", size, channels, bits)
     with Image.open(file) as image:
         bits = {"I": 32, "F": 32}.get(image.mode[0], 8)
-        bits = 16 if image.mode.startswith("I;16") or _is_deep_png(file) else bits
-        width, height = image.size
-        channels = len(image.getbands())
-        return Header(f"{image.format} {image.mode}", (height, width), channels, bits)
+        is_deep_png = _is_deep_png(file)
+        bits = 16 if image.mode.startswith("I;16") or is_deep_png else bits
+        channels = Image.getmodebands(_mode_read(image))
+        if is_deep_png and not _start(file, 26)[25] & _PNG_COLOURS:
+            channels = 2  # gray with alpha, which Pillow makes RGBA
+        return Header(f"{image.format} {image.mode}", image.size[::-1], channels, bits)
 
 
 def read_raster(file: BinaryIO) -> Raster:
@@ -166,10 +169,6 @@ def _numpy(file: BinaryIO) -> np.ndarray:
     return np.moveaxis(values, 0, 2) if values.shape[0] < values.shape[2] else values
 
 
-def _rest(values: np.ndarray) -> tuple[int, int]:
-    return values.shape[2], 8 * values.dtype.itemsize
-
-
 def _tiff(file: BinaryIO) -> Any:
     _check_installed("tifffile", "TIFFs")
     import tifffile
@@ -218,21 +217,28 @@ def _of_deep_png(file: BinaryIO) -> Raster:
     _check_installed("imagecodecs", "PNGs of 16 bits in colours")
     import imagecodecs
 
-    has_alpha = bool(_start(file, 26)[25] & _PNG_ALPHA)
-    return Raster(imagecodecs.png_decode(file.read()), has_alpha)
+    values = imagecodecs.png_decode(file.read())
+    return Raster(values, values.shape[2] in (2, 4))  # a transparent colour becomes alpha too
 
 
 def _of_pillow(image: Image.Image) -> Raster:
     image.load()  # PNG knows its orientation only now
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if image.mode in _TO_RGB or (image.has_transparency_data and image.mode in ("L", "RGB")):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if (mode := _mode_read(image)) != image.mode:
+        image = image.convert(mode)
     values = np.asarray(image)
     if (image.mode, image.format) == ("I", "PPM"):  # of 16 bits
         values = values.astype(np.uint16)
     values = values if values.ndim == 3 else values[..., None]
     upright = _TURNS.get(orientation, lambda a: a)(values)
     return Raster(upright, image.mode in ("RGBA", "LA"))
+
+
+def _mode_read(image: Image.Image) -> str:
+    """Return the mode in which an image is read, whether it is loaded or its header alone is."""
+    if image.mode in _TO_RGB or (image.has_transparency_data and image.mode in ("L", "RGB")):
+        return "RGBA" if image.has_transparency_data else "RGB"
+    return image.mode
 
 
 def _on_white(values: np.ndarray) -> np.ndarray:

@@ -33,8 +33,12 @@ def numpys(values):
 
 
 def pillows(values, kind="PNG", mode=None, **how):
+    return pillow_file(Image.fromarray(values, mode), kind, **how)
+
+
+def pillow_file(image, kind, **how):
     file = io.BytesIO()
-    Image.fromarray(values, mode).save(file, kind, **how)
+    image.save(file, kind, **how)
     return file
 
 
@@ -85,6 +89,47 @@ def test_values_are_those_of_the_file(kind):
     values = as_stored(read_raster(file).values)
     assert values.dtype in (np.uint8, np.uint16, np.float32)
     np.testing.assert_array_equal(values, expected)
+
+
+def with_transparent(png):
+    """Say that black is transparent, in a PNG that has no alpha."""
+    content = png.getvalue()
+    chunk = b"tRNS" + bytes(6)
+    chunk = struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return io.BytesIO(content[:33] + chunk + content[33:])  # behind the header
+
+
+PALETTE = Image.fromarray(BYTES[..., :3]).quantize(16)
+CONVERTED = {
+    "P": pillow_file(PALETTE, "PNG"),
+    "P with transparency": pillow_file(PALETTE, "PNG", transparency=3),
+    "P of a GIF": pillow_file(PALETTE, "GIF"),
+    "P of a GIF with transparency": pillow_file(PALETTE, "GIF", transparency=3),
+    "gray with transparency": pillow_file(Image.fromarray(BYTES[..., 0]), "PNG", transparency=3),
+    "RGB with transparency": with_transparent(pillows(BYTES[..., :3])),
+    "RGB of 16 bits with transparency": with_transparent(deep_png(HWC[..., :3])),
+    "gray of 16 bits with alpha": deep_png(HWC[..., :2]),
+    "CMYK": pillow_file(Image.fromarray(BYTES[..., :3]).convert("CMYK"), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_headers_say_the_channels_that_are_read(kind):
+    file = CONVERTED[kind]
+    header, raster = read_header(file), read_raster(file)
+    assert (*header.size, header.channels) == raster.values.shape
+    assert raster.has_alpha == ("with" in kind)
+    assert header.bits == 8 * raster.values.itemsize
+
+
+@pytest.mark.parametrize("mode", ["PA", "RGBX"])
+def test_modes_that_few_files_have_are_read_as_their_header_says(monkeypatch, mode):
+    """Pillow opens them in formats that hardly anybody has, or no more."""
+    image = Image.fromarray(BYTES[..., :3]).convert("P" if mode == "PA" else "RGB").convert(mode)
+    monkeypatch.setattr(Image, "open", lambda file: image)
+    channels = read_header(io.BytesIO()).channels
+    assert read_raster(io.BytesIO()).values.shape == (20, 30, channels)
+    assert channels == (4 if mode == "PA" else 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

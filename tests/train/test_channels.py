@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from effssl import InputError, cli
 from effssl.data.windows import with_channels
@@ -174,6 +175,11 @@ def test_auto_leaves_photographs_as_they_are_without_it(tmp_path, capsys):
     folder = write_class_folders(tmp_path / "set")
     images = cli.parse(["--data", "folder", "--data-dir", str(folder), "--channels", "auto"]).images
     assert with_channels(images) == replace(images, channels=None)
+    colours = Image.open(folder / "class-0" / "0.png")
+    colours.quantize(8).save(folder / "class-0" / "0.png")
+    colours.convert("CMYK").save(folder / "class-0" / "cmyk.jpg")
+    assert with_channels(images).channels is None
+    (folder / "class-0" / "cmyk.jpg").unlink()
     digits = cli.parse(["--channels", "auto"]).images
     assert with_channels(digits).channels is None
     np.save(folder / "class-0" / "x.npy", np.zeros((12, 12, 5), np.uint8))
