@@ -1,9 +1,9 @@
 """The layout of a .beton, as FFCV 1.0 reads and writes it, in NumPy.
 
 A header and what the two fields are, a row for each image, pages with the bytes of images, none of
-which lies in two, and a table of where those of each begin and how many they are (ffcv/types.py,
-writer.py and memory_allocator.py of version 1.0.2). Before the table, where FFCV does not look,
-lie checksums of the images, which its format has none of.
+which lies in two if it fits into one, and a table of where those of each begin and how many they
+are (ffcv/types.py, writer.py and memory_allocator.py of version 1.0.2). Before the table, where
+FFCV does not look, lie checksums of the images, which its format has none of.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from effssl import InputError
 
 JPEG, RAW = 0, 1  # how an image is stored
+SMALLEST_PAGE, LARGEST_PAGE = 2**23, 2**31  # bytes, a power of 2; FFCV's field for it has 32 bits
 _VERSION, _RGB_IMAGE, _INT = 2, 2, 1  # of the format; types of fields
 _HEADER = np.dtype(
     [
@@ -110,14 +111,18 @@ def num_bytes_in(path: Path) -> int:
     return int(sizes.sum())
 
 
-def page_size_for(max_side: int, bytes_of_pixel: int = 3) -> int:
-    """Return the bytes of a page into which every image fits whose longer side has `max_side`
-    pixels."""
-    return 2 ** max(23, math.ceil(math.log2(bytes_of_pixel * max_side**2)))
+def page_size_for(max_side: int) -> int:
+    """Return the bytes of a page into which every RGB image fits whose longer side has `max_side`
+    pixels, or else of the largest page."""
+    fits = 2 ** math.ceil(math.log2(3 * max_side**2))
+    return min(max(fits, SMALLEST_PAGE), LARGEST_PAGE)
 
 
 def write_file(path: Path, images: Iterable[StoredImage], at_most: int, page_size: int) -> int:
     """Write images, as they come, into a .beton; room is kept for rows of `at_most`.
+
+    An image that is larger than a page begins one and goes on behind it; FFCV minds only where it
+    reads single pages, as it does not here.
 
     Returns how many they were. Raises OSError if the disk is full.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import operator
 import zlib
 from collections import Counter
@@ -18,7 +19,7 @@ import numpy as np
 from ffcv.fields import IntField, RGBImageField
 
 from effssl import InputError
-from effssl.data.beton_file import checksums_text, page_size_for
+from effssl.data.beton_file import LARGEST_PAGE, checksums_text, page_size_for
 from effssl.data.ffcv_workers import workers_watched
 from effssl.data.sources import Source
 from effssl.data.storing import Complaint, Written, has_jpegs, storable
@@ -32,10 +33,15 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
     storage.max_side pixels, as JPEGs or, with storage.store lossless, raw.
 
     Raises OSError if the disk is full, RuntimeError if a worker process dies; `file` is then no
-    .beton.
+    .beton. Raises InputError if raw images may be too large for FFCV's pages.
     """
     side = source.side or storage.max_side
     mode = "jpg" if has_jpegs(source, storage) else "raw"
+    if mode == "raw" and 3 * side**2 > LARGEST_PAGE:
+        raise InputError(
+            f"--max-side {side}: FFCV stores raw images of up to {math.isqrt(LARGEST_PAGE // 3)} "
+            "px a side; --loader threads stores larger ones"
+        )
     field = RGBImageField(mode, max_resolution=side, jpeg_quality=storage.jpeg_quality)
     page = page_size_for(side)
     noted = Path(f"{file}.tmp")

@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from effssl import InputError
-from effssl.data.beton_file import JPEG, RAW, StoredImage, page_size_for, write_file
+from effssl.data.beton_file import (
+    JPEG,
+    RAW,
+    SMALLEST_PAGE,
+    StoredImage,
+    page_size_for,
+    write_file,
+)
 from effssl.data.sources import Source
 from effssl.data.storing import (
     Complaint,
@@ -61,9 +68,9 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
 
     bar = progress(count)
     try:
-        bytes_of_pixel = 3 if storage.channels is None else 4 * storage.channels
-        page_size = page_size_for(source.side or storage.max_side, bytes_of_pixel)
-        write_file(file, images(), count, page_size)
+        # FFCV's own decoders, which may read by pages, know RGB alone.
+        is_rgb, side = storage.channels is None, source.side or storage.max_side
+        write_file(file, images(), count, page_size_for(side) if is_rgb else SMALLEST_PAGE)
     finally:
         bar.close()
     return written

@@ -137,6 +137,13 @@ def test_longer_sides_are_shortened(tmp_path):
     torch.testing.assert_close(views, torch.full_like(views, 0.5), rtol=0, atol=1e-6)
 
 
+def test_images_may_be_larger_than_ffcvs_pages(tmp_path):
+    """--max-side and the channels allow images of more bytes than 32 bits count."""
+    images = arrays(VARIED, 2, "uint16")
+    source, beton = stored(write(tmp_path / "set", images), 2, (0, 4000), max_side=40_000)
+    assert check_beton(beton, source) == 6 and beton.path.stat().st_size < 2**25
+
+
 def test_mean_and_deviation_are_measured_for_each_channel(tmp_path):
     rng = np.random.default_rng(0)
     scale = np.array([200, 2000, 4000])

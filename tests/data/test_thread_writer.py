@@ -125,5 +125,21 @@ def test_no_image_lies_in_two_pages(tmp_path):
 
 
 def test_pages_hold_every_image():
-    for side in (1, 500, 1_672, 1_673, 4_000):
-        assert beton_file.page_size_for(side) >= max(2**23, 3 * side**2)
+    for side in (1, 500, 1_672, 1_673, 4_000, 26_754):
+        assert 2**32 > beton_file.page_size_for(side) >= max(2**23, 3 * side**2)
+    assert beton_file.page_size_for(100_000) < 2**32  # which FFCV's header cannot hold
+
+
+def test_an_image_larger_than_a_page_comes_back(tmp_path):
+    contents = [bytes([i]) * size for i, size in enumerate((3_000, 9_000, 5_000, 100))]
+    images = (StoredImage(RAW, (1, len(x) // 3), x, 0) for x in contents)
+    write_file(tmp_path / "x", images, at_most=4, page_size=2**12)
+    file = open_file(tmp_path / "x")
+    assert [bytes_of(row, file.storage).tobytes() for row in file.images] == contents
+    assert Reader(str(tmp_path / "x")).alloc_table["size"].tolist() == list(map(len, contents))
+
+
+def test_ffcvs_writer_is_asked_for_no_larger_image_than_it_can_store(tmp_path):
+    with pytest.raises(InputError, match="up to 26754 px a side; --loader threads stores larger"):
+        store(photographs(tmp_path), "ffcv", store="lossless", max_side=26_755)
+    assert not [f for f in (tmp_path / "ffcv").iterdir() if f.suffix != ".lock"]
