@@ -71,8 +71,9 @@ class Storage:
     normalised with measured `mean` and `std`, and their hue and saturation stay, unless these are
     given. None: RGB of 8 bits."""
     gray_range: MeasuredRange | None = None
-    """Values that are black and white in images of more than 8 bits (None: 0 and 65535 for 16 bits;
-    others are an error). auto: the percentiles 0.1 and 99.9 of 64 images."""
+    """Values that are black and white in gray of more than 8 bits, and with `channels` in colours
+    too (None: 0 and 65535 for 16 bits; others are an error). auto: the percentiles 0.1 and 99.9 of
+    64 images."""
     trust_store: bool = False
     """Take what is stored for what lies in the folders, without looking at any file again: for sets
     of millions on slow disks. What has changed since is not seen."""

@@ -79,7 +79,7 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     if left_out and not storage.skip_corrupt:
         raise InputError(_cannot_be_stored(left_out, len(source.images)))
     if note.get("gray"):
-        print(f"{path.name}: {note['gray']}; --gray-range alters that", flush=True)
+        print(f"{path.name}: {note['gray']}", flush=True)
     kind = note.get("kind", "uint8")
     assert storage.gray_range != "auto"
     window = window_of(kind, storage.gray_range)
@@ -170,7 +170,7 @@ def _write(
             raise InputError(_cannot_be_stored(left_out, num_images))
         if len(kinds) > 1:
             raise InputError(f"images are of several kinds of values: {_counted(kinds)}")
-        about_gray = judge_gray(gray_highs)
+        about_gray = judge_gray(gray_highs, has_range=storage.gray_range is not None)
         to_disk(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read it
         temporary.replace(path)

@@ -99,18 +99,28 @@ def decode(path: Path | Readable, decoding: Decoding) -> Decoded:
         raise InputError(f"{path} does not decode: {reason}{hint}") from None
 
 
-def judge_gray(gray_highs: Sequence[int]) -> str | None:
+def judge_gray(gray_highs: Sequence[int], *, has_range: bool) -> str | None:
     """Judge by the largest value of each 16-bit image of a set whether 16 bits are used.
 
-    Returns a sentence if some images stay below a sixteenth of the range. Raises InputError if all
-    do: they would be black.
+    has_range: gray is seen by a range that is given, so that these images are colours.
+
+    Returns a sentence if some images stay below a sixteenth of the range, or if another is given,
+    which is not for colours. Raises InputError if all stay below it: they would be black.
     """
     num_images, num_dim = len(gray_highs), sum(high < DIM for high in gray_highs)
+    counted = f"{num_dim} of {num_images} images of 16 bits"
+    if num_dim < num_images and has_range:
+        return (
+            f"{num_images} images are colours of 16 bits, of which the upper 8 are taken as they "
+            "are: --gray-range is for them with --channels 3 alone"
+        )
     if num_dim == 0:
         return None
-    counted = f"{num_dim} of {num_images} images of 16 bits"
     if num_dim < num_images:
-        return f"{counted} use less than a sixteenth of the range 0 to 65535, and come out dark"
+        return (
+            f"{counted} use less than a sixteenth of the range 0 to 65535, and come out dark; "
+            "--gray-range alters that, of colours with --channels 3"
+        )
     raise InputError(
         f"{counted} use less than a sixteenth of the range 0 to 65535 (the largest value is "
         f"{max(gray_highs)}) and would be black; --gray-range LOW HIGH says which values are black "

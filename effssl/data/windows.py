@@ -12,7 +12,7 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.bands import read_raster
-from effssl.data.decode import Readable, stream_of
+from effssl.data.decode import Decoding, Readable, opened, stream_of
 from effssl.data.headers import header_of
 from effssl.data.image_files import ImageFiles
 from effssl.data.stored import OWN_SETS, find_split
@@ -33,7 +33,7 @@ def with_range(storage: S) -> S:
     """Return the settings with `gray_range` in numbers where it is to be measured, and say what is
     odd about one that is given.
 
-    Raises InputError as find_split does, and if no image has more than 8 bits.
+    Raises InputError as find_split does, and if no image that a range is for has more than 8 bits.
     """
     given = storage.gray_range
     if given is None:
@@ -47,7 +47,9 @@ def with_range(storage: S) -> S:
             print(f"--gray-range {given[0]:g} {given[1]:g}: {odd}", flush=True)
         return storage
     if len(values) == 0:
-        raise InputError("--gray-range auto: no image of more than 8 bits that can be read")
+        what = "image" if storage.channels else "gray image"
+        hint = "" if storage.channels else "; colours are measured with --channels 3"
+        raise InputError(f"--gray-range auto: no {what} of more than 8 bits that can be read{hint}")
     low, high = (float(f"{value:.6g}") for value in np.percentile(values, TAILS))
     if low == high:
         raise InputError(f"--gray-range auto: nearly all values are {low:g}; give two numbers")
@@ -116,11 +118,18 @@ def about(values: np.ndarray, window: tuple[float, float]) -> str:
 def _sampled(images: ImageFiles) -> np.ndarray:
     """Return values of more than 8 bits, float64 [values], of SAMPLED images or all."""
     chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLED).astype(int)).tolist()
-    return np.concatenate([np.empty(0), *(_deep_values(images.paths[i]) for i in chosen)])
+    of_each = (_deep_values(images.paths[i], images.decoding) for i in chosen)
+    return np.concatenate([np.empty(0), *of_each])
 
 
-def _deep_values(file: Path | Readable) -> np.ndarray:
+def _deep_values(file: Path | Readable, decoding: Decoding) -> np.ndarray:
+    """Return values of an image that a range is for: of more than 8 bits, and gray if it is to
+    become RGB of 8 bits."""
     try:
+        if not decoding.has_arrays:
+            with opened(file) as image:
+                if image.mode[0] not in "IF":
+                    return np.empty(0)
         with stream_of(file) as stream:
             values = read_raster(stream).values
     except Exception:  # it is named when it is stored

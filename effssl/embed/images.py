@@ -28,6 +28,7 @@ class Findings(NamedTuple):
 
     undecoded: list[tuple[int, str]]  # (position, why)
     gray_highs: list[int]  # see decode.Decoded
+    has_range: bool  # a range says what is black and white in gray
 
 
 class ImageBatches(NamedTuple):

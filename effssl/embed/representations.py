@@ -82,7 +82,8 @@ def represent(
     reasons = [why for _, why in undecoded]
     if undecoded and (not skip_corrupt or len(undecoded) == num_images):
         raise InputError(listing(reasons, num_images, "do not decode"))
-    about_gray = judge_gray(images.findings.gray_highs)
+    _, gray_highs, has_range = images.findings
+    about_gray = judge_gray(gray_highs, has_range=has_range)
     kept = np.setdiff1d(np.arange(num_images), [position for position, _ in undecoded])
     names = [images.names[position] for position in kept]
     labels = images.labels[kept]

@@ -79,7 +79,7 @@ def embed_folder(
     names = [str(Path(str(path)).relative_to(root)) for path in files.paths]
 
     def encoded(side: int | None) -> Embedded:
-        findings = Findings([], [])
+        findings = Findings([], [], gray_range is not None)
         reading = {"batch_size": batch_size, "workers": workers}
         batches = read_files(
             files, side, canvas, **reading, device=runtime.device, findings=findings
@@ -136,7 +136,7 @@ def embed_set(
         runtime=runtime,
     )
     names = names_of(source, stored.positions, storage.data_dir, split)
-    none = Findings([], [])  # storing the images has told
+    none = Findings([], [], has_range=False)  # storing the images has told
     images = ImageBatches(names, stored.labels, stored.classes, read_stored(stream), none)
     embedded = represent(model, images, augment, runtime, began=began, skip_corrupt=False)
     return _saved(embedded, to)

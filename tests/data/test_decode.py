@@ -15,6 +15,7 @@ from PIL import Image
 from effssl import InputError, cli
 from effssl.data.decode import Decoding, decode, judge_gray
 from effssl.data.stored import open_split
+from effssl.data.windows import with_range
 from effssl.image_config import Storage
 
 RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))
@@ -58,11 +59,11 @@ def test_numbers_that_are_none_come_out_black(tmp_path):
 
 
 def test_sets_that_use_a_part_of_16_bits_are_judged_as_a_whole():
-    assert judge_gray([]) is None
-    assert judge_gray([4096, 65_535]) is None
-    assert "1 of 2 images of 16 bits use less" in judge_gray([4095, 65_535])
+    assert judge_gray([], has_range=False) is judge_gray([], has_range=True) is None
+    assert judge_gray([4096, 65_535], has_range=False) is None
+    assert "1 of 2 images of 16 bits use less" in judge_gray([4095, 65_535], has_range=False)
     with pytest.raises(InputError, match=r"2 of 2 .*largest value is 4095.*--gray-range LOW HIGH"):
-        judge_gray([4095, 12])
+        judge_gray([4095, 12], has_range=False)
 
 
 @pytest.mark.parametrize("side", [16, 40], ids=["raw", "jpeg"])
@@ -117,6 +118,33 @@ def test_colours_of_16_bits_are_judged_as_gray_is(tmp_path, suffix, how):
         open_split(Storage("folder", tmp_path / "set", workers=1), "train")
     as_they_are = Storage("folder", tmp_path / "set", workers=1, channels=3, gray_range=(0, 4095))
     assert open_split(as_they_are, "train")[1].values.kind == "uint16"
+
+
+@pytest.mark.parametrize("window", [(0, 4095), (0, 20_000)])
+def test_a_gray_range_does_not_pretend_to_be_for_colours(tmp_path, capsys, window):
+    for folder, top in (("a", 4095), ("b", 20_000)):
+        write_deep(tmp_path / folder / "x.png", top)
+    saved(tmp_path / "b" / "gray.png", (4000 * RAMP[:16, ::4]).astype(np.uint16))
+    _, without = open_split(Storage("folder", tmp_path, workers=1), "train")
+    assert "2 of 3 images of 16 bits use less" in (out := capsys.readouterr().out)
+    assert "--gray-range alters that, of colours with --channels 3" in out
+    storage = Storage("folder", tmp_path, workers=1, gray_range=window)
+    for _ in range(2):  # also if it is stored already
+        _, stored = open_split(storage, "train")
+        out = capsys.readouterr().out
+        assert "2 images are colours of 16 bits, of which the upper 8 are taken" in out
+        assert "with --channels 3 alone" in out and "alters that" not in out
+    assert stored.path != without.path
+
+
+def test_a_range_is_not_measured_of_colours_that_it_is_not_for(tmp_path):
+    write_deep(tmp_path / "colours.png", 60_000)
+    with pytest.raises(InputError, match=r"no gray image of more than 8 bits .*--channels 3"):
+        with_range(Storage("folder", tmp_path, gray_range="auto"))
+    assert with_range(Storage("folder", tmp_path, channels=3, gray_range="auto")).gray_range[1] > 0
+    saved(tmp_path / "gray.png", (4000 * RAMP).astype(np.uint16))
+    _, high = with_range(Storage("folder", tmp_path, gray_range="auto")).gray_range
+    assert high <= 4000
 
 
 def test_planes_of_16_bits_that_pillow_misreads_are_named(tmp_path):

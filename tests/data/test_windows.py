@@ -74,7 +74,7 @@ def test_what_is_odd_about_a_range():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda i: np.zeros((9, 8), np.uint8) + i, "no image of more than 8 bits"),
+        (lambda i: np.zeros((9, 8), np.uint8) + i, "no gray image of more than 8 bits"),
         (lambda i: np.full((9, 8), 7000, np.uint16), "nearly all values are 7000; give two"),
     ],
 )
