@@ -6,10 +6,12 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from effssl.__main__ import JOBS, main
+from effssl.ranges import SetName
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -68,6 +70,12 @@ def test_links_lead_somewhere(document):
         assert to.exists(), target
         assert not anchor or anchor in anchors(to), target
         assert words.strip() or not is_image, f"{target} has no text for those who cannot see it"
+
+
+def test_every_image_set_has_its_row():
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {*get_args(SetName)} <= named
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
