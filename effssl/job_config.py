@@ -201,10 +201,9 @@ class Embed:
     skip_corrupt: bool = False
     """Leave out images that do not decode, instead of stopping."""
     channels: Channels | None = None
-    """Channels of the images (None: the run's, of its folder)."""
+    """Channels of the images (None: as in training)."""
     gray_range: GrayRange | None = None
-    """Values that are black and white in images of more than 8 bits (None: the run's, of its
-    folder; else 0 and 65535 for 16 bits, and others are an error)."""
+    """Values that are black and white in images of more than 8 bits (None: as in training)."""
     max_image_gib: PositiveFinite = 8.0
     """Memory that decoding an image may take, in GiB (24 bytes a pixel); larger ones are named."""
     labels: bool = True

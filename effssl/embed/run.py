@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from effssl import InputError, cli
+from effssl import InputError
 from effssl.data.decode import Decoding
 from effssl.data.headers import common_side
 from effssl.data.image_files import images_below
 from effssl.data.sources import names_of
-from effssl.data.stored import open_split
+from effssl.data.stored import OWN_SETS, open_split
 from effssl.embed.files import check_target, save
 from effssl.embed.images import Findings, ImageBatches, OtherSideError, read_files, read_stored
 from effssl.embed.representations import Embedded, represent
@@ -31,6 +31,7 @@ from effssl.views.stream import ViewStream, canvas_of
 LOOKED_AT = 64  # files whose headers say whether all are squares of one size
 
 Backbone = str | Path | tuple[nn.Module, BackboneSpec]
+Range = tuple[float, float]
 
 
 def embed_folder(
@@ -62,17 +63,17 @@ def embed_folder(
         workers: threads that read images.
         device: auto, cpu, cuda or cuda:N.
         skip_corrupt: leave out images that do not decode, naming them.
-        channels: of the images, as --channels.
-        gray_range: black and white of images of more than 8 bits, as --gray-range.
+        channels: of the images, as --channels; None for what they were in training.
+        gray_range: black and white of images of more than 8 bits, as --gray-range; None likewise.
         max_image_gib: memory that decoding an image may take; larger ones count as damaged.
         labels: the first folder below is the label; else there is none.
 
     Raises:
         InputError: for anything that the user has to mend, such as images that do not decode.
     """
-    model, augment, runtime = _open(backbone, to, batch_size, workers, device)
-    root, canvas = Path(folder), canvas_of(augment.image_size)
-    channels = _channels(augment, channels)
+    model, spec, runtime = _open(backbone, to, batch_size, workers, device)
+    root, augment, canvas = Path(folder), _clean_views(spec), canvas_of(spec.image_size)
+    channels, (gray_range, about_range) = _channels(spec, channels), _range(spec, gray_range)
     decoding = Decoding(gray_range, max_image_gib, enough_px=2 * max(canvas), channels=channels)
     began = time.monotonic()
     files, numbers, classes, notes = images_below(root, decoding, folders_are_classes=labels)
@@ -92,7 +93,7 @@ def embed_folder(
         embedded = encoded(common_side(files.paths[:: max(1, len(names) // LOOKED_AT)], decoding))
     except OtherSideError:
         embedded = encoded(None)
-    return _saved(embedded._replace(notes=notes + embedded.notes), to)
+    return _saved(embedded._replace(notes=about_range + notes + embedded.notes), to)
 
 
 def embed_set(
@@ -110,7 +111,8 @@ def embed_set(
 
     Args:
         backbone: as for embed_folder.
-        storage: the set, and how it is or will be stored.
+        storage: the set, and how it is or will be stored; without channels or gray_range these are
+            what they were in training.
         split: the set's split.
         to: as for embed_folder.
         batch_size: images that the backbone sees at once.
@@ -119,8 +121,13 @@ def embed_set(
     Raises:
         InputError: for anything that the user has to mend, such as a split that the set lacks.
     """
-    model, augment, runtime = _open(backbone, to, batch_size, storage.workers, device)
-    storage = replace(storage, channels=_channels(augment, storage.channels))
+    model, spec, runtime = _open(backbone, to, batch_size, storage.workers, device)
+    augment, channels = _clean_views(spec), _channels(spec, storage.channels)
+    if channels == 3 and storage.channels is None and storage.data not in OWN_SETS:
+        channels = None  # of 8 bits they are the same
+    assert storage.gray_range != "auto"
+    gray_range, about_range = _range(spec, storage.gray_range)
+    storage = replace(storage, channels=channels, gray_range=gray_range)
     source_and_stored = open_split(storage, split)
     if source_and_stored is None:
         raise InputError(f"{storage.data} in {storage.data_dir} has no {split} split")
@@ -139,15 +146,15 @@ def embed_set(
     none = Findings([], [], has_range=False)  # storing the images has told
     images = ImageBatches(names, stored.labels, stored.classes, read_stored(stream), none)
     embedded = represent(model, images, augment, runtime, began=began, skip_corrupt=False)
-    return _saved(embedded, to)
+    return _saved(embedded._replace(notes=about_range + embedded.notes), to)
 
 
 def _open(
     backbone: Backbone, to: str | Path | None, batch_size: int, workers: int, device: str
-) -> tuple[nn.Module, Augment, Runtime]:
+) -> tuple[nn.Module, BackboneSpec, Runtime]:
     """Check what can be checked before any work, and load the model.
 
-    Returns (model, how its clean views are made, where it runs).
+    Returns (model, what its file says of it, where it runs).
     """
     for flag, count in {"--batch-size": batch_size, "--workers": workers}.items():
         if count < 1:
@@ -157,17 +164,32 @@ def _open(
     runtime = open_runtime(device)
     model, spec = backbone if isinstance(backbone, tuple) else load_backbone(backbone)
     model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, spec, runtime
+
+
+def _clean_views(spec: BackboneSpec) -> Augment:
     looks = {"image_size": spec.image_size, "mean": spec.mean, "std": spec.std}
-    augment = Augment(**looks, **OF_RGB)  # type: ignore[arg-type]
-    return model, augment, runtime
+    return Augment(**looks, **OF_RGB)  # type: ignore[arg-type]
 
 
-def _channels(augment: Augment, given: int | None) -> int | None:
-    """Return the channels of the images, where RGB of 8 bits is None. Raises InputError for others
-    than the backbone takes."""
-    if given not in (None, augment.channels):
-        raise InputError(f"--channels {given}: the backbone takes {augment.channels}")
-    return given if augment.channels == 3 else augment.channels
+def _channels(spec: BackboneSpec, given: int | None) -> int | None:
+    """Return the channels of the images, if none are given those of training: None is RGB of 8
+    bits.
+
+    Raises InputError for others than the backbone takes.
+    """
+    if given not in (None, spec.channels):
+        raise InputError(f"--channels {given}: the backbone takes {spec.channels}")
+    return spec.channels if given or spec.keeps_values else None
+
+
+def _range(spec: BackboneSpec, given: Range | None) -> tuple[Range | None, list[str]]:
+    """Return which values are black and white, as in training if it is not given, and then a
+    sentence that says so."""
+    if given is not None or spec.gray_range is None:
+        return given, []
+    low, high = spec.gray_range
+    return (low, high), [f"--gray-range {low:g} {high:g}, as in training"]
 
 
 def _saved(embedded: Embedded, to: str | Path | None) -> Embedded:
@@ -176,21 +198,7 @@ def _saved(embedded: Embedded, to: str | Path | None) -> Embedded:
     return embedded
 
 
-def _as_in_training(settings: Embed) -> Embed:
-    """Return the settings with the run's channels and range of values where none are given, if it
-    is a folder: other values would give other representations, without a word."""
-    if not (settings.run / "config.yaml").is_file():
-        return settings
-    images = cli.load(settings.run / "config.yaml").images
-    channels, window = settings.channels or images.channels, images.gray_range
-    if settings.gray_range is not None or window is None or window == "auto":
-        return replace(settings, channels=channels)
-    print(f"--gray-range {window[0]:g} {window[1]:g}, as the run has it", file=sys.stderr)
-    return replace(settings, channels=channels, gray_range=window)
-
-
 def _embed(settings: Embed) -> Embedded:
-    settings = _as_in_training(settings)
     if settings.images is not None:
         return embed_folder(
             settings.run,
@@ -205,24 +213,8 @@ def _embed(settings: Embed) -> Embedded:
             max_image_gib=settings.max_image_gib,
             labels=settings.labels,
         )
-    assert settings.data is not None
-    storage = Storage(
-        data=settings.data,
-        data_dir=settings.data_dir,
-        more_dirs=settings.more_dirs,
-        beton_dir=settings.beton_dir,
-        max_side=settings.max_side,
-        store=settings.store,
-        jpeg_quality=settings.jpeg_quality,
-        image_column=settings.image_column,
-        label_column=settings.label_column,
-        workers=settings.workers,
-        skip_corrupt=settings.skip_corrupt,
-        channels=settings.channels,
-        gray_range=settings.gray_range,
-        max_image_gib=settings.max_image_gib,
-        labels=settings.labels,
-    )
+    shared = {each.name for each in fields(Storage)} & {each.name for each in fields(Embed)}
+    storage = Storage(**{name: getattr(settings, name) for name in shared})
     return embed_set(
         settings.run,
         storage,

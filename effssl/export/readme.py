@@ -31,10 +31,10 @@ def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None)
         *_lines_that_encode(spec),
         "```",
         "",
-        f"The transform {central} and normalises it with mean "
-        f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1])."
-        if spec.channels == 3
-        else "Values are those that training took for black and white, mapped to [0, 1].",
+        _about_values(spec)
+        if spec.keeps_values
+        else f"The transform {central} and normalises it with mean "
+        f"{list(spec.mean)} and std {list(spec.std)} (RGB in [0, 1]).{_about_gray(spec)}",
     ]
     if has_small_stem(backbone):
         lines += [
@@ -61,8 +61,29 @@ def readme(backbone: nn.Module, spec: BackboneSpec, projector: Projector | None)
     return "\n".join(lines) + "\n"
 
 
+def _about_values(spec: BackboneSpec) -> str:
+    others = "0 and 65535 in those of 16 bits, and 0 and 1 in floats"
+    if spec.gray_range is not None:
+        low, high = spec.gray_range
+        others = f"{low:.9g} and {high:.9g} in all others"
+    return (
+        f"Values are mapped to [0, 1] first, from what was black and white in training: 0 and 255 "
+        f"in images of 8 bits, {others}. What lies beyond is clipped, and NaN is black."
+    )
+
+
+def _about_gray(spec: BackboneSpec) -> str:
+    if spec.gray_range is None:
+        return ""
+    low, high = spec.gray_range
+    return (
+        f" Gray of more than 8 bits became RGB first, with {low:.9g} as black and {high:.9g} as "
+        "white."
+    )
+
+
 def _lines_that_encode(spec: BackboneSpec) -> list[str]:
-    if spec.channels == 3:
+    if not spec.keeps_values:
         return [
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
             "# h = model(torch.stack([transform(image) for image in images]))   "

@@ -38,11 +38,21 @@ class BackboneSpec:
     """Mean that images are normalised with, RGB in [0, 1]; of others as many as channels."""
     std: Colours
     """Standard deviation that images are normalised with."""
+    kept_channels: int | None = None
+    """What --channels was in training; None for RGB of 8 bits, and in files that do not say it."""
+    gray_range: tuple[float, float] | None = None
+    """What --gray-range was in training, the values that were black and white in images of more
+    than 8 bits; None for 0 and 65535 in 16 bits, and 0 and 1 in floats."""
 
     @property
     def channels(self) -> int:
         """The channels of the images."""
         return len(self.mean)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Images keep their values, as with --channels; else they are RGB of 8 bits."""
+        return self.kept_channels is not None or self.channels != 3
 
 
 def save_backbone(
@@ -137,8 +147,10 @@ def _metadata(file: Path) -> tuple[BackboneSpec, dict[str, Any]]:
     try:
         with safe_open(file, framework="pt") as opened:
             extra = json.loads((opened.metadata() or {})[_KEY])
-        values = {field.name: extra.pop(field.name) for field in fields(BackboneSpec)}
-        values |= {name: tuple(map(float, values[name])) for name in ("mean", "std")}
+        names = [field.name for field in fields(BackboneSpec)]
+        values = {name: extra.pop(name) for name in names if name in extra}
+        of_numbers = [name for name in ("mean", "std", "gray_range") if values.get(name)]
+        values |= {name: tuple(map(float, values[name])) for name in of_numbers}
         if isinstance(values["image_size"], list):
             height, width = values["image_size"]
             values["image_size"] = height, width

@@ -67,7 +67,8 @@ def _others(job: Job) -> dict[str, nn.Module]:
 
 def backbone_spec(job: Job) -> BackboneSpec:
     """Describe the backbone for those who load its weights."""
-    model, augment = job.cfg.model, job.cfg.augment
+    model, augment, images = job.cfg.model, job.cfg.augment, job.cfg.images
+    assert images.gray_range != "auto"  # it is in numbers since training began
     return BackboneSpec(
         backbone=model.backbone,
         image_size=augment.image_size,
@@ -75,4 +76,6 @@ def backbone_spec(job: Job) -> BackboneSpec:
         backbone_kwargs=model.backbone_kwargs,
         mean=augment.mean,
         std=augment.std,
+        kept_channels=images.channels,
+        gray_range=images.gray_range,
     )

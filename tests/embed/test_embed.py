@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from effssl.embed.run import embed_folder, embed_set, main
 from effssl.evaluation.encode import backbone_features
 from effssl.image_config import Augment, Storage
 from effssl.job_config import Embed
-from effssl.models import BackboneSpec, load_backbone
+from effssl.models import BackboneSpec, load_backbone, save_backbone
 from effssl.run.device import open_runtime
 from effssl.views.assemble import clean_view
 from effssl.views.decode_crops import central_part
@@ -94,6 +95,29 @@ def test_gray_of_more_than_8_bits_is_embedded_by_its_range_or_not_at_all(tmp_pat
     embedded = embed_folder(run, tmp_path, gray_range=(0, 4000))
     deep, eight = embedded.representations[:3], embedded.representations[3:]
     np.testing.assert_allclose(deep, eight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["file", "loaded"])
+def test_colours_of_16_bits_are_seen_as_in_training(tmp_path, run, given):
+    """The backbone's file says that they keep their values, and which are black and white."""
+    backbone, spec = load_backbone(run)
+    spec, file = replace(spec, kept_channels=3, gray_range=(100, 355)), tmp_path / "x.safetensors"
+    save_backbone(backbone, file, spec)
+    by = file if given == "file" else (backbone, spec)
+    eight = write_class_folders(tmp_path / "eight")
+    for path in eight.rglob("*.png"):
+        deep = tmp_path / "set" / "train" / path.relative_to(eight).with_suffix(".npy")
+        deep.parent.mkdir(parents=True, exist_ok=True)
+        np.save(deep, np.array(Image.open(path)).astype(np.uint16) + 100)
+    expected = embed_folder(run, eight).representations
+    embedded = embed_folder(by, tmp_path / "set" / "train")
+    np.testing.assert_allclose(embedded.representations, expected, rtol=1e-5, atol=1e-6)
+    assert "--gray-range 100 355, as in training" in embedded.notes
+    of_set = embed_set(by, Storage("folder", tmp_path / "set"), "train")
+    np.testing.assert_allclose(of_set.representations, expected, rtol=1e-5, atol=1e-6)
+    other = embed_folder(by, tmp_path / "set" / "train", gray_range=(0, 65_535))
+    assert np.abs(other.representations - expected).max() > 1e-3 and len(other.notes) == 1
+    assert len(embed_set(by, Storage("digits", tmp_path), "test").names) == 360
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(5, 1), (4, 2), (100, 3)])

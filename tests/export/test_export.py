@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from effssl.export import timm_folder
 from effssl.export.run import export, main
 from effssl.image_config import Augment
 from effssl.job_config import Export
-from effssl.models import Projector, load_backbone, representation_dim
+from effssl.models import Projector, load_backbone, representation_dim, save_backbone
 from effssl.ranges import height_width
 from effssl.views.assemble import clean_view
 from tests.conftest import WEIGHTS, example, write_run
@@ -175,6 +176,24 @@ def test_config_says_what_timm_wants_to_know(exports):
         json.loads((exports / "tagged" / "to" / "config.json").read_text())["architecture"]
         == "resnet18"
     )
+
+
+@pytest.mark.parametrize(
+    ("kept", "window", "said", "takes_pillows"),
+    [
+        (None, None, "(RGB in [0, 1]).\n", True),
+        (None, (0.0, 4095.0), "with 0 as black and 4095 as white", True),
+        (3, (0.0, 10_000.0), "0 and 255 in images of 8 bits, 0 and 10000 in all others", False),
+        (3, None, "0 and 65535 in those of 16 bits", False),
+    ],
+)
+def test_its_readme_says_what_was_black_and_white(tmp_path, kept, window, said, takes_pillows):
+    backbone, spec = load_backbone(write_run(tmp_path / "run"))
+    file = tmp_path / "backbone.safetensors"
+    save_backbone(backbone, file, replace(spec, kept_channels=kept, gray_range=window))
+    export(Export(file, tmp_path / "to"))
+    text = (tmp_path / "to" / "README.md").read_text()
+    assert said in text and ("create_transform" in text) == takes_pillows
 
 
 def test_the_lines_in_the_docs_load_it(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -59,6 +60,16 @@ def test_a_backbone_of_images_that_are_not_square_comes_back(tmp_path):
     x = torch.randn(2, 3, 24, 40)
     with torch.no_grad():
         assert torch.equal(loaded(x), saved(x))
+
+
+@pytest.mark.parametrize(("kept", "window"), [(None, None), (3, None), (None, (0.0, 0.1))])
+def test_what_was_black_and_white_comes_back(tmp_path, kept, window):
+    path = tmp_path / "backbone.safetensors"
+    spec = replace(spec_of("resnet10t"), kept_channels=kept, gray_range=window)
+    save_backbone(create_backbone("resnet10t", 32), path, spec)
+    read = load_backbone(path)[1]
+    assert read == spec and read.keeps_values == (kept is not None)
+    assert replace(spec, mean=(0.5,) * 13, std=(0.2,) * 13).keeps_values  # as no RGB could be
 
 
 def test_a_file_of_the_first_version_loads_and_what_it_says_beside_is_kept_apart(tmp_path):

@@ -100,13 +100,18 @@ def test_it_is_evaluated_embedded_and_exported(tmp_path, run, capsys):
     storage = Storage("folder", folder, gray_range=window, workers=1)
     by_set = embed_set(out, storage, "test")
     torch.testing.assert_close(by_files.representations, by_set.representations, atol=1e-4, rtol=0)
-    embed.main(cli.parse_embed([str(out), "--images", str(folder / "test"), "--to", str(to)]))
-    with np.load(to) as written:
-        np.testing.assert_array_equal(written["representations"], by_files.representations)
-    assert "--gray-range 2048 2303, as the run has it" in capsys.readouterr().err
+    for backbone in (out, out / "backbone.safetensors"):  # which say what the range is
+        flags = [str(backbone), "--images", str(folder / "test"), "--to", str(to)]
+        assert embed.main(cli.parse_embed(flags)) == 0
+        with np.load(to) as written:
+            np.testing.assert_array_equal(written["representations"], by_files.representations)
+        assert "--gray-range 2048 2303, as in training" in capsys.readouterr().err
+        again = embed_folder(backbone, folder / "test").representations
+        np.testing.assert_array_equal(again, by_files.representations)
     export(Export(out, tmp_path / "export", onnx=True))
     said = (tmp_path / "export" / "README.md").read_text()
     assert "Images [n, 2, 12, 12]" in said and "torch.nn.Conv2d(2, " in said
+    assert "2048 and 2303 in all others" in said
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [2, 12, 12]
 
