@@ -162,12 +162,24 @@ def random_streams(streams: Streams, augment: Augment, *, seed: int) -> Streams:
 
 
 def crops_and_flips(augment: Augment, *, views: int) -> Augment:
-    """Say how views are made if colours stay as they are.
+    """Say how views are made if they are cropped and flipped, and nothing else is done to them.
 
     Classifiers are fine-tuned on such views, and representations are averaged over them.
     """
     return replace(
-        augment, views=views, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0
+        augment,
+        views=views,
+        quarter_turns=False,
+        rotate=0.0,
+        shear=0.0,
+        affine_scale=(1.0, 1.0),
+        jitter_prob=0.0,
+        gray_prob=0.0,
+        blur_prob=0.0,
+        solarize_prob=0.0,
+        erase_prob=0.0,
+        rand_augment=None,
+        transform=None,
     )
 
 

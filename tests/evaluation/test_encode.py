@@ -173,6 +173,27 @@ def test_the_authors_average_has_one_clean_view_beside_those_of_pretraining(squa
     assert not torch.allclose(views, of_crops, atol=0.1)  # colours are changed, the crops the same
 
 
+def test_crops_and_flips_are_all_that_is_done_whatever_a_run_does_beside(squares):
+    wild = replace(
+        AUGMENT,
+        quarter_turns=True,
+        rotate=90.0,
+        shear=30.0,
+        affine_scale=(0.5, 2.0),
+        solarize_prob=1.0,
+        erase_prob=1.0,
+        rand_augment=(2, 9),
+    )
+
+    def views_of(augment):
+        streams = random_streams(squares, augment, seed=7)
+        return view_features(nn.Flatten(), streams)("train", np.arange(12))
+
+    of_wild, of_plain = (views_of(crops_and_flips(each, views=3)) for each in (wild, AUGMENT))
+    assert torch.equal(of_wild, of_plain)
+    assert not torch.allclose(views_of(replace(wild, views=3)), of_wild, atol=0.1)
+
+
 def read_pixels(stored: Beton) -> np.ndarray:
     """uint8 [images, side, side, 3], from the source files."""
     source = open_source("folder", stored.path.parents[1], "train")
