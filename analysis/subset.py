@@ -118,7 +118,7 @@ def on_all_labels(run: Path, fraction: float) -> float:
     file = run / "linear_all_labels.json"
     if file.is_file() and (kept := json.loads(file.read_text()))["fraction"] == fraction:
         return kept["linear"]
-    _, cfg, backbone, projector = open_run(run)
+    _, cfg, backbone, projector, _ = open_run(run)
     runtime = open_runtime(cfg.run.device, cfg.run.precision)
     images = dataclasses.replace(cfg.images, fraction=fraction)
     data = reopen_data(images)

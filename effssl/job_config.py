@@ -62,8 +62,8 @@ class Evaluation:
     runs: Annotated[tuple[LocalPath, ...], AfterValidator(_at_least_one)]
     """Folders of finished runs; for several, a common table is printed."""
     data: SetName | None = None
-    """Image set to probe on (None: the run's). For another, the files are evaluation-DATA.json and
-    .png."""
+    """Image set to probe on (None: the run's). For another, also of the same kind, the files are
+    evaluation-DATA.json and .png."""
     data_dir: LocalPath | None = None
     """Folder of the set (None: the run's, which is not downloaded; `data` for another set)."""
     more_dirs: tuple[LocalPath, ...] = ()
@@ -73,12 +73,12 @@ class Evaluation:
     image_size: AtLeast8 | None = None
     """Side of a view in pixels, which is a square then (None: as the run has it)."""
     gray_range: GrayRange | None = None
-    """Black and white of images of more than 8 bits (None: the run's; for another set 0 and
+    """Black and white of images of more than 8 bits (None: the run's; with other `data` 0 and
     65535)."""
     max_image_gib: PositiveFinite | None = None
-    """Memory that decoding an image may take, in GiB (None: the run's; 8 for another set)."""
+    """Memory that decoding an image may take, in GiB (None: the run's; 8 with other `data`)."""
     fraction: Part | None = None
-    """Part of the training images to fit probes on (None: the run's; 1 for another set)."""
+    """Part of the training images to fit probes on (None: the run's; 1 with other `data`)."""
     train_images: AtLeast1 = 100_000
     """At most this many training images are encoded."""
     num_averaged_views: Annotated[int, Field(ge=0)] = 16
@@ -115,8 +115,9 @@ class Evaluation:
     untrained: bool = True
     """A row for the run's encoder before training."""
     supervised: bool = False
-    """A row for the run's backbone trained with labels by the same views, steps and schedule; the
-    first call trains it, and keeps it in RUN/supervised.safetensors."""
+    """A row for the run's backbone trained with labels on the run's images, from the same weights,
+    by the same views, steps and schedule; the first call trains it, and keeps it in
+    RUN/supervised.safetensors."""
     pixels: bool = False
     """A row for the pixels."""
     checkpoint: Annotated[tuple[NamedFile, ...], AfterValidator(_rows_differ)] = ()

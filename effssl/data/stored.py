@@ -41,6 +41,11 @@ class Data(NamedTuple):
     pretrain_positions: np.ndarray  # the training positions, or all
     source: Source | None = None  # of train, which knows the images' names
 
+    @property
+    def known_by(self) -> str:
+        """What the training images are known by, wherever they lie."""
+        return f"{len(self.train.labels)} images {self.train.identity}"
+
     def stored(self, split: Split) -> Beton:
         """Return a split that the set has."""
         beton = self.train if split == "train" else self.test

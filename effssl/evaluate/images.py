@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from effssl import InputError
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.data.stored import Data, open_data, reopen_data
+from effssl.data.stored import OWN_SETS, Data, open_data, reopen_data
 from effssl.evaluation import protocols
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.image_config import Augment, Images
@@ -29,6 +30,7 @@ class ImageSet(NamedTuple):
     images: Images
     augment: Augment
     data: Data
+    is_own: bool  # what the run was trained on, also if it has moved or is cut another way
 
 
 def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
@@ -37,10 +39,37 @@ def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
     Raises InputError if it has no labels, or if a class is in one split alone.
     """
     images = probed_images(run.cfg.images, settings)
-    is_own = images.data == run.cfg.images.data
-    data = reopen_data(images) if is_own else open_data(images)
+    is_named_alike = images.data == run.cfg.images.data
+    data = reopen_data(images) if is_named_alike else open_data(images)
     _check_labels(data, images)
-    return ImageSet(images, probed_augment(run.cfg.augment, settings), data)
+    is_own = is_named_alike and _are_of(run, images, data)
+    return ImageSet(images, probed_augment(run.cfg.augment, settings), data, is_own)
+
+
+def open_own(run: FinishedRun, probed: ImageSet) -> Data:
+    """Open the images that a run was trained on, cut as they were then, whatever is probed on.
+
+    Raises InputError if they are no longer there.
+    """
+    images = own = run.cfg.images
+    if probed.is_own:  # they may have moved since, or have got labels
+        images = replace(probed.images, fraction=own.fraction, gray_range=own.gray_range)
+    return probed.data if images == probed.images else reopen_data(images)
+
+
+def _are_of(run: FinishedRun, images: Images, data: Data) -> bool:
+    """Say whether a set that has the name of a run's is the one that the run was trained on.
+
+    One name stands for all sets of a user's own, so these are known by their files' names, sizes
+    and labels, or by the folders that they lie in.
+    """
+    if images.data not in OWN_SETS or data.known_by == run.known_by:
+        return True
+    return _places(images) == _places(run.cfg.images)
+
+
+def _places(images: Images) -> list[Path]:
+    return [place.resolve() for place in (images.data_dir, *images.more_dirs)]
 
 
 def probed_images(of_run: Images, settings: Evaluation) -> Images:

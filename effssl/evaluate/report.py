@@ -48,8 +48,7 @@ def write_report(
     written.
     """
     data, classes = probed.data, probed.data.train.classes
-    is_own = probed.images.data == run.cfg.images.data
-    stem = "evaluation" if is_own else f"evaluation-{probed.images.data}"
+    stem = "evaluation" if probed.is_own else f"evaluation-{probed.images.data}"
     split = protocols.reported_split(data)
     sizes = {
         "train": len(data.train_positions),

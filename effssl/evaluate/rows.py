@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effssl.data.stored import Data, reopen_data
-from effssl.evaluate.images import ImageSet
+from effssl.data.stored import Data
+from effssl.evaluate.images import ImageSet, open_own
 from effssl.evaluation import classifiers, protocols
 from effssl.evaluation.encode import (
     ENCODED_AT_ONCE,
@@ -33,6 +33,9 @@ from effssl.models.backbones import check_takes
 from effssl.models.timm_files import load_weights
 from effssl.models.weight_files import check_channels
 from effssl.run.device import Runtime
+
+# Opens the images that the run was trained on, and its views of them
+Own = Callable[[], tuple[Data, Streams]]
 
 
 class RowStreams(NamedTuple):
@@ -72,7 +75,8 @@ def rows_of(
     # Rows of the same views share their streams, as compiling one takes seconds.
     streams_of = functools.cache(functools.partial(_streams_of, probed, settings, runtime))
     streams = streams_of(probed.augment)
-    with_fisher = functools.partial(_with_fisher, run, probed, runtime)
+    own = functools.cache(functools.partial(_own, run, probed, runtime))
+    with_fisher = functools.partial(_with_fisher, run, own)
     yield with_fisher(_row("trained", run.backbone, streams, run.projector))
     for name, kept in (("averaged", run.folder / AVERAGED), ("start", run.folder / START)):
         if kept.is_file():
@@ -81,7 +85,7 @@ def rows_of(
         untrained = build_encoder(run.cfg.model, run.cfg.augment, run.cfg.run.seed)
         yield with_fisher(_row("untrained", untrained.backbone, streams, untrained.projector))
     if settings.supervised:
-        yield _supervised(run, probed, streams, runtime)
+        yield _supervised(run, own, streams)
     for given in settings.checkpoint:
         name, _, file = given.partition("=")
         backbone, spec = load_weights(name, Path(file), settings.checkpoint_size)
@@ -117,10 +121,10 @@ def _streams_of(
     return RowStreams(clean, random(replace(augment, views=protocols.VIEWS)), averaged)
 
 
-def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime) -> Row:
+def _supervised(run: FinishedRun, own: Own, streams: RowStreams) -> Row:
     """Train the run's supervised twin, unless that was done."""
     print(f"{run.folder}: supervised training, unless that was done", flush=True)
-    backbone, about = classifiers.supervised(run, *_own(run, probed, streams, runtime))
+    backbone, about = classifiers.supervised(run, *own())
     note = (
         f"supervised: its own classifier reaches {100 * about['accuracy']:.1f} on "
         f"{about['images']} images of the run's set, after {about['encoded_views']} views in "
@@ -129,37 +133,33 @@ def _supervised(run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime
     return _row("supervised", backbone, streams)._replace(note=note)
 
 
-def _with_fisher(run: FinishedRun, probed: ImageSet, runtime: Runtime, row: Row) -> Row:
+def _with_fisher(run: FinishedRun, own: Own, row: Row) -> Row:
     """Let a row that has the run's kind of projector know what its weights matter to its loss."""
     backbone, projector = row.backbone, row.projector
     if backbone is None or not isinstance(projector, nn.Sequential):
         return row
 
     def fisher() -> list[Tensor]:
-        data, streams = _own(run, probed, row.streams, runtime)
+        data, streams = own()
         positions = data.pretrain_positions
         return ssl_fisher(backbone, projector, run.cfg, streams["train"], positions)
 
     return row._replace(fisher=fisher)
 
 
-def _own(
-    run: FinishedRun, probed: ImageSet, streams: RowStreams, runtime: Runtime
-) -> tuple[Data, Streams]:
-    """Open the set that the run was trained on, also if another is probed on."""
-    if probed.images.data == run.cfg.images.data:
-        return probed.data, streams.clean
-    data = reopen_data(run.cfg.images)
-    own_streams = open_streams(
+def _own(run: FinishedRun, probed: ImageSet, runtime: Runtime) -> tuple[Data, Streams]:
+    """Open the images that the run was trained on, and its views of them."""
+    data = open_own(run, probed)
+    streams = open_streams(
         data,
         run.cfg.augment,
         seed=run.cfg.run.seed,
         batch_size=run.cfg.optim.batch_size,
-        workers=run.cfg.images.workers,
+        workers=probed.images.workers,
         runtime=runtime,
         progress=True,
     )
-    return data, own_streams
+    return data, streams
 
 
 def _row(

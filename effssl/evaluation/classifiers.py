@@ -34,7 +34,7 @@ from effssl.evaluation.protocols import (
     linear,
     reported_images,
 )
-from effssl.models import build_encoder, load_backbone, save_backbone
+from effssl.models import START, build_encoder, load_backbone, save_backbone
 from effssl.models.weight_files import read_extra
 from effssl.views.sizes import growing_sizes, size_at
 from effssl.views.stream import ViewStream
@@ -62,29 +62,46 @@ def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Modul
     """Train the run's backbone with labels in place of the loss on embeddings.
 
     It starts from the same weights, and has the same steps, schedule and views, but no small ones.
-    It is trained at the first call, and lies in the run's folder from then on.
+    It is trained at the first call, and lies in the run's folder from then on; it is trained anew
+    if it was of other images, or of other steps.
 
     Args:
         run: gives the recipe.
-        data: the set that it was trained on.
-        streams: the views of that set's splits.
+        data: the images that it was trained on, cut as they were then.
+        streams: the run's views of that set's splits.
 
     Returns:
         The backbone and a description: accuracy, images, val_accuracy, steps, encoded_views,
-        seconds.
+        seconds, and what it was trained on: identity, fraction, split_seed.
+
+    Raises:
+        InputError: if the weights that the run began with are lost, or no image has a label.
+        FloatingPointError: if training diverges.
     """
-    file = run.folder / SUPERVISED
-    if not file.is_file():
-        _train_supervised(run, data, streams)
+    file, images = run.folder / SUPERVISED, run.cfg.images
+    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
+    trained_on = {
+        "identity": data.train.identity,
+        "fraction": images.fraction,
+        "split_seed": images.split_seed,
+        "steps": encoded_views // (run.cfg.optim.batch_size * run.cfg.num_views),
+    }
+    is_kept = file.is_file()
+    if is_kept and not trained_on.items() <= read_extra(file)["supervised"].items():
+        print(f"{file} is not known to be of these images and steps: trained anew", flush=True)
+        is_kept = False
+    if not is_kept:
+        _train_supervised(run, data, streams, trained_on)
     backbone, _ = load_backbone(file)
     return backbone, read_extra(file)["supervised"]
 
 
-def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
-    """Train the supervised twin, and write it to the run's folder."""
+def _train_supervised(
+    run: FinishedRun, data: Data, streams: Streams, trained_on: dict[str, Any]
+) -> None:
+    """Train the supervised twin, and write it to the run's folder, with what it was trained on."""
     cfg, optim, stream = run.cfg, run.cfg.optim, streams["train"]
-    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
-    steps = encoded_views // (optim.batch_size * cfg.num_views)
+    steps = trained_on["steps"]
     sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
     views = labelled_views(
         stream.with_views(stream.augment, seed=cfg.run.seed, batch_size=optim.batch_size),
@@ -103,9 +120,13 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         final_lr=optim.final_lr,
         lr_bias=optim.lr_bias,
     )
-    untrained = build_encoder(cfg.model, cfg.augment, cfg.run.seed).backbone
+    begun = (
+        load_backbone(run.folder / START)[0]
+        if cfg.start.init
+        else build_encoder(cfg.model, cfg.augment, cfg.run.seed).backbone
+    )
     chosen = chosen_classifier(
-        untrained, data, stream, views, [recipe], cfg.run.seed, data.val_positions, "--supervised"
+        begun, data, stream, views, [recipe], cfg.run.seed, data.val_positions, "--supervised"
     )
     share, count = reported_accuracy(chosen, data, streams)
     about = {"accuracy": share, "images": count, "val_accuracy": chosen.val_accuracy}
@@ -114,7 +135,7 @@ def _train_supervised(run: FinishedRun, data: Data, streams: Streams) -> None:
         chosen.model[0],
         run.folder / SUPERVISED,
         spec,
-        extra={"supervised": about | chosen.cost._asdict()},
+        extra={"supervised": trained_on | about | chosen.cost._asdict()},
     )
 
 

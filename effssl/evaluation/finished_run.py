@@ -21,6 +21,7 @@ class FinishedRun(NamedTuple):
     cfg: Config
     backbone: nn.Module
     projector: nn.Module | None  # None if checkpoint.pt was removed
+    known_by: str | None  # what its images are known by: see stored.Data; None likewise
 
 
 def open_run(folder: Path) -> FinishedRun:
@@ -35,7 +36,7 @@ def open_run(folder: Path) -> FinishedRun:
         raise InputError(f"{folder} has not finished; {how_to}")
     cfg = _without_transform(cli.load(folder / "config.yaml"))
     backbone, _ = load_backbone(folder / "backbone.safetensors")
-    return FinishedRun(folder, cfg, backbone, _projector(folder / "checkpoint.pt", cfg))
+    return FinishedRun(folder, cfg, backbone, *_of_checkpoint(folder / "checkpoint.pt", cfg))
 
 
 def _without_transform(cfg: Config) -> Config:
@@ -46,17 +47,17 @@ def _without_transform(cfg: Config) -> Config:
     return replace(cfg, augment=replace(cfg.augment, transform=None))
 
 
-def _projector(file: Path, cfg: Config) -> nn.Module | None:
-    """Read the projector from a checkpoint; None if there is no such file."""
+def _of_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module | None, str | None]:
+    """Read the projector, and what the images are known by; None for both without a checkpoint."""
     if not file.exists():
-        return None
+        return None, None
     encoder = build_encoder(cfg.model, cfg.augment, cfg.run.seed)
     try:
-        weights = checkpoint.load(file)["model"]
-        of_views = {k: v for k, v in weights.items() if not k.startswith("branches.")}
+        state = checkpoint.load(file)
+        of_views = {k: v for k, v in state["model"].items() if not k.startswith("branches.")}
         encoder.load_state_dict(of_views)
     except (KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         message = f"{file} does not hold the encoder that config.yaml describes: {reason}"
         raise InputError(message) from None
-    return encoder.projector
+    return encoder.projector, state.get("images")

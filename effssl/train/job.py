@@ -124,7 +124,7 @@ class Job:
     @property
     def images(self) -> str:
         """What the images are known by, so that a run goes on with no others."""
-        return f"{len(self.data.train.labels)} images {self.data.train.identity}"
+        return self.data.known_by
 
     def thaw(self, epoch: int) -> None:
         """Freeze or free the backbone's weights, as an epoch has them."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.special import entr
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -22,11 +22,13 @@ from effssl.data.sources import open_source
 from effssl.data.splits import train_and_validation
 from effssl.evaluate import run as evaluate
 from effssl.evaluation import protocols, semi_supervised
-from effssl.models import load_backbone
+from effssl.evaluation.finished_run import open_run
+from effssl.evaluation.ssl_fisher import ssl_fisher
+from effssl.models import load_backbone, save_backbone
 from effssl.models.weight_files import read_extra
 from effssl.train import loop as train
 from effssl.views.stream import ViewStream
-from tests.conftest import QUICK, write_class_folders
+from tests.conftest import QUICK, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +38,21 @@ SHORT = ["--num-averaged-views", "0", "--no-untrained"]
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def finished_on_a_folder(tmp_path_factory):
+    """A run of four steps, on views that grow, of JPEGs of varied size in root/set."""
+    root = tmp_path_factory.mktemp("on_a_folder")
+    flags = [*QUICK, *varied_sizes(root), "--out", root / "run", "--epochs", 2, "--probe-every", 0]
+    flags += ["--image-size", 12, "--first-size", 8, "--grow-by", 4, "--grow-until", 0.5]
+    assert train.main(cli.parse([*map(str, flags)])) == 0
+    return root / "run"
+
+
+@pytest.fixture
+def run_on_a_folder(finished_on_a_folder, tmp_path):
+    return shutil.copytree(finished_on_a_folder, tmp_path / "run")
 
 
 def judge(*flags) -> int:
@@ -261,6 +278,74 @@ def test_the_supervised_twin_sees_views_that_grow_as_the_runs_do(digits_dir, tmp
     sizes.clear()
     assert judge(tmp_path / "run", *SHORT, "--supervised") == 0
     assert sizes[: len(of_run)] == of_run
+
+
+def test_another_folder_is_another_set_and_one_that_moved_is_not(
+    run_on_a_folder, tmp_path, monkeypatch, capsys
+):
+    run, images = run_on_a_folder, open_run(run_on_a_folder).cfg.images.data_dir
+    other = write_class_folders(tmp_path / "other", per_class=20, side=20)
+    seen = []
+
+    def fisher(backbone, projector, cfg, stream, positions):
+        seen.append(stream.stored.path.parents[1])
+        return ssl_fisher(backbone, projector, cfg, stream, positions)
+
+    monkeypatch.setattr("effssl.evaluate.rows.ssl_fisher", fisher)
+    monkeypatch.setattr(semi_supervised, "RATES", semi_supervised.RATES[2:3])
+    assert judge(run, *SHORT) == 0
+    own = (run / "evaluation.json").read_text()
+    tuned = ["--fine-tune", 1, "--fine-tune-epochs", 1, "--keep", 0.01]
+    to_other = ["--data", "folder", "--data-dir", other]
+    assert judge(run, *SHORT, *to_other, "--supervised", *tuned) == 0
+    assert (run / "evaluation.json").read_text() == own
+    where = report(run, "evaluation-folder")["settings"]["images"]["data_dir"]
+    assert where == str(other) and seen == [images]
+    twin = run / "supervised.safetensors"
+    identity = read_extra(twin)["supervised"]["identity"]
+    assert open_run(run).known_by == f"40 images {identity}"
+    before = twin.stat().st_mtime_ns
+    moved = shutil.copytree(images, tmp_path / "moved", ignore=shutil.ignore_patterns("beton"))
+    assert judge(run, *SHORT, "--data-dir", moved, "--supervised") == 0
+    assert report(run)["settings"]["images"]["data_dir"] == str(moved)
+    assert twin.stat().st_mtime_ns == before
+    (run / "checkpoint.pt").unlink()  # which notes what the images are known by
+    assert judge(run, *SHORT, "--data-dir", images) == 0
+    assert report(run)["settings"]["images"]["data_dir"] == str(images)
+    assert "trained anew" not in capsys.readouterr().out
+
+
+def test_the_supervised_twin_is_of_the_runs_own_images_and_sizes(
+    finished_on_a_folder, tmp_path, capsys
+):
+    def twin(name, *flags):
+        run = shutil.copytree(finished_on_a_folder, tmp_path / name)
+        assert judge(run, *SHORT, "--supervised", *flags) == 0
+        return run / "supervised.safetensors"
+
+    files = twin("plain"), twin("otherwise", "--image-size", 8, "--fraction", 0.5)
+    plain, otherwise = map(load_file, files)
+    assert all(torch.equal(weight, otherwise[name]) for name, weight in plain.items())
+    backbone, spec = load_backbone(files[0])
+    about = read_extra(files[0])["supervised"]
+    of_older_versions = {k: v for k, v in about.items() if k != "identity"}
+    for noted in (of_older_versions, about | {"fraction": 0.5}):
+        save_backbone(backbone, files[0], spec, extra={"supervised": noted})
+        capsys.readouterr()
+        assert judge(tmp_path / "plain", *SHORT, "--supervised") == 0
+        assert f"{files[0]} is not known to be of these images" in capsys.readouterr().out
+        assert read_extra(files[0])["supervised"] | {"seconds": 0} == about | {"seconds": 0}
+
+
+def test_the_supervised_twin_starts_where_the_run_did(digits_dir, finished, tmp_path):
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", tmp_path / "run", "--init", finished]
+    flags += ["--epochs", 1, "--probe-every", 0, "--lr", 1e-9, "--lr-bias", 1e-9]
+    assert train.main(cli.parse([*map(str, flags)])) == 0
+    assert judge(tmp_path / "run", *SHORT, "--supervised") == 0
+    twin = load_backbone(tmp_path / "run" / "supervised.safetensors")[0]
+    start = load_backbone(finished)[0].state_dict()
+    for name, weight in twin.named_parameters():
+        torch.testing.assert_close(weight, start[name], rtol=0, atol=1e-4)
 
 
 def test_layers_are_compared(run, tmp_path, capsys):
