@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from effssl.run import distributed
 from effssl.run.files import append_line, named_in_errors, write_text
-from effssl.run.trackers import Tracker, open_trackers
+from effssl.run.trackers import Tracker, open_tracker
 
 _AXES = ("step", "epoch", "seconds", "encoded_views")  # where a record lies, not what it measured
 _OF_TRAINING = '{"kind": "train"'  # how the line of such a record begins
@@ -70,7 +70,7 @@ class RunLog:
 
         log_to: trackers that it goes to as well. settings: of the run, for these.
         """
-        self._trackers: list[Tracker] = []
+        self._trackers: dict[str, Tracker] = {}
         self._file, self._total_steps = folder / "metrics.jsonl", total_steps
         self._began_s, self._start, self._last = time.perf_counter(), start, start
         self._spoke_s = 0.0
@@ -88,7 +88,6 @@ class RunLog:
         threading.excepthook = _say_errors_of_threads
         with named_in_errors(self._board_folder):
             self._board = SummaryWriter(str(self._board_folder), purge_step=start_step + 1)
-        self._trackers = open_trackers(log_to, folder, settings or {})
         self._is_terminal = sys.stdout.isatty()
         self._bar = tqdm(
             total=total_steps,
@@ -98,6 +97,8 @@ class RunLog:
             disable=not self._is_terminal,
             file=sys.stdout,
         )
+        for name in log_to:
+            self._attempt(name, functools.partial(self._open, name, folder, settings or {}))
 
     def train(self, record: dict[str, Any]) -> None:
         """Keep a training record: _AXES, lr, the loss and its terms before weighting.
@@ -162,19 +163,22 @@ class RunLog:
         if self._is_silent:
             return
         self._bar.close()
-        for tracker in self._trackers:
-            self._attempt(tracker, tracker.close)
+        for name, tracker in list(self._trackers.items()):
+            self._attempt(name, tracker.close)
         with named_in_errors(self._board_folder):
             self._board.close()
 
-    def _attempt(self, tracker: Tracker, work: Callable[[], object]) -> None:
+    def _open(self, name: str, folder: Path, settings: dict[str, Any]) -> None:
+        self._trackers[name] = open_tracker(name, folder, settings)
+
+    def _attempt(self, name: str, work: Callable[[], object]) -> None:
         """Let a tracker work; one that fails is told of, and left out from then on."""
         try:
             work()
         except Exception as error:  # servers and packages raise anything
-            self._trackers = [other for other in self._trackers if other is not tracker]
+            self._trackers.pop(name, None)
             reason = " ".join(str(error).split())[:200]
-            self.say(f"--log-to {type(tracker).__name__.lower()} failed and is left out: {reason}")
+            self.say(f"--log-to {name} failed and is left out: {reason}")
 
     def _keep(self, kind: str, record: dict[str, Any]) -> None:
         append_line(self._file, json.dumps({"kind": kind, **record}))
@@ -184,8 +188,8 @@ class RunLog:
                     self._board.add_scalar(f"{kind}/{name}", value, record["step"])
             self._board.flush()  # raises what its thread could not write
         values = {name: value for name, value in record.items() if name != "step"}
-        for tracker in self._trackers:
-            self._attempt(tracker, functools.partial(tracker.log, kind, values, record["step"]))
+        for name, tracker in list(self._trackers.items()):
+            self._attempt(name, functools.partial(tracker.log, kind, values, record["step"]))
 
 
 def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:

@@ -37,11 +37,14 @@ def check_trackers(names: tuple[str, ...]) -> None:
             raise InputError(f"--log-to {name} needs its package: pip install -e '.[{name}]'")
 
 
-def open_trackers(names: tuple[str, ...], folder: Path, settings: dict[str, Any]) -> list[Tracker]:
-    """Open the trackers of these names for a run; one that goes on goes on in them too."""
+def open_tracker(name: str, folder: Path, settings: dict[str, Any]) -> Tracker:
+    """Open the tracker of this name for a run; one that goes on goes on in it too.
+
+    Raises whatever its package does, if that reaches no server, for example.
+    """
     kinds: dict[str, Callable[[Path, dict[str, Any]], Tracker]]
     kinds = {"csv": Csv, "wandb": Wandb, "mlflow": Mlflow}
-    return [kinds[name](folder, settings) for name in names]
+    return kinds[name](folder, settings)
 
 
 class Csv:

@@ -53,6 +53,19 @@ def test_a_tracker_that_fails_is_told_of_and_left_out(tmp_path, capsys, monkeypa
     assert len(read_metrics(tmp_path)) == 2
 
 
+def test_a_tracker_that_cannot_be_opened_is_told_of_and_left_out(tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise ConnectionError("the server\nis down")
+
+    monkeypatch.setattr(trackers.Csv, "__init__", fail)
+    log = RunLog(tmp_path, start=START, total_steps=1, log_to=("csv",))
+    log.train({"step": 1, "epoch": 0.1, "seconds": 1.0, "encoded_views": 10, "loss": 1.0})
+    log.close()
+    said = capsys.readouterr().out
+    assert said.count("--log-to csv failed and is left out: the server is down") == 1
+    assert len(read_metrics(tmp_path)) == 1 and not (tmp_path / "train.csv").exists()
+
+
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
