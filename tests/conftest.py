@@ -160,6 +160,7 @@ def write_run(
     models.save_backbone(encoder.backbone, root / "backbone.safetensors", spec)
     checkpoint.save(root / "checkpoint.pt", {"model": encoder.state_dict()})
     (root / "config.yaml").write_text(f"backbone: {name}\n")
+    (root / "result.json").write_text("{}")
     return root
 
 

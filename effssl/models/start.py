@@ -15,9 +15,15 @@ from torch import Tensor, nn
 from effssl import InputError
 from effssl.models.encoder import Encoder
 from effssl.models.timm_files import as_timm_fits, of_timm_file, of_timm_model
-from effssl.models.weight_files import Colours, backbone_file, is_of_a_run, one_line, read_run_file
+from effssl.models.weight_files import (
+    Colours,
+    backbone_file,
+    is_of_a_run,
+    one_line,
+    projector_of,
+    read_run_file,
+)
 from effssl.ranges import is_named_file
-from effssl.run import checkpoint
 
 _NAMED = 3  # at most so many weights that do not fit are named
 
@@ -103,12 +109,8 @@ def _of_timm(name: str) -> Found:
 def _of_run(path: Path) -> Found:
     """Read a run's backbone, and the projector of its checkpoint if `path` is its folder."""
     weights, spec = read_run_file(backbone_file(path))
-    last = path / "checkpoint.pt"
-    encoder = checkpoint.load(last)["model"] if last.is_file() else {}
-    of_projector = {
-        k.removeprefix("projector."): v for k, v in encoder.items() if k.startswith("projector.")
-    }
-    return Found(spec.backbone, weights, of_projector, spec.mean, spec.std)
+    projector = projector_of(path, weights) if (path / "checkpoint.pt").is_file() else {}
+    return Found(spec.backbone, weights, projector, spec.mean, spec.std)
 
 
 def _load(found: Found, backbone: nn.Module, what: str, name: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from effssl import InputError
 from effssl.models.backbones import Stem, create_backbone
 from effssl.ranges import ImageSize
+from effssl.run import checkpoint
 from effssl.run.files import atomic
 
 Colours = tuple[float, ...]  # one number a channel, of values in [0, 1]
@@ -130,6 +133,32 @@ def read_run_file(file: Path) -> tuple[dict[str, Tensor], BackboneSpec]:
         raise _not_what_it_says(file, error) from None
 
 
+def projector_of(run: Path, backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the weights of the projector from the checkpoint beside a run's backbone.
+
+    Args:
+        run: the run's folder, or the backbone.safetensors in it.
+        backbone: the backbone's weights.
+
+    Raises:
+        InputError: if there is no checkpoint, or if its backbone is not this one, as in a run that
+            has ended and goes on with more epochs.
+    """
+    folder = run if run.is_dir() else run.parent
+    state = checkpoint.load(folder / "checkpoint.pt")["model"]
+    there = _below("backbone.", state)
+    if backbone.keys() != there.keys() or any(
+        not torch.equal(weight, there[name]) for name, weight in backbone.items()
+    ):
+        files = "checkpoint.pt and backbone.safetensors"
+        raise InputError(f"{run}: {files} are of different weights; let the run finish")
+    return _below("projector.", state)
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def _not_what_it_says(file: Path, error: Exception) -> InputError:
     return InputError(f"{file} does not hold what it says it holds: {one_line(error)[:200]}")
 
@@ -173,17 +202,20 @@ def is_of_a_run(file: Path) -> bool:
 def backbone_file(path: Path) -> Path:
     """Return the file of a run's backbone, by itself or by the run's folder.
 
-    Raises InputError for a folder of anything else.
+    Raises InputError for a folder of anything else, and for that of a run that is not finished: one
+    that goes on with more epochs still has the backbone of its earlier end, given by that file's
+    own path alone.
     """
     if not path.is_dir():
         return path
-    file = path / "backbone.safetensors"
-    if file.is_file():
+    file, settings = path / "backbone.safetensors", path / "config.yaml"
+    if not file.is_file() and not settings.is_file():
+        raise InputError(f"{path} is not a run: neither {file.name} nor {settings.name} in it")
+    if file.is_file() and ((path / "result.json").is_file() or not settings.is_file()):
         return file
-    if (path / "config.yaml").is_file():
-        how_to = f"go on with: python -m effssl.train --resume {path}"
-        raise InputError(f"{path} is not finished; {how_to}")
-    raise InputError(f"{path} is not a run: neither {file.name} nor config.yaml in it")
+    earlier = f", or name {file}, which may be of an earlier end" if file.is_file() else ""
+    how_to = f"go on with: python -m effssl.train --resume {path}"
+    raise InputError(f"{path} is not finished; {how_to}{earlier}")
 
 
 def one_line(error: Exception) -> str:

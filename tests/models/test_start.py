@@ -110,6 +110,16 @@ def test_a_run_gives_backbone_and_projector(tmp_path):
     assert all(torch.equal(v, last[k]) for k, v in encoder.state_dict().items())
 
 
+def test_of_a_run_that_goes_on_no_two_states_are_mixed(tmp_path):
+    """Its checkpoint has moved on, its backbone is that of the end before."""
+    run = write_run(tmp_path / "run")
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state["model"]["backbone.conv1.weight"] += 1
+    torch.save(state, run / "checkpoint.pt")
+    with pytest.raises(InputError, match="are of different weights; let the run finish"):
+        start(str(run), encoder_of(size=16, proj_dim=8, proj_hidden_dim=12), normalised=OF_RUN)
+
+
 @pytest.mark.parametrize("file", ["backbone.safetensors", "folder"])
 def test_of_a_run_a_projector_that_does_not_fit_or_is_not_there_stays_new(tmp_path, file):
     run = write_run(tmp_path / "run")

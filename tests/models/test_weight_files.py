@@ -10,6 +10,7 @@ from effssl import InputError
 from effssl.models import BackboneSpec, create_backbone, load_backbone, save_backbone
 from effssl.models.timm_files import load_weights
 from effssl.models.weight_files import read_extra
+from tests.conftest import write_run
 from tests.models.test_backbones import images
 
 pytestmark = pytest.mark.slow
@@ -209,6 +210,18 @@ def test_a_size_that_timm_weights_do_not_take_is_named(tmp_path, name, size, mes
     torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(InputError, match=message):
         load_weights(name, tmp_path / "weights.pth", size)
+
+
+def test_the_folder_of_a_run_that_goes_on_is_refused_and_its_file_is_taken(tmp_path):
+    run = write_run(tmp_path / "run")
+    file = run / "backbone.safetensors"
+    assert load_backbone(run)[1] == load_backbone(file)[1]
+    (run / "result.json").unlink()  # as --resume RUN --epochs MORE does
+    with pytest.raises(InputError, match=f"run is not finished; go on with: .*, or name {file}"):
+        load_backbone(run)
+    assert load_backbone(file)[1].backbone == "resnet18"
+    (run / "config.yaml").unlink()  # the file alone, as it is given to others
+    assert load_backbone(run)[1].backbone == "resnet18"
 
 
 def test_timm_weights_that_do_not_fit_are_refused(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from effssl import cli
+from effssl import InputError, cli
 from effssl.embed.run import embed_folder
 from effssl.evaluate import run as evaluate
 from effssl.export.run import export
@@ -260,6 +260,8 @@ def test_a_run_is_given_more_epochs_by_the_cosine_of_the_longer_schedule(
         with pytest.raises(RuntimeError, match="stopped on the way"):
             train.main(cli.parse(["--resume", str(run), "--epochs", "2"]))
     assert not (run / "result.json").exists()  # its checkpoint will leave its other files
+    with pytest.raises(InputError, match="is not finished; go on with"):
+        load_backbone(run)  # of the end before
     assert train.main(cli.parse(["--resume", str(run)])) == 0
     assert (
         "--epochs 1 -> 2: the schedule now ends at step 10; from here, step 5, the learning rate "
