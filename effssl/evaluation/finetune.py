@@ -154,7 +154,7 @@ def fine_tune(
     """
     backbone, head = model
     is_frozen = recipe.backbone_lr == 0
-    optimizers = _optimizers(backbone, head, recipe)
+    optimizers, scaler = _optimizers(backbone, head, recipe), runtime.scaler()
     backbone.train(not is_frozen)
     head.train()
     penalty = _penalty(backbone, recipe.near)
@@ -176,10 +176,11 @@ def fine_tune(
                             h = backbone(x)
                         logits = head(h)  # [views * batch, classes]
                     loss = F.cross_entropy(logits.float(), labels.repeat(len(views)))
-                    (loss + penalty()).backward()
+                    scaler.scale(loss + penalty()).backward()
                     for optimizer, _ in optimizers:
-                        optimizer.step()
+                        scaler.step(optimizer)
                         optimizer.zero_grad(set_to_none=True)
+                    scaler.update()
                     step, encoded = step + 1, encoded + len(logits)
                     bar.update()
                     if step == recipe.steps:

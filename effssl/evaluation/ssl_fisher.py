@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ def ssl_fisher(
 ) -> list[Tensor]:
     """Estimate the diagonal of the Fisher information of a run's loss, as --keep does in training.
 
+    In float16, whose gradients would have to be scaled, all is computed in float32.
+
     Args:
         backbone: whose parameters it is of; on the device, and left as it was.
         projector: what made embeddings of its representations.
@@ -36,6 +39,8 @@ def ssl_fisher(
         InputError: if the run has one view of the first size alone.
     """
     augment, runtime = cfg.augment, stream.runtime
+    if runtime.autocast_dtype == torch.float16:
+        runtime = replace(runtime, autocast_dtype=None)
     if augment.views < 2:
         raise InputError("--keep-fisher ssl: the run has one view beside its small ones; try none")
     last_layer = projector[-1]

@@ -26,7 +26,8 @@ from effssl.evaluation.finetune import (
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
 from effssl.evaluation.semi_supervised import _cross_validated
-from effssl.models import create_backbone
+from effssl.evaluation.ssl_fisher import ssl_fisher
+from effssl.models import Projector, create_backbone
 from effssl.run import signals
 from effssl.run.device import Runtime
 from effssl.train import loop as train
@@ -127,6 +128,34 @@ def test_one_step_moves_backbone_and_head_each_by_its_rate_times_the_gradient_of
     for part, rate in ((0, 0.02), (1, 0.7)):
         for p, q in zip(model[part].parameters(), reference[part].parameters(), strict=True):
             torch.testing.assert_close(p, q - rate * q.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_float16_keeps_gradients_that_it_cannot_hold_unscaled():
+    """A head of nearly zero: what the backbone gets of its gradient is below float16's least."""
+    backbone, head = tiny(), nn.Linear(16, 2)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.weight[0], 1e-7)
+    before = copy.deepcopy(backbone)
+    half = Runtime(torch.device("cpu"), torch.float16)
+    recipe = Recipe(backbone_lr=1e6, head_lr=0.1, steps=1)
+    fine_tune(nn.Sequential(backbone, head), noise(1), recipe, seed=0, runtime=half)
+    assert not torch.equal(backbone.conv1.weight, before.conv1.weight)
+
+
+def test_in_float16_what_weighs_near_is_that_of_float32(digits, digits_dir):
+    data, stream, _ = digits
+    cfg = cli.parse([*QUICK, "--data-dir", str(digits_dir)])
+
+    def fisher(dtype):
+        seen = stream.with_views(stream.augment)
+        seen.runtime = Runtime(torch.device("cpu"), dtype)
+        projector = Projector(16, 16, 16, 2)
+        return ssl_fisher(tiny(), projector, cfg, seen, data.train_positions)
+
+    torch.manual_seed(1)
+    whole = fisher(None)
+    torch.manual_seed(1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, fisher(torch.float16), strict=True))
 
 
 def test_both_rates_follow_the_cosine_over_the_steps(monkeypatch):
