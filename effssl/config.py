@@ -56,8 +56,9 @@ class Model:
     proj_norm: Literal["batch", "layer", "none"] = "batch"
     """Normalisation after each hidden linear layer."""
     proj_bias: bool = False
-    """A bias in the projector's last layer. It moves only the loss of --pairing authors, which
-    scales z to unit length."""
+    """A bias in the projector's last layer. It moves only losses that scale z to unit length
+    (simclr, entropy_reconstruction, and barlow_twins with --pairing authors), and vicreg beside a
+    --teacher or --paired, whose projectors have biases of their own."""
     norm_by_view: bool = False
     """Send each view through the encoder by itself, so that BatchNorm's statistics in training are
     of one view, as in the official code, and not of all views together."""
