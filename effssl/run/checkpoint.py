@@ -13,7 +13,7 @@ from torch import nn
 
 from effssl import InputError
 from effssl.run.device import random_state, set_random_state
-from effssl.run.files import atomic
+from effssl.run.files import FileError, atomic
 
 
 def capture(
@@ -74,10 +74,13 @@ def _cause(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def told_of_in_errors(run: Path) -> Iterator[None]:
-    """Add to an error about a file, which ends a run, what there is to go on from."""
+    """Add to an error about a file, which ends a run, what there is to go on from.
+
+    Other errors are of settings, which --resume does not change.
+    """
     try:
         yield
-    except (InputError, OSError) as error:
+    except (FileError, OSError) as error:
         whole = (
             f"the last checkpoint is whole: go on with --resume {run}"
             if (run / "checkpoint.pt").is_file()

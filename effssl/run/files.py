@@ -12,13 +12,17 @@ from typing import Any
 from effssl import InputError
 
 
+class FileError(InputError):
+    """A file cannot be written; the message names it."""
+
+
 @contextlib.contextmanager
 def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the block ends without an error.
 
     Whatever happens, nothing half-written stays: the temporary file is removed, and an older `path`
     is left as it was. Missing folders are made. `sync` waits until the bytes and the new name are
-    on the disk, so that they survive a power cut. Raises InputError if the file cannot be written.
+    on the disk, so that they survive a power cut. Raises FileError if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -38,14 +42,14 @@ def atomic(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Raise InputError, which names `path` and the reason, for an OSError in the block.
+    """Raise FileError, which names `path` and the reason, for an OSError in the block.
 
     The system's own error of a full disk names no file.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -51,8 +51,9 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         # Not in the handler, whose error holds what was computed.
         if before is None or size == 1:
             raise InputError(
-                f"a step does not fit in the memory of {job.runtime.device}; try --micro-batch "
-                f"auto, --checkpoint-activations or a smaller --batch-size ({reason})"
+                f"a step does not fit in the memory of {job.runtime.device}; try a new run, in "
+                "another folder, with --micro-batch auto, --checkpoint-activations or a smaller "
+                f"--batch-size ({reason})"
             )
         job.optimizer.zero_grad(set_to_none=True)
         _put_back_buffers(job, before)

@@ -126,8 +126,17 @@ def test_auto_halves_until_a_step_fits_and_then_stays(job_of):
 def test_what_does_not_fit_ends_with_the_ways_out(job_of, flags, most):
     job = job_of(*flags)
     full_beyond(job, most)
-    with pytest.raises(InputError, match=r"try --micro-batch auto, .* \(CUDA out of memory\)$"):
+    with pytest.raises(InputError, match=r"with --micro-batch auto, .* \(CUDA out of memory\)$"):
         step.leave_gradients(job, batch(job), lambda line: None)
+
+
+def test_a_run_that_does_not_fit_is_not_told_to_go_on(job_of):
+    """--resume changes nothing that would help, though there is a checkpoint of step 0."""
+    job = job_of("--final-images", 0)
+    full_beyond(job, 128)
+    with pytest.raises(InputError, match="try a new run, in another folder") as error:
+        train.train(job)
+    assert (job.out / "checkpoint.pt").is_file() and "--resume" not in str(error.value)
 
 
 def test_the_gradient_is_shortened_to_its_largest_norm(job_of):
