@@ -43,5 +43,17 @@ def fewest_images(cfg: Config) -> int:
     return max(2, distributed.world_size() * (2 if is_alone else 1))
 
 
+def fewest_in_part(cfg: Config) -> int:
+    """Return how many images a part of a batch has at least, where it is cut by --micro-batch.
+
+    The projector of a branch has one row an image, as has that of views with --norm-by-view, and
+    BatchNorm normalises none that stands alone. Several processes share its statistics.
+    """
+    model = cfg.model
+    has_a_row_each = bool(cfg.branches.count) or model.norm_by_view
+    is_normalised = model.proj_norm == "batch" and model.proj_layers != 1
+    return 2 if has_a_row_each and is_normalised and distributed.world_size() == 1 else 1
+
+
 def _views_of_groups(cfg: Config) -> list[int]:
     return [views for views in (cfg.augment.views, cfg.sizes.small_views) if views]

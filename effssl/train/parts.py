@@ -21,7 +21,7 @@ from effssl.optim import build_optimizer, learning_rate
 from effssl.ranges import ImageSize
 from effssl.run import distributed
 from effssl.run.device import Runtime
-from effssl.train.forward import fewest_images
+from effssl.train.forward import fewest_images, fewest_in_part
 from effssl.train.keep import Keep
 from effssl.views.sizes import growing_sizes, small_group
 
@@ -58,13 +58,23 @@ def sizes_of(cfg: Config, encoder: Encoder) -> tuple[list[ImageSize], Augment | 
 
 
 def micro_batch_of(cfg: Config) -> int | None:
-    """Return how many images' views are encoded at a time; None for those of the batch."""
+    """Return how many images' views are encoded at a time; None for those of the batch.
+
+    Raises InputError for `auto` in several processes, and for fewer than can be normalised.
+    """
     given = cfg.optim.micro_batch
     if given == "auto" and distributed.world_size() > 1:
         raise InputError(
             "--micro-batch auto: one process alone can try what fits; under torchrun give a number"
         )
-    return None if given == "auto" else given
+    if given is None or given == "auto":
+        return None
+    if given < (fewest := fewest_in_part(cfg)):
+        raise InputError(
+            f"--micro-batch {given} is too small to normalise: at least {fewest}, as the projector "
+            "of --teacher, of --paired or of --norm-by-view has one row an image"
+        )
+    return given
 
 
 def label_of(cfg: Config) -> str:

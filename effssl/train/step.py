@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from effssl import InputError
 from effssl.run import distributed
 from effssl.run.device import random_state, set_random_state
+from effssl.train.forward import fewest_in_part
 from effssl.train.job import Batch, Job
 
 SPIKE = 10.0  # from this multiple of the median of the norms before it, a gradient is a spike
@@ -39,17 +40,19 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
     images, is_auto = batch.groups[0].shape[1], job.cfg.optim.micro_batch == "auto"
     if job.micro_batch:  # a last batch may not divide among processes, whose parts go together
         images = max(distributed.batch_sizes(images))
+    fewest = fewest_in_part(job.cfg)
     while True:
         size = min(images, job.micro_batch or images)
         before = _moved(job) if is_auto else None
         try:
             if size == images:
                 return _whole(job, batch)
-            return _in_parts(job, batch, math.ceil(images / size))
+            # Parts of two images would leave one of three alone.
+            return _in_parts(job, batch, min(math.ceil(images / size), images // fewest))
         except torch.cuda.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         # Not in the handler, whose error holds what was computed.
-        if before is None or size == 1:
+        if before is None or size <= fewest:
             raise InputError(
                 f"a step does not fit in the memory of {job.runtime.device}; try a new run, in "
                 "another folder, with --micro-batch auto, --checkpoint-activations or a smaller "

@@ -16,7 +16,7 @@ from effssl.models import load_backbone
 from effssl.run.log import read_metrics
 from effssl.train import branches, step
 from effssl.train import loop as train
-from effssl.train.job import build_job
+from effssl.train.job import Batch, build_job
 from tests.conftest import QUICK
 
 pytestmark = pytest.mark.slow
@@ -76,6 +76,20 @@ def test_parts_of_a_batch_have_its_vectors(digits_dir, vectors, tmp_path):
     step._in_parts(job, batch, 100)
     for one, p in zip(of_whole, job.encoder.parameters(), strict=True):
         torch.testing.assert_close(one, p.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", ["--teacher", "--norm-by-view"])
+def test_parts_leave_no_row_alone_that_is_normalised(digits_dir, finished, tmp_path, more):
+    flags = [more, finished] if more == "--teacher" else [more]
+    flags += ["--image-size", 16]  # below that the backbone's last maps are of one pixel
+    with pytest.raises(InputError, match="--micro-batch 1 is too small to normalise: at least 2"):
+        prepared(digits_dir, tmp_path / "one", *flags, "--micro-batch", 1)
+    for i, micro in enumerate([("2",), ("1", "--proj-norm", "layer")]):
+        job = prepared(digits_dir, tmp_path / f"{i}", *flags, "--micro-batch", *micro)
+        whole = next(job.batches(0))
+        three = Batch([g[:, :3] for g in whole.groups], [rows[:3] for rows in whole.vectors])
+        step.leave_gradients(job, three, print)
+        assert all(p.grad.isfinite().all() for p in job.encoder.parameters())
 
 
 def test_a_teacher_sees_each_image_once_and_its_student_can_be_evaluated(
