@@ -83,6 +83,7 @@ class Job:
     micro_batch: int | None  # images whose views are encoded at a time; None: the batch
     norms: list[float] = field(default_factory=list)  # of the last gradients, for --max-skipped
     skipped: int = 0  # steps that left the weights as they were
+    buffers: list[Tensor] = field(default_factory=list)  # before a step that may be skipped
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, before this process began
 

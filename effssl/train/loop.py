@@ -145,13 +145,13 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
 def _save(job: Job, clock: Clock) -> None:
     """Write checkpoint.pt; the clock pauses.
 
-    Raises FloatingPointError if weights are not finite.
+    Raises FloatingPointError if weights or running averages are not finite.
     """
     if not distributed.is_first():
         return
     file = job.out / "checkpoint.pt"
     with clock.paused():
-        if not all(bool(p.isfinite().all()) for p in job.encoder.parameters()):
+        if not all(bool(each.isfinite().all()) for each in job.encoder.state_dict().values()):
             raise diverged(job, f"weights are not finite after step {job.step}")
         checkpoint.save(file, state_of(job) | {"seconds": clock.seconds})
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,20 @@ from effssl.run import distributed
 from effssl.run.device import random_state, set_random_state
 from effssl.train.forward import fewest_in_part
 from effssl.train.job import Batch, Job
+from effssl.train.moved import buffers_of, moved, put_back_buffers
 
 SPIKE = 10.0  # from this multiple of the median of the norms before it, a gradient is a spike
 SPIKE_AFTER = 20  # norms that there have to be before
 _KEPT = 100  # norms that the median is of
+_HALVINGS = 32  # of the scale of float16 for one batch that weighs --keep, at most
 
 
 def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[str, Tensor]:
     """Leave the gradient of a batch's loss on the encoder's parameters; returns loss and terms.
 
     With `--micro-batch auto`, if the step does not fit in the device's memory it is tried again in
-    halves, as are all after it.
+    halves, as are all after it. If the step may be skipped, `job.buffers` keeps what the encoder's
+    buffers were before.
 
     Args:
         job: whose encoder, and whose loss.
@@ -41,9 +44,11 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
     if job.micro_batch:  # a last batch may not divide among processes, whose parts go together
         images = max(distributed.batch_sizes(images))
     fewest = fewest_in_part(job.cfg)
+    if job.cfg.optim.max_skipped or job.scaler.is_enabled():
+        job.buffers = buffers_of(job)
     while True:
         size = min(images, job.micro_batch or images)
-        before = _moved(job) if is_auto else None
+        before = moved(job) if is_auto else None
         try:
             if size == images:
                 return _whole(job, batch)
@@ -59,7 +64,7 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
                 f"--batch-size ({reason})"
             )
         job.optimizer.zero_grad(set_to_none=True)
-        _put_back_buffers(job, before)
+        put_back_buffers(job, before.buffers)
         set_random_state(before.random, job.runtime.device)
         torch.cuda.empty_cache()
         job.micro_batch = math.ceil(size / 2)
@@ -85,13 +90,13 @@ def _in_parts(job: Job, batch: Batch, count: int) -> dict[str, Tensor]:
     its running averages take them in part by part.
     """
     parts = _parts(batch, count)
-    device, before = job.runtime.device, _moved(job)
+    device, before = job.runtime.device, buffers_of(job)
     randoms, embeddings = [], []
     with torch.no_grad():
         for part in parts:
             randoms.append(random_state(device))
             embeddings.append(_encode(job, part))
-    _put_back_buffers(job, before)
+    put_back_buffers(job, before)
     z = torch.cat(embeddings, 1).requires_grad_()
     terms = job.loss_of(z)
     job.scaler.scale(terms["loss"]).backward()
@@ -130,7 +135,9 @@ def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor |
     """Move the weights by the gradients that there are, and remove these.
 
     `--clip-grad` shortens them before. With `--max-skipped`, a step whose gradient is not finite or
-    is a spike leaves the weights as they are, and is counted.
+    is a spike leaves the weights as they are, and is counted. It leaves the encoder's buffers and
+    the averaged weights too, as does a step that the scaler of float16 skips: running averages of
+    what is not finite would stay so for good.
 
     Args:
         job: whose weights.
@@ -143,21 +150,23 @@ def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor |
     Raises:
         FloatingPointError: if more steps were skipped than may be.
     """
-    optim, norm = job.cfg.optim, None
+    optim, norm, is_skipped = job.cfg.optim, None, False
     if is_logged or optim.clip_grad is not None or optim.max_skipped:
         job.scaler.unscale_(job.optimizer)
         parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, optim.clip_grad or math.inf)
     if optim.max_skipped and norm is not None and _is_spike(job, norm.item()):
+        is_skipped = True
         job.skipped += 1
         say(f"step {job.step} is skipped: the norm of its gradient is {norm.item():.3g}")
         if job.skipped > optim.max_skipped:
             raise diverged(job, f"{job.skipped} steps were skipped up to step {job.step}")
     else:
         job.scaler.step(job.optimizer)
-    job.scaler.update()
     job.optimizer.zero_grad(set_to_none=True)
-    if job.average is not None:
+    if _has_overflowed(job.scaler) or is_skipped:
+        put_back_buffers(job, job.buffers)
+    elif job.average is not None:
         job.average.update_parameters(job.encoder)
     return norm
 
@@ -173,6 +182,14 @@ def _is_spike(job: Job, norm: float) -> bool:
     return False
 
 
+def _has_overflowed(scaler: torch.amp.GradScaler) -> bool:
+    """Let the scaler of float16 choose the scale of the next loss; returns whether that is smaller,
+    as gradients of this one were not finite, for which the scaler skips the step."""
+    before = scaler.get_scale()
+    scaler.update()
+    return scaler.get_scale() < before
+
+
 def weigh_keep(job: Job, epoch: int) -> None:
     """Estimate what weighs --keep, if it is wanted and the backbone begins to move in this epoch.
 
@@ -183,16 +200,19 @@ def weigh_keep(job: Job, epoch: int) -> None:
         return
     if epoch < start.freeze_epochs:
         return
-    before = _moved(job)
+    before = moved(job)
 
     def gradients(batch: Batch) -> None:
-        leave_gradients(job, batch, print)
-        job.scaler.unscale_(job.optimizer)
-        job.scaler.update()
+        for _ in range(_HALVINGS):
+            job.optimizer.zero_grad(set_to_none=True)
+            leave_gradients(job, batch, print)
+            job.scaler.unscale_(job.optimizer)
+            if not _has_overflowed(job.scaler):
+                return
 
     keep.estimate(gradients, job.batches(epoch))
     job.optimizer.zero_grad(set_to_none=True)
-    _put_back_buffers(job, before)
+    put_back_buffers(job, before.buffers)
     set_random_state(before.random, job.runtime.device)
     if distributed.is_first():
         keep.save(job.out)
@@ -220,20 +240,3 @@ def _gathered(forward: nn.Module, *, is_last: bool) -> contextlib.AbstractContex
     if isinstance(forward, DistributedDataParallel) and not is_last:
         return forward.no_sync()
     return contextlib.nullcontext()
-
-
-class _Moved(NamedTuple):
-    """What a forward pass moves: torch's random numbers, and buffers such as running averages."""
-
-    random: dict[str, Tensor]
-    buffers: list[Tensor]
-
-
-def _moved(job: Job) -> _Moved:
-    buffers = [buffer.clone() for buffer in job.encoder.buffers()]
-    return _Moved(random_state(job.runtime.device), buffers)
-
-
-def _put_back_buffers(job: Job, before: _Moved) -> None:
-    for buffer, value in zip(job.encoder.buffers(), before.buffers, strict=True):
-        buffer.copy_(value)

@@ -160,8 +160,10 @@ def set_gradients(job, value):
 
 def test_spikes_and_steps_that_are_not_finite_are_skipped_up_to_a_number(job_of):
     job, lines = job_of("--max-skipped", 2), []
+    whole = batch(job)
 
     def weights_after(value):
+        step.leave_gradients(job, whole, lines.append)
         set_gradients(job, value)
         step.update(job, is_logged=False, say=lines.append)
         return torch.cat([p.detach().flatten() for p in job.encoder.parameters()])
@@ -178,6 +180,35 @@ def test_spikes_and_steps_that_are_not_finite_are_skipped_up_to_a_number(job_of)
     assert [line.partition(":")[0] for line in lines] == ["step 0 is skipped"] * 2
     with pytest.raises(FloatingPointError, match=r"3 steps were skipped .* a lower --lr"):
         weights_after(math.inf)
+
+
+@pytest.mark.parametrize("flags", [["--max-skipped", 1], ["--precision", "fp16"]])
+def test_a_step_that_is_skipped_leaves_running_averages_and_averaged_weights(job_of, flags):
+    job = job_of("--ema", 0.9, *flags)
+
+    def states():
+        return copy.deepcopy([job.encoder.state_dict(), job.average.state_dict()])
+
+    before = states()
+    spoilt = Batch([math.inf * group for group in batch(job).groups], [])
+    step.leave_gradients(job, spoilt, print)
+    assert not all(buffer.isfinite().all() for buffer in job.encoder.buffers())
+    step.update(job, is_logged=False, say=print)
+    for one, other in zip(before, states(), strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert job.skipped == ("--max-skipped" in flags)
+    for _ in range(16):  # the first scales of float16 may be too large
+        step.leave_gradients(job, batch(job), print)
+        step.update(job, is_logged=False, say=print)
+    assert 0 < job.average.n_averaged <= 16
+
+
+def test_running_averages_that_are_not_finite_are_not_saved(job_of):
+    job = job_of("--final-images", 0)
+    job.encoder.backbone.bn1.running_var.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not finite after step 0"):
+        train.train(job)
+    assert not (job.out / "checkpoint.pt").exists()
 
 
 def test_one_bad_batch_does_not_end_a_run(job_of, digits_dir):
@@ -219,6 +250,15 @@ def test_float16_scales_its_loss_and_keeps_the_scale(digits_dir, tmp_path):
     assert all(math.isfinite(r["loss"]) and r["gradient_scale"] >= 1 for r in records)
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["scaler"]["scale"] == records[-1]["gradient_scale"]
+
+
+def test_what_weighs_keep_waits_for_a_scale_that_float16_holds(job_of, finished):
+    job = job_of("--init", finished, "--keep", 1, "--precision", "fp16")
+    job.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    step.weigh_keep(job, 0)
+    fisher = torch.cat([f.flatten() for f in job.keep.fisher])
+    assert fisher.min() >= 0 and fisher.mean() == pytest.approx(1, rel=1e-3)
+    assert job.scaler.get_scale() < 2.0**30
 
 
 def test_activations_that_are_computed_again_give_the_same_gradient(job_of):
