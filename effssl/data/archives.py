@@ -16,7 +16,8 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.fingerprints import digest
-from effssl.data.image_files import abridged, counted, describe_labels, is_image, is_read, printable
+from effssl.data.folders import is_read
+from effssl.data.image_files import abridged, counted, describe_labels, is_image, printable
 from effssl.data.split_folders import split_of
 
 KINDS = (".zip", ".tar")

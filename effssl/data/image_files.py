@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections import Counter
@@ -17,17 +16,12 @@ from effssl import InputError
 from effssl.data.bands import ARRAYS
 from effssl.data.decode import Decoded, Decoding, Readable, decode
 from effssl.data.file_paths import FilePaths
+from effssl.data.folders import check_listed, is_read, may_be_folder, names_in
 
 # What Pillow opens too: documents, drawings, videos, icons, textures, and data that it only names.
 NO_PHOTOGRAPHS = {
     *("EPS", "PDF", "PSD", "WMF", "MPEG", "FLI", "ICO", "CUR", "ICNS", "GBR", "XBM", "XPM"),
     *("BLP", "FTEX", "IPTC", "BUFR", "GRIB", "HDF5"),
-}
-# What storage boxes, systems and archivers put beside people's files, in small letters.
-NOT_OURS = {
-    *("@eadir", "@recycle", "@recently-snapshot", "@sharebin", "@tmp", "#recycle", "#snapshot"),
-    *("~snapshot", "__macosx", "lost+found", "$recycle.bin", "recycler", "found.000"),
-    "system volume information",
 }
 
 
@@ -78,7 +72,8 @@ def images_below(
     """Find all images below a folder, sorted by path.
 
     Returns (images, labels, classes, notes): labels and classes as class_labels gives them, and
-    sentences about what was found. Raises InputError if there are no images.
+    sentences about what was found. Raises InputError if there are no images, and as find_images
+    does.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -122,12 +117,13 @@ def find_images(
 
     Links are followed; folders that are not `is_read` and those of `without` are left out, hidden
     files too. With `only`, just root's folders of these names are looked into; arrays: see
-    is_image.
+    is_image. Raises InputError if a folder cannot be listed, and as names_in does.
     """
     others: Counter[str] = Counter()
     folders: list[Path] = []
     folder_of: list[int] = []
     names: list[str] = []
+    unlisted: list[str] = []
     # Folders to look into, and files that were found beside them, in the order of paths' parts.
     waiting: list[Path | tuple[int, list[str]]] = [root]
     while waiting:
@@ -140,10 +136,10 @@ def find_images(
         passed: list[str] = []
         beside: list[str] = []
         parts: list[Path | tuple[int, list[str]]] = [(len(folders), beside)]
-        for name, is_folder in _listed(here):
+        for name, is_folder in names_in(here, unlisted):
             if is_folder:
-                is_wanted = is_read(name) and here / name not in without
-                if is_wanted and (not only or here != root or name in only):
+                is_wanted = not only or here != root or name in only
+                if is_wanted and here / name not in without:
                     beside = []
                     parts += [here / name, (len(folders), beside)]
             elif not is_image(name, arrays=arrays):
@@ -154,41 +150,30 @@ def find_images(
         waiting += reversed(parts)
         if not (only and here == root) and not any(name.endswith(".beton") for name in passed):
             others.update(Path(n).suffix.lower() for n in passed if not n.startswith("."))
+    check_listed(unlisted)
     return FoundFiles(FilePaths(folders, np.array(folder_of, np.int64), names), others)
 
 
-def _listed(folder: Path) -> list[tuple[str, bool]]:
-    """Return the names in a folder, sorted, and which are folders; none if it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
-    except OSError:
-        return []
-
-
 def has_images(root: Path, *, arrays: bool = False) -> bool:
-    """Say whether there is an image below `root`, at any depth; arrays: see is_image."""
-    waiting = [os.fspath(root)]
+    """Say whether there is an image below `root`, at any depth, or may be one, in a folder that
+    cannot be listed; arrays: see is_image."""
+    waiting, seen = [os.fspath(root)], set[str]()
     while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    if is_image(entry.name, arrays=arrays):
-                        return True
-                elif is_read(entry.name):
-                    waiting.append(entry.path)
+        here = os.path.realpath(waiting.pop())
+        if here in seen:  # by another link
+            continue
+        seen.add(here)
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if not may_be_folder(entry):
+                        if is_image(entry.name, arrays=arrays):
+                            return True
+                    elif is_read(entry.name):
+                        waiting.append(entry.path)
+        except OSError:
+            return True
     return False
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """List the folders in `folder` that are read, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if is_read(e.name) and e.is_dir())
-
-
-def is_read(folder_name: str) -> bool:
-    """Say whether images are looked for in a folder: in none that is hidden or NOT_OURS."""
-    return not folder_name.startswith(".") and folder_name.lower() not in NOT_OURS
 
 
 def is_image(file_name: str, *, arrays: bool = False) -> bool:

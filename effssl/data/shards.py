@@ -12,7 +12,8 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.fingerprints import digest
-from effssl.data.image_files import abridged, describe_labels, is_read
+from effssl.data.folders import check_listed, names_in
+from effssl.data.image_files import abridged, describe_labels
 from effssl.data.list_files import number_labels
 from effssl.data.shard_files import (
     KINDS,
@@ -126,12 +127,16 @@ def _shards(data_dir: Path) -> list[Shard]:
 
 
 def _below(folder: Path) -> list[Path]:
-    found = []
-    for here, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if is_read(name))
-        # cache-*.arrow is what the library keeps of its own computations.
-        wanted = (n for n in names if not n.startswith((".", "cache-")))
-        found += [Path(here, n) for n in wanted if Path(n).suffix.lower() in KINDS]
+    found, unlisted, waiting = [], list[str](), [folder]
+    while waiting:
+        here = waiting.pop()
+        for name, is_folder in names_in(here, unlisted):
+            if is_folder:
+                waiting.append(here / name)
+            # cache-*.arrow is what the library keeps of its own computations.
+            elif Path(name).suffix.lower() in KINDS and not name.startswith((".", "cache-")):
+                found.append(here / name)
+    check_listed(unlisted)
     return sorted(found)
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from effssl import InputError
 from effssl.data.file_paths import FilePaths
-from effssl.data.image_files import abridged, has_images, is_image, subfolders
+from effssl.data.folders import subfolders
+from effssl.data.image_files import abridged, has_images, is_image
 
 SPELLINGS = {  # in any case
     "train": ("train", "training"),
