@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 KINDS = (".parquet", ".arrow")
+_READING = threading.Lock()
 
 
 class Row(NamedTuple):
@@ -38,7 +40,9 @@ class Row(NamedTuple):
 
     def read_bytes(self) -> bytes:
         """Read the encoded image. Raises OSError if the row has none."""
-        value = _images_of_group(self.shard, self.column, self.group)[self.at].as_py()
+        with _READING:  # or each thread that comes to a new group would decompress it for itself
+            images = _images_of_group(self.shard, self.column, self.group)
+        value = images[self.at].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             path = value.get("path") if isinstance(value, dict) else None

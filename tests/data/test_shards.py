@@ -7,13 +7,15 @@ import io
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.data import shards
+from effssl.data import shard_files, shards
 from effssl.data.read_back import check_beton
 from effssl.data.shards import Columns, read_shards
 from effssl.data.sources import names_of, open_source
@@ -251,6 +253,39 @@ def test_a_folder_that_is_not_there_and_one_of_another_kind(tmp_path, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs pyarrow: pip install -e '\.\[hf\]'"):
         read_shards(tmp_path, "train")
+
+
+def test_no_folder_of_shards_is_lost_or_walked_twice(tmp_path):
+    write(tmp_path / "a" / "x.parquet", table(range(3)))
+    write(tmp_path / "b" / "x.parquet", table(range(2)))
+    (tmp_path / "a" / "itself").symlink_to("itself")
+    assert len(read_shards(tmp_path, "train").rows) == 5
+    (tmp_path / "a" / "up").symlink_to("..")
+    with pytest.raises(InputError, match=r"a/up is a link to .*, which it lies in") as error:
+        read_shards(tmp_path, "train")
+    assert "\n" not in str(error.value)
+    (tmp_path / "a" / "up").unlink()
+    (tmp_path / "c").symlink_to("n" * 300)
+    with pytest.raises(InputError, match=r"c \(File name too long\) cannot be looked into"):
+        read_shards(tmp_path, "train")
+
+
+def test_threads_that_come_to_a_group_read_it_once(tmp_path, monkeypatch):
+    write(tmp_path / "x.parquet", table(range(8)), group=8)
+    images = open_source("hf", tmp_path, "train").images
+    read, groups = pq.ParquetFile.read_row_group, []
+
+    def slow(file, group, *columns, **how):
+        groups.append(group)
+        time.sleep(0.05)  # as a group of a GiB takes
+        return read(file, group, *columns, **how)
+
+    shard_files.forget()
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", slow)
+    with ThreadPoolExecutor(8) as pool:
+        pixels = list(pool.map(images.__getitem__, range(8)))
+    assert all(np.array_equal(found, image(n)) for n, found in enumerate(pixels))
+    assert groups == [0]
 
 
 def test_large_row_groups_are_said(tmp_path, monkeypatch):
