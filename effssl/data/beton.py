@@ -13,8 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from effssl import InputError
 from effssl.data.decode import judge_gray
+from effssl.data.image_files import ImageFiles
 from effssl.data.loader import Reader, reader_of
 from effssl.data.sources import Source
 from effssl.data.storing import Complaint, Written, about_bytes, listing
@@ -45,6 +45,11 @@ class Beton(NamedTuple):
     is_new: bool  # written by this very call
     reader: Reader = "ffcv"  # what reads it
     values: Values = RGB  # what the numbers of images are
+    files: Sequence[object] | None = None  # of all images in the source, if they are files
+
+    def name_of(self, row: int) -> str:
+        """Return what a stored image is called: its file, or else its number."""
+        return f"image {row}" if self.files is None else str(self.files[self.positions[row]])
 
 
 def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> Beton:
@@ -53,8 +58,8 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     Images that do not decode or cannot be stored are left out with `storage.skip_corrupt`, which
     does not change the file's name: which images these are follows from the source. Without it
     InputError names them, also if an earlier call has stored the others. Raises InputError too for
-    16-bit gray that would be black, for a file shorter than it was written, and for a folder that
-    cannot be written.
+    16-bit gray that would be black, for a file shorter than it was written, for a folder that
+    cannot be written, and if a process that writes dies.
     """
     reader = reader_of(storage.loader)
     path, made_from = _file_of(source, folder, name, storage)
@@ -169,7 +174,8 @@ def _write(
         if left_out and (not storage.skip_corrupt or len(left_out) == num_images):
             raise InputError(_cannot_be_stored(left_out, num_images))
         if len(kinds) > 1:
-            raise InputError(f"images are of several kinds of values: {_counted(kinds)}")
+            counted = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
+            raise InputError(f"images are of several kinds of values: {counted}")
         about_gray = judge_gray(gray_highs, has_range=storage.gray_range is not None)
         to_disk(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read it
@@ -225,22 +231,16 @@ def _remove_temporaries(folder: Path, stem: str) -> None:
 def _stored(
     source: Source, path: Path, left_out: list[Complaint], is_new: bool, reader: Reader
 ) -> Beton:
-    labels, classes, side, identity = source.labels, source.classes, source.side, source.identity
-    everything = np.arange(len(source.images))
-    if not left_out:
-        return Beton(path, labels, classes, side, identity, everything, is_new, reader)
-    note_file = path.with_suffix(".json")
-    print(
-        f"{path.name} leaves out {len(left_out)} of {len(everything)} images, named in {note_file}",
-        flush=True,
-    )
-    positions = np.setdiff1d(everything, [complaint.position for complaint in left_out])
-    identity = hashlib.sha256(f"{identity} {positions.tolist()}".encode()).hexdigest()[:16]
-    return Beton(path, labels[positions], classes, side, identity, positions, is_new, reader)
-
-
-def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
+    identity, positions = source.identity, np.arange(len(source.images))
+    if left_out:
+        counted = f"{len(left_out)} of {len(positions)} images"
+        note_file = path.with_suffix(".json")
+        print(f"{path.name} leaves out {counted}, named in {note_file}", flush=True)
+        positions = np.setdiff1d(positions, [complaint.position for complaint in left_out])
+        identity = hashlib.sha256(f"{identity} {positions.tolist()}".encode()).hexdigest()[:16]
+    labels, classes, side = source.labels[positions], source.classes, source.side
+    files = source.images.paths if isinstance(source.images, ImageFiles) else None
+    return Beton(path, labels, classes, side, identity, positions, is_new, reader, files=files)
 
 
 def _cannot_be_stored(left_out: list[Complaint], num_images: int) -> str:

@@ -122,7 +122,7 @@ def _length(images: ImageSequence, position: int) -> int | None:
     try:
         file = images.paths[position]
         return file.stat().st_size if isinstance(file, Path) else file.size
-    except OSError:
+    except Exception:  # of a row it is the length of what is read: see _content
         return None
 
 
@@ -132,5 +132,5 @@ def _content(images: ImageSequence, position: int) -> bytes | None:
         return images[position].tobytes()
     try:
         return images.paths[position].read_bytes()
-    except OSError:
+    except Exception:  # damaged archives and shards raise many kinds
         return None

@@ -16,6 +16,7 @@ from typing import Any
 import ffcv.writer
 from tqdm import tqdm
 
+from effssl import InputError
 from effssl.data.storing import progress
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -24,7 +25,8 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def workers_watched() -> Iterator[None]:
-    """Raise in the main thread if one of FFCV's worker processes dies, for which FFCV would wait.
+    """Raise InputError in the main thread if one of FFCV's worker processes dies, for which FFCV
+    would wait, and OSError if the disk is full.
 
     On any error no worker process is left behind.
     """
@@ -45,8 +47,9 @@ def workers_watched() -> Iterator[None]:
         if codes and codes[0] in _DISK_IS_FULL:
             raise OSError(codes[0], os.strerror(codes[0]))
         if codes:
-            raise RuntimeError(
-                f"a process that writes the .beton died (exit code {codes[0]}; out of memory?)"
+            raise InputError(
+                f"a process that writes the .beton died (exit code {codes[0]}; out of memory? "
+                "Fewer --workers take less)"
             )
 
     # FFCV keeps no hold of its processes and queues.

@@ -32,8 +32,8 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
     They are stored raw if all are squares of one size, else with their longer side at most
     storage.max_side pixels, as JPEGs or, with storage.store lossless, raw.
 
-    Raises OSError if the disk is full, RuntimeError if a worker process dies; `file` is then no
-    .beton. Raises InputError if raw images may be too large for FFCV's pages.
+    Raises OSError if the disk is full, InputError if a worker process dies or raw images may be too
+    large for FFCV's pages; `file` is then no .beton.
     """
     side = source.side or storage.max_side
     mode = "jpg" if has_jpegs(source, storage) else "raw"

@@ -6,6 +6,7 @@ FFCV reads them, or, where it cannot be had, threads of this process.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from effssl import InputError
 from effssl.data.ffcv_setup import WHY_NOT
-from effssl.data.pixels import Decoder
+from effssl.data.pixels import DamagedImage, Decoder
 from effssl.ranges import LoaderName
 from effssl.run import distributed
 
@@ -31,6 +32,7 @@ class Loader(NamedTuple):
     # positions uint64 [n] -> what the decoder makes of the images there, in that order: its
     # values.read_as [batch, ...] on the CPU, each for as long as no further one is asked for
     read: Callable[[np.ndarray], Generator[Tensor, None, None]]
+    name_of: Callable[[int], str]  # position -> what an error calls the image there
 
 
 @functools.cache
@@ -52,20 +54,25 @@ def reader_of(loader: LoaderName) -> Reader:
 
 
 def open_loader(
-    path: Path, batch_size: int, workers: int, decoder: Decoder, reader: Reader = "ffcv"
+    path: Path,
+    batch_size: int,
+    workers: int,
+    decoder: Decoder,
+    reader: Reader = "ffcv",
+    name_of: Callable[[int], str] = "image {}".format,
 ) -> Loader:
     """Open a .beton for any number of passes, one at a time.
 
-    decoder: what makes pixels of stored images, made for this loader alone.
+    decoder: what makes pixels of stored images, made for this loader alone. name_of: see Loader.
     Raises InputError for a file that cannot be read.
     """
     if reader == "ffcv":
         from effssl.data import ffcv_loader
 
-        return Loader(path, ffcv_loader.open_passes(path, batch_size, workers, decoder))
+        return Loader(path, ffcv_loader.open_passes(path, batch_size, workers, decoder), name_of)
     from effssl.data import thread_loader
 
-    return Loader(path, thread_loader.open_passes(path, batch_size, workers, decoder))
+    return Loader(path, thread_loader.open_passes(path, batch_size, workers, decoder), name_of)
 
 
 def read_batches(
@@ -75,14 +82,15 @@ def read_batches(
 
     Yields (what the loader's decoder makes of the images, [batch, ...], their positions int64
     [batch]) on the device; the last batch may be smaller. Closing the generator ends the threads
-    that read. An error in one of them is raised here, as RuntimeError.
+    that read. Raises InputError naming an image that is damaged; any other error in these threads
+    is raised here as RuntimeError.
     """
     if len(positions) == 0:
         return
     copies = torch.cuda.Stream(device) if device.type == "cuda" else None
     start = 0
     with closing(loader.read(positions.astype(np.uint64))) as batches:
-        while (pixels := _next(batches, loader.path)) is not None:
+        while (pixels := _next(batches, loader)) is not None:
             at = torch.from_numpy(positions[start : start + len(pixels)].astype(np.int64))
             start += len(pixels)
             yield _copied(pixels, device, copies), _copied(at, device, copies)
@@ -90,12 +98,18 @@ def read_batches(
         raise RuntimeError(f"{start} of {len(positions)} images of {loader.path} were read")
 
 
-def _next(batches: Generator[Tensor, None, None], path: Path) -> Tensor | None:
+def _next(batches: Generator[Tensor, None, None], loader: Loader) -> Tensor | None:
     """Return the next batch, None at the end. What goes wrong is raised with the file's name."""
     try:
         return next(batches, None)
+    except DamagedImage as error:
+        why = f"{loader.name_of(error.row)} is not what was stored"
+        message = f"{loader.path} is damaged ({why}); delete it to have it rewritten"
+        if not distributed.is_first():  # commands show the errors of the first process alone
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise InputError(message) from None
     except Exception as error:
-        raise RuntimeError(f"reading {path} failed: {error!r}") from error
+        raise RuntimeError(f"reading {loader.path} failed: {error!r}") from error
 
 
 def _copied(x: Tensor, device: torch.device, copies: torch.cuda.Stream | None) -> Tensor:

@@ -19,6 +19,14 @@ from effssl.data.ffcv_jpeg import imdecode
 from effssl.data.values import RGB, Values
 
 
+class DamagedImage(Exception):
+    """A stored image does not decode, or is not what was stored; `row` is its row in the file."""
+
+    def __init__(self, row: int):
+        super().__init__(f"image {row} is damaged")
+        self.row = row
+
+
 class Decoder(Protocol):
     """What makes pixels of stored images, for one loader alone."""
 
@@ -68,12 +76,12 @@ class WholeImageDecoder:
 
 
 def raise_if_damaged(is_read: np.ndarray, positions: np.ndarray) -> None:
-    """Raise ValueError with the first position whose image was not read.
+    """Raise DamagedImage for the first position whose image was not read.
 
     Compiled code notes it, as no exception can leave a parallel loop.
     """
     if not is_read.all():
-        raise ValueError(f"a damaged image at position {positions[~is_read][0]}")
+        raise DamagedImage(int(positions[~is_read][0]))
 
 
 @compiled

@@ -53,8 +53,8 @@ def train(job: Job) -> int:
     In a process group each process trains on its part of every batch, and the first one does all
     the rest. Leaves in the run's folder: config.yaml, metrics.jsonl, tensorboard/, checkpoint.pt,
     backbone.safetensors, result.json, views.png, curves.png. Raises InputError before anything is
-    written there, and later if a file cannot be written; FloatingPointError on a loss that is not
-    finite, RuntimeError if loading fails.
+    written there, and later if a file cannot be written or a stored image is damaged;
+    FloatingPointError on a loss that is not finite, RuntimeError if loading fails otherwise.
     """
     cfg, out = job.cfg, job.out
     if cfg.run.resume and (out / "checkpoint.pt").exists():  # else it was stopped before it began

@@ -194,7 +194,8 @@ class ViewStream:
         return self._open(decoder, self._clean_batch_size)
 
     def _open(self, decoder: Decoder, batch_size: int) -> Loader:
-        return open_loader(self.stored.path, batch_size, self._workers, decoder, self.stored.reader)
+        path, reader, name_of = self.stored.path, self.stored.reader, self.stored.name_of
+        return open_loader(path, batch_size, self._workers, decoder, reader, name_of)
 
     def _bar(self, num_images: int) -> tqdm:
         is_off = None if self._progress else True  # None: off unless stderr is a terminal

@@ -151,7 +151,7 @@ def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
         images=Deadly(), labels=np.zeros(50, np.int64)
     )
     began = time.monotonic()
-    with pytest.raises(RuntimeError, match="died"):
+    with pytest.raises(InputError, match="died"):
         ensure_beton(source, tmp_path, "x", STORE)
     assert time.monotonic() - began < 20
     assert {p.suffix for p in tmp_path.iterdir()} <= {".lock"}

@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 
 from effssl import InputError, cli
-from effssl.data import beton, storing
+from effssl.data import beton, ffcv_writer, storing
 from effssl.data.stored import open_data, open_split
 from effssl.image_config import Images, Storage
 from effssl.prepare.store import main
@@ -298,6 +298,20 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path, capfd):
     assert process.exitcode == 2
     assert "error: cannot write " in output
     assert "File too large; --beton-dir" in output
+    assert names_in(tmp_path / "beton") == []
+
+
+def test_a_writer_that_is_killed_is_one_line(tmp_path, capfd, monkeypatch):
+    """As where memory is short."""
+    write_varied(tmp_path / "train")
+
+    def killed(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ffcv_writer, "storable", killed)
+    assert main(storage_of(tmp_path)) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: a process that writes the .beton died (exit code -9; out of mem")
     assert names_in(tmp_path / "beton") == []
 
 

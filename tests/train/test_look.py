@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -62,6 +63,27 @@ def test_all_that_is_odd_is_counted_and_named(images, tmp_path, capsys):
     ):
         assert part in said, said
     assert sorted(images.rglob("*")) == before
+
+
+def test_a_damaged_member_of_a_zip_is_one_of_those_that_are_damaged(images, tmp_path, capsys):
+    """Also where it is as long as another, to which it is then compared."""
+    first = images / "train" / "class-0"
+    (first / "deep.png").unlink()
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(images.rglob("*.png")):
+            archive.write(path, path.relative_to(images))
+        headers = [archive.getinfo(f"train/class-0/{n}.png").header_offset for n in (1, 2)]
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    compressed = headers[0] + 30 + len("train/class-0/1.png")
+    content[compressed : compressed + 20] = b"\xff" * 20
+    content[headers[1] : headers[1] + 4] = b"gone"
+    (tmp_path / "set.zip").write_bytes(content)
+    flags = ["--data", "folder", "--data-dir", tmp_path / "set.zip", "--image-size", 16]
+    said = look(tmp_path, capsys, *flags)
+    assert "damaged: 3 of 19: " in said
+    assert "train/class-0/1.png does not decode" in said
+    assert "train/class-0/2.png does not decode" in said
+    assert "repeated: no image is byte for byte another" in said
 
 
 def test_colours_are_those_of_the_pixels_and_compared_with_the_settings(images, tmp_path, capsys):

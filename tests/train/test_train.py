@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from effssl import InputError, cli
+from effssl.data.beton_file import open_file
+from effssl.data.stored import open_split
 from effssl.embed.run import embed_folder
 from effssl.evaluate import run as evaluate
 from effssl.export.run import export
@@ -495,6 +497,28 @@ def test_a_truncated_beton_is_named(tmp_path, capsys):
     assert train.main(cli.parse([*flags, "--out", str(tmp_path / "run")])) == 2
     assert f"{beton.name} is damaged" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loader", ["ffcv", "threads"])
+def test_a_stored_image_that_is_damaged_is_named_by_its_file(tmp_path, capsys, loader):
+    flags = [*QUICK, *varied_sizes(tmp_path), "--loader", loader, "--epochs", "1"]
+    storage = cli.parse(flags).images
+    _, beton = open_split(storage, "train")
+    stored = open_file(beton.path)
+    content = bytearray(beton.path.read_bytes())
+    at = int(stored.images["data_ptr"][23])
+    content[at + 200 : at + 220] = bytes(20)
+    beton.path.write_bytes(content)
+    capsys.readouterr()
+    assert train.main(cli.parse([*flags, "--out", str(tmp_path / "run")])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    name = storage.data_dir / "class-1" / "11.png"  # the fourth of its folder, by name
+    assert line.startswith(
+        f"error: {beton.path} is damaged ({name} is not what was stored); delete it to have it "
+        f"rewritten; the last checkpoint is whole: go on with --resume {tmp_path / 'run'}"
+    )
+    beton.path.unlink()
+    assert train.main(cli.parse(["--resume", str(tmp_path / "run")])) == 0
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(digits_dir, tmp_path):
