@@ -37,7 +37,8 @@ def main(cfg: Config) -> int:
     def work() -> int:
         with distributed.process_group():
             if cfg.run.look is not None:
-                look(cfg, cfg.run.look)
+                if distributed.is_first():
+                    look(cfg, cfg.run.look)
             elif cfg.run.plan is not None:
                 plan(cfg)
             else:

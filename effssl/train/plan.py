@@ -17,6 +17,7 @@ from torch import Tensor
 from effssl.config import Config
 from effssl.data.stored import Sample, open_sample
 from effssl.ranges import ImageSize, size_text, text_of_bytes
+from effssl.run import distributed
 from effssl.train.branches import prepare_branches
 from effssl.train.found_out import with_images
 from effssl.train.introduction import views_text
@@ -35,15 +36,22 @@ def plan(cfg: Config) -> None:
 
     Views per second and memory are measured, on some steps of each size that views grow through;
     they are made of a sample of the images, which is stored for as long. The hours are those of all
-    steps, without probes. Raises InputError as training does.
+    steps, without probes. Of several processes the first one prints. Raises InputError as training
+    does.
     """
     cfg = with_images(cfg)
     with tempfile.TemporaryDirectory() as folder:
         sample = open_sample(cfg.images, Path(folder), cfg.run.plan or 0)
         job = build_job(cfg, sample.data)
-        prepare_branches(job.branches, job.data, job.stream, cfg.augment, Path(folder))
+        of_first = Path(distributed.from_first(folder))
+        prepare_branches(job.branches, job.data, job.stream, cfg.augment, of_first)
         for line in lines_of(job, sample):
-            print(line, flush=True)
+            _say(line)
+
+
+def _say(line: str) -> None:
+    if distributed.is_first():
+        print(line, flush=True)
 
 
 def lines_of(job: Job, sample: Sample) -> Iterator[str]:
@@ -84,13 +92,14 @@ def _seconds_of_a_step(job: Job, size: ImageSize) -> float:
     timed, began = -WARM_UP, time.perf_counter()
     with closing(_batches(job, size)) as batches:
         for batch in batches:
-            leave_gradients(job, batch, print)
-            update(job, is_logged=False, say=print)
+            leave_gradients(job, batch, _say)
+            update(job, is_logged=False, say=_say)
             timed += 1
             if timed < 0 or 0 < timed < AT_LEAST_STEPS:
                 continue
             job.runtime.wait()
-            took_s = time.perf_counter() - began
+            # One clock for all processes: they take as many steps.
+            took_s = distributed.from_first(time.perf_counter() - began)
             if timed == 0 and took_s > LONG_S:
                 return took_s / WARM_UP
             if timed > 0 and took_s > AT_LEAST_S:

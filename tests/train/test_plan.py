@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 
 import pytest
 
@@ -11,7 +13,7 @@ from effssl.data.stored import SAMPLED, open_sample
 from effssl.image_config import Images
 from effssl.train import loop as train
 from effssl.train import plan
-from tests.conftest import QUICK, varied_sizes, write_class_folders
+from tests.conftest import QUICK, command, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +51,44 @@ def test_a_plan_for_more_images_than_there_are(tmp_path, capsys):
     assert "folder: 100000 training images, 90000 of them to pretrain on" in said
     assert "17500 steps of 1024 views" in said  # 100 epochs of 175
     assert not (tmp_path / "set" / "beton").exists()
+
+
+def test_several_processes_plan_together_and_one_talks(digits_dir, finished, tmp_path):
+    """They take as many steps, or they would wait for each other, and share what the teacher
+    made."""
+    python, *rest = command([*QUICK, "--data-dir", digits_dir, "--teacher", finished, "--plan"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [python, *torchrun, *rest],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    images, *_, disk = done.stdout.splitlines()
+    assert images.startswith("digits: 1437 training images") and disk.startswith("disk: ")
+    assert done.stdout.count("steps of 512 views of 8 px") == 1
+    assert done.stdout.count("disk: ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_processes_one_looks(digits_dir, tmp_path):
+    python, *rest = command(["--data-dir", digits_dir, "--look", tmp_path / "look.png"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [python, *torchrun, *rest],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("repeated: ") == 1
+    assert (tmp_path / "look.png").exists()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
