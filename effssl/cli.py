@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from effssl import InputError
-from effssl.config import FIELDS, Config, flag_of, flat
+from effssl.config import FIELDS, Config, flag_of, flat, resolved
 from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
-from effssl.ranges import absolute_start, local_path
-from effssl.set_defaults import defaults_for, that_apply
+from effssl.ranges import local_path
+from effssl.set_defaults import defaults_for, that_apply, without_found_out
 
 T = TypeVar("T")
 
@@ -87,15 +87,7 @@ def dump(cfg: Config) -> str:
 
     Its paths are absolute, so that they are found from wherever the file is read.
     """
-    settings = {name: value for name, value in flat(cfg).items() if name in _IN_FILES}
-    settings["lr"] = cfg.lr  # a later version may have measured another
-    for name in ("data_dir", "beton_dir", "paired"):
-        if settings[name] is not None:
-            settings[name] = str(Path(settings[name]).resolve())
-    settings["more_dirs"] = [str(folder.resolve()) for folder in cfg.images.more_dirs]
-    for name in ("init", "teacher"):
-        if settings[name] is not None:
-            settings[name] = absolute_start(settings[name])
+    settings = {name: value for name, value in resolved(cfg).items() if name in _IN_FILES}
     return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120)
 
 
@@ -127,10 +119,8 @@ def _resumed(run: Path, given: Given, flags: Given) -> Config:
     if not saved_file.is_file():
         raise InputError(f"--resume {run}: no run there (no {saved_file})")
     saved = _read_yaml(saved_file, flags)
-    for name in ("channels", "gray_range"):  # the run has in numbers what is to be found out
-        given |= {name: saved[name]} if given.get(name) in ("auto", ["auto"]) else {}
-    asked = _config(saved | given)
-    was, now = flat(_config(saved)), flat(asked)
+    asked = _config(saved | without_found_out(given, saved))
+    was, now = resolved(_config(saved)), resolved(asked)
     may_change = RESUME_MAY_CHANGE | ({"epochs"} if now["epochs"] > was["epochs"] else set())
     changed = [k for k in FIELDS if was[k] != now[k] and k not in may_change]
     if changed:

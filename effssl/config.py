@@ -26,6 +26,7 @@ from effssl.ranges import (
     PositiveFinite,
     PublishedWeight,
     Weight,
+    absolute_start,
     height_width,
 )
 from effssl.run_config import Run
@@ -197,6 +198,21 @@ def flat(cfg: Config) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     return {name: plain(value) for name, value in settings.items()}
+
+
+def resolved(cfg: Config) -> dict[str, Any]:
+    """Return the settings as `flat` does, as a run's folder keeps them and runs are compared:
+    `lr` is a number, and paths are absolute."""
+    settings = flat(cfg)
+    settings["lr"] = cfg.lr  # a later version may have measured another
+    for name in ("data_dir", "beton_dir", "paired"):
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).resolve())
+    settings["more_dirs"] = [str(folder.resolve()) for folder in cfg.images.more_dirs]
+    for name in ("init", "teacher"):
+        if settings[name] is not None:
+            settings[name] = absolute_start(settings[name])
+    return settings
 
 
 FIELDS = tuple(flat(Config()))

@@ -69,6 +69,18 @@ def that_apply(in_files: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     return {name: value for name, value in in_files.items() if name not in OF_RGB}
 
 
+def without_found_out(given: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given without what a run has found out of its images, where that is asked for
+    again: `saved`, the run's own settings as texts, has it in numbers."""
+    found = {name for name in ("channels", "gray_range") if given.get(name) in ("auto", ["auto"])}
+    if given.get("normalize") == "auto":
+        found |= {"mean", "std"}
+    count, num_means = saved.get("channels"), len(given["mean"]) if "mean" in given else 3
+    if "channels" in found and not _is_rgb(count) and str(num_means) != count:
+        found |= for_channels(num_means).keys()  # what was given was for other images
+    return {name: value for name, value in given.items() if name not in found}
+
+
 def _is_rgb(channels: str | None) -> bool:
     """Say whether channels are those of RGB, or a text that will be refused or found out."""
     return channels is None or channels not in _OTHERS

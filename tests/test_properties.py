@@ -87,6 +87,8 @@ def test_flags_are_settings_or_one_line(flags):
         with tempfile.TemporaryDirectory() as folder:
             (file := Path(folder) / "config.yaml").write_text(cli.dump(cfg))
             again = cli.load(file)
+            gone_on = cli.parse([*words, "--out", folder, "--go-on"])
+        assert cli.dump(gone_on) == cli.dump(cfg)  # the same command is the same run
         places = ("data_dir", "more_dirs", "beton_dir", "paired", "init", "teacher", "out", "lr")
         assert [k for k, v in flat(cfg).items() if flat(again)[k] != v and k not in places] == []
         assert again.lr == cfg.lr

@@ -22,6 +22,7 @@ from effssl.image_config import Storage
 from effssl.job_config import Export
 from effssl.models import load_backbone
 from effssl.train import loop as train
+from effssl.train.found_out import with_images
 from effssl.train.job import build_job
 from tests.conftest import TINY, write_class_folders
 
@@ -174,6 +175,21 @@ def test_auto_is_what_the_headers_say(tmp_path, run, capsys):
     assert len(config["mean"]) == 2 and abs(config["gray_range"][0] - LOW) < 80
     again = [*FLAGS, "--data-dir", str(folder), "--out", str(tmp_path / "run"), *auto]
     assert cli.parse([*again, "--epochs", "2"]).images.channels == 2
+
+
+@pytest.mark.parametrize("more", [[], ["--mean", "0.5", "0.5", "0.5"], ["--normalize", "auto"]])
+def test_auto_goes_on_where_colours_were_given_for_rgb(tmp_path, more):
+    satellite = ["--config", str(CONFIGS / "views" / "satellite.yaml")]
+    folder = str(write_stripes(tmp_path / "set"))
+    flags = ["--data", "folder", "--data-dir", folder, "--channels", "auto", *satellite, *more]
+    flags += ["--out", str(tmp_path / "run"), "--go-on"]
+    cfg = with_images(cli.parse(flags))
+    measured = replace(cfg.augment, mean=(0.4, 0.6), std=(0.1, 0.2), normalize="given")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(cli.dump(replace(cfg, augment=measured)))
+    assert cli.parse(flags).augment == measured
+    with pytest.raises(InputError, match="--views 4 -> 3"):
+        cli.parse([*flags, "--views", "3"])
 
 
 def test_auto_leaves_photographs_as_they_are_without_it(tmp_path, capsys):

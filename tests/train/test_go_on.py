@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,39 @@ def test_other_settings_are_those_of_another_run(digits_dir, tmp_path):
     (tmp_path / "own.yaml").write_text("go_on: true\n")
     with pytest.raises(InputError, match="unknown key go_on"):
         cli.parse(["--config", str(tmp_path / "own.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("init", "runs/other"),
+        ("init", "resnet18=weights.pth"),
+        ("teacher", "~/other"),
+        ("paired", "vectors.npz"),
+        ("lr", "auto"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_path_or_rate_given_again_is_the_one_that_the_run_has(
+    tmp_path, monkeypatch, name, value, in_file
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(f"{name}: {value}\n")
+    asked = ["--config", "own.yaml"] if in_file else [f"--{name}", value]
+    asked += ["--optimizer", "muon", "--out", "run", "--go-on"]
+    begun(asked)
+    cfg = cli.parse(asked)
+    assert cfg.run.resume == cfg.run.out == Path("run")
+    other = {"init": "timm", "lr": "0.5"}.get(name, "x")
+    with pytest.raises(InputError, match=rf"--{name} \S+ -> "):
+        cli.parse([*asked, f"--{name}", other])
+
+
+def begun(asked: list[str]) -> None:
+    """Write the settings of a run that a command has begun."""
+    out = (cfg := cli.parse(asked)).run.out
+    out.mkdir()
+    (out / "config.yaml").write_text(cli.dump(cfg))
 
 
 @pytest.mark.slow
