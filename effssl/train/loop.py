@@ -70,18 +70,19 @@ def train(job: Job) -> int:
             # A finished run that goes on is not finished: its checkpoint leaves the other files.
             (out / "result.json").unlink(missing_ok=True)
         clock = Clock(job.seconds, job.runtime.wait)
-        log = RunLog(
-            out,
-            start=_axes(job, clock),
-            total_steps=job.total_steps,
-            log_to=cfg.run.log_to,
-            settings=flat(cfg),
-        )
-        for line in [introduction(job), *job.begins_with]:
-            log.say(line)
-        if longer:
-            log.extension(_axes(job, clock) | longer)
-        prepare_branches(job.branches, job.data, job.stream, cfg.augment, out)
+        with clock.paused():
+            log = RunLog(
+                out,
+                start=_axes(job, clock),
+                total_steps=job.total_steps,
+                log_to=cfg.run.log_to,
+                settings=flat(cfg),
+            )
+            for line in [introduction(job), *job.begins_with]:
+                log.say(line)
+            if longer:
+                log.extension(_axes(job, clock) | longer)
+            prepare_branches(job.branches, job.data, job.stream, cfg.augment, out)
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
             _look_before_training(job, clock, log)
             with tracing(cfg.run.profile, out / "trace.json", clock, log.say) as trace:

@@ -28,7 +28,7 @@ from effssl.job_config import Export
 from effssl.models import load_backbone
 from effssl.models.shared_batch_norm import share_batch_norms
 from effssl.run import signals
-from effssl.run.log import read_metrics
+from effssl.run.log import RunLog, read_metrics
 from effssl.train import forward
 from effssl.train import job as job_module
 from effssl.train import loop as train
@@ -244,6 +244,16 @@ def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir,
     spent = json.loads((run / "result.json").read_text())["seconds"]
     assert train.main(cli.parse(["--resume", str(run), "--max-seconds", str(spent + 0.3)])) == 0
     assert json.loads((run / "result.json").read_text())["steps"] > steps
+
+
+def test_what_comes_before_the_first_step_is_no_second_of_training(
+    digits_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "RunLog", lambda *a, **k: time.sleep(1) or RunLog(*a, **k))
+    monkeypatch.setattr(train, "prepare_branches", lambda *_: time.sleep(1))
+    run, flags = tmp_path / "run", ["--epochs", 1, "--final-images", 0]
+    assert train.main(cli.parse(quick(digits_dir, run, *flags))) == 0
+    assert read_metrics(run)[0]["seconds"] < 0.5
 
 
 def fail(*arguments):
