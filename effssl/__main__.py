@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 
 from effssl import InputError, cli
@@ -29,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = _settings(sys.argv[1:] if argv is None else argv)
     except (InputError, OSError, UnicodeError) as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        # Under torchrun the processes of a machine have the same flags and files: its first speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     match settings:
         case Config():

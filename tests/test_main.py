@@ -127,6 +127,13 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_the_processes_of_a_machine_one_says_what_is_wrong_with_their_flags(capsys, monkeypatch):
+    for local_rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert main(["train", "--nope"]) == 2
+        assert capsys.readouterr().err.count("\n") == lines
+
+
 def test_help_lists_the_jobs_with_a_line_each(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])

@@ -84,17 +84,20 @@ def exit_code(
 
     Returns what the work returns (None counts as 0); 2 for bad input, for files that cannot be
     written and for names that are not UTF-8 where a library wants it, and 3 for FloatingPointError,
-    a training that diverged, each said in one line by the first process; 130 for Ctrl-C, with the
-    line `interrupted`. SIGTERM leaves with 143, by SystemExit.
+    a training that diverged, each said in one line by every process that has the error, behind its
+    number if it is not the first; 130 for Ctrl-C, with the line `interrupted`. SIGTERM leaves with
+    143, by SystemExit.
     """
     try:
         with orderly():
             return work() or 0
     except (InputError, OSError, UnicodeError, FloatingPointError) as error:
-        # RANK is set by torchrun; the group may not be there any more.
-        if os.environ.get("RANK", "0") == "0":
-            what = "a name that is not UTF-8: " if isinstance(error, UnicodeError) else ""
-            print(f"error: {what}{error}", file=sys.stderr)
+        # It may be that of one process alone. RANK is set by torchrun; the group may not be there
+        # any more.
+        rank = os.environ.get("RANK", "0")
+        who = "" if rank == "0" else f"[rank {rank}] "
+        what = "a name that is not UTF-8: " if isinstance(error, UnicodeError) else ""
+        print(f"{who}error: {what}{error}", file=sys.stderr)
         return DIVERGED if isinstance(error, FloatingPointError) else 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

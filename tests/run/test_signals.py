@@ -73,3 +73,10 @@ def ending(error):
 def test_a_command_ends_with_a_code_and_one_line(work, code, line, capsys):
     assert signals.exit_code(work, interrupted="stopped by hand") == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(("rank", "who"), [("0", ""), ("3", "[rank 3] ")])
+def test_an_error_of_any_process_is_told(monkeypatch, capsys, rank, who):
+    monkeypatch.setenv("RANK", rank)
+    assert signals.exit_code(ending(InputError("no image there"))) == 2
+    assert capsys.readouterr().err == f"{who}error: no image there\n"
