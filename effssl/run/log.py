@@ -201,8 +201,9 @@ def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:
 def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, Any]]:
     """Return the records of a run, in order, without a last line that a kill cut short.
 
-    at_most: of the records of training, evenly spread, but for the first (None: all). A long run
-    has a million of them, which are gigabytes as dictionaries.
+    at_most: of the records of training, evenly spread from the first; beside these, the one before
+    each record of another kind, whose loss a probe may be judged by (None: all). A long run has a
+    million of them, which are gigabytes as dictionaries.
     """
     file = folder / "metrics.jsonl"
     if not file.is_file():
@@ -211,13 +212,17 @@ def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, 
     if at_most is not None:
         with file.open() as lines:
             every = max(1, -(-sum(line.startswith(_OF_TRAINING) for line in lines) // at_most))
-    records, seen = [], 0
+    records, seen, left_out = [], 0, ""
     with file.open() as lines:
         for line in lines:
             if line.startswith(_OF_TRAINING):
                 seen += 1
                 if (seen - 1) % every:
+                    left_out = line
                     continue
+            elif left_out:
+                records.append(json.loads(left_out))
+            left_out = ""
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:

@@ -84,9 +84,9 @@ def train(job: Job) -> int:
                 log.extension(_axes(job, clock) | longer)
             prepare_branches(job.branches, job.data, job.stream, cfg.augment, out)
         with StopSwitch(clock, cfg.optim.max_seconds) as stop:
-            _look_before_training(job, clock, log)
+            is_flat = _look_before_training(job, clock, log)
             with tracing(cfg.run.profile, out / "trace.json", clock, log.say) as trace:
-                _train_epochs(job, clock, log, stop, trace)
+                _train_epochs(job, clock, log, stop, trace, is_flat=is_flat)
             if stop.signalled:
                 _save(job, clock)
                 log.say(
@@ -100,10 +100,13 @@ def train(job: Job) -> int:
     return 0
 
 
-def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: Trace) -> None:
-    """Train until all steps are done or `stop` is set; probe after the epochs that ask for it."""
+def _train_epochs(
+    job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: Trace, *, is_flat: bool
+) -> None:
+    """Train until all steps are done, `stop` is set or the run is flat, as it may be already; probe
+    after the epochs that ask for it."""
     run, saved_s = job.cfg.run, time.monotonic()
-    is_stopped = stop.is_set()
+    is_stopped = stop.is_set() or is_flat
     while job.step < job.total_steps and not is_stopped:
         epoch = job.step // job.steps_per_epoch
         job.thaw(epoch)
@@ -132,8 +135,11 @@ def _train_epochs(job: Job, clock: Clock, log: RunLog, stop: StopSwitch, trace: 
             saved_s, is_stopped = time.monotonic(), stop.is_set() or is_flat
 
 
-def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
-    """Save, draw and probe what a run begins with; probe one that was stopped before its probe."""
+def _look_before_training(job: Job, clock: Clock, log: RunLog) -> bool:
+    """Save, draw and probe what a run begins with; probe one that was stopped before its probe.
+
+    Returns whether --stop-when-flat has ended it: then its table alone may be wanting.
+    """
     if job.step == 0:
         _save(job, clock)
         with clock.paused():
@@ -141,7 +147,9 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> None:
             picture_of_views(job, log)
     is_due = job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step))
     if distributed.from_first(is_due):
-        probe(job, _axes(job, clock), clock, log)
+        return probe(job, _axes(job, clock), clock, log)
+    with clock.paused():
+        return distributed.from_first(has_been_flat(job))
 
 
 def _save(job: Job, clock: Clock) -> None:

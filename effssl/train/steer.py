@@ -55,8 +55,10 @@ def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") ->
     collapse = _collapse(probes, method)
     if collapse:
         line = collapse
-    elif len(values) == 1:
-        line = f"{name} is {probes[-1][name]:.4g} before training"
+    elif len(values) == 1:  # without labels there is no loss before training
+        epoch = probes[-1]["epoch"]
+        at = f"at epoch {epoch:.4g}" if epoch else "before training"
+        line = f"{name} is {probes[-1][name]:.4g} {at}"
     elif flat_for:
         top = max(range(len(values)), key=values.__getitem__)
         at = f"{measured[top][name]:.4g} at epoch {measured[top]['epoch']:.4g}"

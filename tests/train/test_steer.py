@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from effssl.models import load_backbone
 from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
+from effssl.train.probe import has_been_flat
 from effssl.train.steer import UNLABELLED, state_of_probes
 from effssl.train.steer import probes_of as steered
 from tests.conftest import QUICK, write_class_folders
@@ -57,6 +59,40 @@ def test_the_loss_is_that_of_the_record_before_a_probe():
             record["loss"] = 10.0 * record["step"]
     assert [p.get("loss") for p in steered(metrics)] == [None, 20.0, 20.0]
     assert "loss" not in metrics[3]
+
+
+@pytest.mark.parametrize("at_most", [1, 7, None])
+def test_each_probe_is_judged_by_its_own_loss_however_few_records_are_read(tmp_path, at_most):
+    write_metrics(tmp_path, [20.0, 18.0, 16.0])
+    probes = steered(read_metrics(tmp_path, at_most=at_most))
+    assert [p.get("loss") for p in probes] == [None, 20.0, 18.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_flat"),
+    [((20, 18, 16, 14, 12), False), ((20, 18, 18, 18, 18), True), ((20, 18, 18, 18), False)],
+)
+def test_an_unlabelled_run_has_been_flat_only_if_it_was(tmp_path, losses, is_flat):
+    write_metrics(tmp_path, losses)
+    job = SimpleNamespace(out=tmp_path, cfg=cli.parse(["--stop-when-flat", "3"]))
+    assert has_been_flat(job) == is_flat
+
+
+def write_metrics(folder, losses):
+    """Write a probe before training, and one after every 50 steps, the last of which has the
+    loss."""
+    rows = [{"kind": "probe", "step": 0, "epoch": 0}]
+    for epoch, loss in enumerate(losses, 1):
+        steps = range(50 * epoch - 49, 50 * epoch + 1)
+        rows += [{"kind": "train", "step": s, "loss": loss + 50 * epoch - s} for s in steps]
+        rows.append({"kind": "probe", "step": steps[-1], "epoch": epoch})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_only_what_was_measured_before_training_is_called_so():
+    (before,), (after,) = probes_of(0.3), [{"epoch": 2, "loss": 5.0}]
+    assert state_of_probes([before]).line == "linear is 0.3 before training"
+    assert state_of_probes([{"epoch": 0}, after]).line == "loss is 5 at epoch 2"
 
 
 def test_a_hundredth_of_the_loss_is_a_gain():
@@ -159,6 +195,25 @@ def test_a_flat_run_ends_and_is_finished(digits_dir, tmp_path, capsys):
     assert "is finished: --stop-when-flat 3" in capsys.readouterr().out
     resumed = ["--resume", str(out), "--stop-when-flat", "0", "--max-seconds", "1e-6"]
     assert train.main(cli.parse(resumed)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["all", "but the last probe"])
+def test_a_flat_run_that_died_before_its_table_makes_it_and_trains_no_further(
+    digits_dir, tmp_path, kept
+):
+    out = tmp_path / "run"
+    flags = ["--data-dir", digits_dir, "--epochs", 30, "--probe-every", 1, "--lr", "1e-12"]
+    assert train.main(cli.parse(flags_of(out, *flags, "--stop-when-flat", 1))) == 0
+    steps = json.loads((out / "result.json").read_text())["steps"]
+    (out / "result.json").unlink()
+    records = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    if kept != "all":
+        assert json.loads(records.pop())["kind"] == "probe"
+    (out / "metrics.jsonl").write_text("".join(records))
+    assert train.main(cli.parse(["--resume", str(out)])) == 0
+    assert json.loads((out / "result.json").read_text())["steps"] == steps
+    assert [r["step"] for r in read_metrics(out) if r["kind"] == "train"] == [*range(1, steps + 1)]
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ def test_what_comes_before_the_first_step_is_no_second_of_training(
     assert read_metrics(run)[0]["seconds"] < 0.5
 
 
-def fail(*arguments):
+def fail(*arguments, **named):
     raise RuntimeError("stopped on the way")
 
 
