@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> Config:
         given |= _read_yaml(_path("--config", file), flags)
     given = that_apply(given, given | flags) | flags
     # Of a set that does not exist there are no defaults; `_config` complains about it.
-    set_defaults = defaults_for(given.get("data", Config().images.data), given.get("channels"))
+    set_defaults = defaults_for(given.get("data", Config().images.data), given)
     if asks_help:
         print_help(Config, "train", flat(_config(set_defaults)))
     if "resume" in given:

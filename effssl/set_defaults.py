@@ -13,6 +13,8 @@ _CIFAR = {
     "mean": (0.4914, 0.4822, 0.4465),
     "std": (0.247, 0.2435, 0.2616),
 }
+# From random weights, as was measured on photographs (docs/measurements.md).
+_OWN_IMAGES = {"optimizer": "muon", "lr": 2e-2, "decay": "linear"}
 SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "image_size": 8,
@@ -35,9 +37,9 @@ SET_DEFAULTS: dict[str, dict[str, Any]] = {
     "stl10": {"image_size": 96, "solarize_prob": 0.0},
     "imagenet": {},
     "imagenet100": {},
-    "folder": {},
-    "list": {},
-    "hf": {},
+    "folder": _OWN_IMAGES,
+    "list": _OWN_IMAGES,
+    "hf": _OWN_IMAGES,
 }
 
 
@@ -47,10 +49,17 @@ _OTHERS = {
 OF_RGB = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}  # off for all other images
 
 
-def defaults_for(data: str, channels: str | None) -> dict[str, Any]:
-    """Return the defaults for a set, and for images of so many channels, a text that may be no
-    number: what changes RGB alone is off for others, whose mean and deviation are measured."""
-    of_set = SET_DEFAULTS.get(data, {})
+def defaults_for(data: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults for a set beside what is given, settings as texts.
+
+    Images of other channels than RGB are changed in nothing that is for RGB alone, and their mean
+    and deviation are measured. A set's rate is that of its optimizer, so another optimizer has its
+    own; and what was measured from random weights is not for a user's own images with `init`.
+    """
+    of_set, channels = SET_DEFAULTS.get(data, {}), given.get("channels")
+    is_other = given.get("optimizer", of_set.get("optimizer")) != of_set.get("optimizer")
+    if is_other or (of_set is _OWN_IMAGES and "init" in given):
+        of_set = {name: value for name, value in of_set.items() if name not in _OWN_IMAGES}
     if _is_rgb(channels):
         return of_set
     return of_set | for_channels(int(channels or 3))

@@ -203,6 +203,25 @@ def test_bad_yaml_names_the_file_and_the_key(tmp_path, text, message):
         cli.load(Path(file))
 
 
+@pytest.mark.parametrize("data", ["folder", "list", "hf"])
+def test_images_of_a_users_own_have_muon_from_random_weights(data):
+    def optimizer(*flags):
+        optim = cli.parse(["--data", data, *flags]).optim
+        return optim.optimizer, optim.lr, optim.decay
+
+    assert optimizer() == optimizer("--optimizer", "muon") == ("muon", 0.02, "linear")
+    assert optimizer("--lr", "1e-2") == ("muon", 0.01, "linear")
+    assert optimizer("--init", "timm") == ("adamw", 1e-3, "cosine")
+
+
+@pytest.mark.parametrize("data", ["folder", "digits"])
+def test_the_rate_of_a_sets_optimizer_is_not_that_of_another(data):
+    for flags in (["--optimizer", "adamw"], ["--optimizer", "sgd"]):
+        optim = cli.parse(["--data", data, *flags]).optim
+        assert (optim.lr, optim.decay) == (1e-3, "cosine")
+    assert cli.parse(["--data", data, "--optimizer", "adamw", "--lr", "3e-3"]).optim.lr == 3e-3
+
+
 def test_help_explains_every_field_with_the_defaults_of_the_set(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.parse(["--data", "cifar10", "--help"])

@@ -34,11 +34,12 @@ _SCARCE = (
     *("--precision", "fp32", "--compile", "false", "--warmup-epochs", "2"),
 )
 # For a user's own photographs stand Imagenette's, at half of their 96 px: what is not said here is
-# as `effssl train --data folder` has it, so that the defaults can be compared with other settings.
+# as `effssl train --data folder` has it, whose optimizer was AdamW when this was compared.
 _PHOTOGRAPHS = (
     *("--data", "folder", "--image-size", "48", "--backbone", "resnet18", "--stem", "small-s2"),
     *("--backbone-kwargs", "{channels: [32, 64, 128, 256], layers: [1, 1, 1, 1]}"),
     *("--batch-size", "64", "--precision", "bf16", "--compile", "false"),
+    *("--optimizer", "adamw", "--lr", "1e-3"),
 )
 _PAPER = (
     *("--config", str(_CONFIGS / "cifar10_authors.yaml"), "--batch-size", "128"),
