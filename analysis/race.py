@@ -52,6 +52,7 @@ from analysis.harness.plots import write_picture
 from analysis.harness.race_contenders import OURS, RACES, Contender
 from analysis.harness.race_runs import Race, Start
 from analysis.harness.tables import markdown, write_csv
+from analysis.harness.training import has_result
 from effssl import InputError
 from effssl.run.files import check_writable, write_text
 
@@ -131,8 +132,8 @@ def _race(race: Race, wanted: list[Contender]) -> None:
     print(f"{runs.finished_of(tried, every_trial)} trials are finished")
     print(f"{runs.finished_of(finished, starts)} timed runs are finished")
     if race.args.save_records:
-        own = [start for start in (*tried, *finished) if start.name not in race.known]
-        records.save(race.args.records, [race_runs.record_of(race, start) for start in own])
+        here = [start for start in (*tried, *finished) if has_result(race.args.runs / start.name)]
+        records.save(race.args.records, [race_runs.record_of(race, start) for start in here])
     if tried or finished:
         _write(race, wanted, tried, finished, chosen)
 

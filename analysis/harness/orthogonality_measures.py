@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analysis.harness.methods import NAMES
-from effssl import cli
+from analysis.harness.runs import MAY_DIFFER
 from effssl.config import Config, Model, flat
 from effssl.data.stored import Data, reopen_data
 from effssl.evaluation import protocols
@@ -35,7 +35,7 @@ from effssl.run.log import read_metrics
 SHOWN = 256  # dimensions of a correlation matrix, in order
 MEASURES = ("effective_rank", "off_diagonal", "alpha", "lidar")
 # Settings that make no other recipe of a run.
-_NO_RECIPE = (cli.RESUME_MAY_CHANGE - {"max_seconds"}) | {
+_NO_RECIPE = MAY_DIFFER | {
     *("seed", "final_images", "probe_labels", "max_side", "jpeg_quality", "skip_corrupt")
 }
 # Settings that the name of a recipe has already.

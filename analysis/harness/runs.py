@@ -10,6 +10,10 @@ from effssl import cli
 from effssl.config import Config, flat
 
 
+# Settings that do not tell two runs apart. Seconds do: a run that the clock ends is another one.
+MAY_DIFFER = cli.RESUME_MAY_CHANGE - {"max_seconds"}
+
+
 class Run(NamedTuple):
     """What the tables need of a finished run. settings: by name, without groups."""
 
@@ -28,8 +32,8 @@ def of_record(record: Record) -> Run:
 
 def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the settings that tell two runs apart, of those that `was` has; not where they run,
-    nor for how long, nor what they report."""
-    known = [name for name in was if name in now and name not in cli.RESUME_MAY_CHANGE]
+    nor what they report."""
+    known = [name for name in was if name in now and name not in MAY_DIFFER]
     return [name for name in known if was[name] != now[name]]
 
 
