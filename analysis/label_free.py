@@ -94,20 +94,15 @@ def _study(args: argparse.Namespace) -> None:
     args.seeds = args.seeds or 2
     check_writable(args.out, f"--out {args.out}")
     file = args.records or records.FOLDER / f"label-free-{args.preset}.jsonl"
-    known = records.read(file) if file.is_file() else {}
+    known = records.known(args, file)
     wanted = started(args)
     flags = {name: run.flags for name, run in wanted.items()}
     names = training.complete(
         flags, args.runs, records=known, parallel=args.parallel, seconds=args.seconds
     )
     print(f"{runs.finished_of(names, wanted)} runs are finished")
-    finished = [
-        records.of_folder(args.runs / name)
-        if training.has_result(args.runs / name)
-        else known[name]
-        for name in names
-    ]
-    if args.save_records:
+    finished = [training.record_of(args.runs / name, known) for name in names]
+    if finished and args.save_records:
         records.save(file, finished)
     if finished:
         _write(args, wanted, finished)

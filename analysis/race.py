@@ -106,10 +106,7 @@ def _opened(args) -> tuple[Race, list[Contender]]:
         raise InputError("no contender is installed")
     if args.save_records and args.records is None:
         raise InputError("--save-records needs --records FILE, where they go")
-    if args.save_records:
-        check_writable(args.records.parent, f"--records {args.records}")
-    is_new = args.records is None or (args.save_records and not args.records.exists())
-    known = {} if is_new else records.read(args.records)
+    known = {} if args.records is None else records.known(args, args.records)
     return Race(args, preset, racing, known), wanted
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.harness import cli, plots, records, runs, training
+from analysis.harness.claims import MEASURES
 from analysis.harness.methods import NAMES, weight_flags, weight_of
 from analysis.harness.presets import WEIGHT_RULE
 from analysis.harness.tables import markdown, write_csv
@@ -34,11 +35,6 @@ PRODUCTS = {
     "barlow_twins": (0.25, 1.0, 4.0, 16.0, 64.0),
     "vicreg": (0.25, 1.0, 4.0, 16.0, 64.0, 256.0),
 }
-MEASURES = (
-    *("linear", "knn", "h/effective_rank", "z/effective_rank"),
-    *("h/off_diagonal", "z/off_diagonal"),
-)
-
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.training_parser(__doc__, WEIGHT_RULE, "runs/weight_rule", "1")

@@ -51,11 +51,7 @@ def trained(scale: Scale, wanted: training.Flags, called: str = "runs") -> list[
     InputError for folders and files that cannot be used, before anything is trained."""
     args = scale.args
     check_writable(args.out, f"--out {args.out}")
-    file = records.file_of(scale.args)
-    if args.save_records:
-        check_writable(file.parent, f"--records {file}")
-    may_be_missing = args.records is None or args.save_records
-    known = {} if may_be_missing and not file.exists() else records.read(file)
+    known = records.known(args, records.file_of(args))
     names = training.complete(
         wanted,
         args.runs,
@@ -65,16 +61,16 @@ def trained(scale: Scale, wanted: training.Flags, called: str = "runs") -> list[
         keep_mb=KEEP_MB,
     )
     print(f"{runs.finished_of(names, wanted)} {called} are finished")
-    return [_record_of_folder(scale, name) or known[name] for name in names]
+    return [training.record_of(args.runs / name, known) for name in names]
 
 
 def save_records(scale: Scale, finished: list[records.Record]) -> None:
     """Put finished runs into the file of records, if there are any and --save-records asks."""
     if finished and scale.args.save_records:
         file = records.file_of(scale.args)
-        names = [record["name"] for record in finished]
-        of_folders = [_record_of_folder(scale, name) for name in names]
-        records.save(file, [record for record in of_folders if record])
+        # Read once more: subset.py adds to the folders.
+        folders = [scale.args.runs / record["name"] for record in finished]
+        records.save(file, [records.of_folder(run) for run in folders if training.has_result(run)])
         print(f"the finished runs are in {file}")
 
 
@@ -82,11 +78,6 @@ def known_record(scale: Scale, name: str) -> records.Record | None:
     """Return a record by its name, if the file of records is there and has it."""
     file = records.file_of(scale.args)
     return records.read(file).get(name) if file.is_file() else None
-
-
-def _record_of_folder(scale: Scale, name: str) -> records.Record | None:
-    run = scale.args.runs / name
-    return records.of_folder(run) if training.has_result(run) else None
 
 
 def table_of(scale: Scale, finished: list[records.Record]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from analysis.harness import training
 from analysis.harness.race_contenders import OURS, TRIAL, Contender, Preset, Trial
-from analysis.harness.records import Record, of_folder
+from analysis.harness.records import Record
 from effssl import cli
 from effssl.config import Config
 from effssl.losses.auto_weights import resolve
@@ -155,8 +155,7 @@ def diverged(run: Path) -> bool:
 
 def record_of(race: Race, start: Start) -> Record:
     """Return what a finished run left: in its folder, else among the records."""
-    run = race.args.runs / start.name
-    return of_folder(run) if training.has_result(run) else race.known[start.name]
+    return training.record_of(race.args.runs / start.name, race.known)
 
 
 def _is_done(run: Path) -> bool:

@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock
 
 from effssl import InputError
-from effssl.run.files import write_text
+from effssl.run.files import check_writable, write_text
 from effssl.run.log import read_metrics
 
 Record = dict[str, Any]
@@ -32,6 +32,15 @@ _ANYWHERE = {"data_dir": "data", "beton_dir": None}  # a record names no folder 
 def file_of(args: argparse.Namespace) -> Path:
     """Return the file of records that --records names, or that of the preset."""
     return args.records or FOLDER / f"claims-{args.preset}.jsonl"
+
+
+def known(args: argparse.Namespace, file: Path) -> dict[str, Record]:
+    """Return the records of `file`, which need not be there unless --records names it, nor if
+    --save-records writes it. Raises InputError for a file that cannot be read, or not written."""
+    if args.save_records:
+        check_writable(file.parent, f"--records {file}")
+    may_be_missing = args.records is None or args.save_records
+    return {} if may_be_missing and not file.exists() else read(file)
 
 
 def share_a_split(file: Path, runs: Path, begins: str) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from analysis.harness import progress
-from analysis.harness.records import Record
+from analysis.harness.records import Record, of_folder
 from analysis.harness.runs import changed
 from effssl import InputError, cli
 from effssl.config import Config, flat
@@ -138,6 +138,11 @@ def complete(
 
 def has_result(run: Path) -> bool:
     return (run / "result.json").is_file()
+
+
+def record_of(run: Path, known: Mapping[str, Record]) -> Record:
+    """Return what a finished run left: in its folder, else among the known records."""
+    return of_folder(run) if has_result(run) else known[run.name]
 
 
 def start_process(

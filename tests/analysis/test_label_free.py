@@ -75,6 +75,14 @@ def test_committed_records_are_judged_by_the_measures_that_they_have():
         assert "h/effective_rank" in {line["measure"] for line in lines}
 
 
+def test_records_that_are_named_have_to_be_there(tmp_path, capsys):
+    file = tmp_path / "nowhere.jsonl"
+    assert label_free.main(["--runs", str(tmp_path / "runs"), "--records", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: --records {file} cannot be read: " + (
+        "No such file or directory\n"
+    )
+
+
 def test_the_picture_has_a_panel_for_each_measure():
     figure = label_free.picture(made_probes(0.1))
     shown = [axis.get_xlabel() for axis in figure.axes if axis.get_visible()]

@@ -172,11 +172,11 @@ def test_recipes_tell_runs_apart_that_differ_by_more_than_the_seed():
 
 def test_the_pair_differs_in_its_weight_by_a_hundred():
     parser_defaults = argparse.Namespace(
-        preset="cpu", method="vicreg", data_dir=None, widths=None, seeds=None
+        preset="cpu", method="vicreg", data_dir=None, widths=None, seeds=None, further=[]
     )
     for method in ("vicreg", "barlow_twins"):
         parser_defaults.method = method
-        wanted = orthogonality.wanted(parser_defaults, [])
+        wanted = orthogonality.wanted(parser_defaults)
         assert len(wanted) == 6
         weights = {}
         for name, flags in wanted.items():
@@ -272,7 +272,7 @@ def test_the_summary_is_mean_and_deviation_over_seeds():
 
 @pytest.mark.parametrize(
     "flags",
-    [["nowhere"], ["--seeds", "0"], ["RUN", "--", "--lr", "1"], ["--", "--no-such-flag", "1"]],
+    [["nowhere"], ["RUN", "--", "--lr", "1"], ["--", "--no-such-flag", "1"]],
 )
 def test_bad_input_is_one_line(flags, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -280,6 +280,15 @@ def test_bad_input_is_one_line(flags, finished, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--parallel", "--widths"])
+def test_numbers_below_1_are_refused(flag, capsys):
+    """With no run at once the command would wait for ever."""
+    with pytest.raises(SystemExit) as ended:
+        orthogonality.main([flag, "-1"])
+    assert ended.value.code == 2
+    assert f"{flag}: must be at least 1, not -1" in capsys.readouterr().err
 
 
 def test_a_wrong_flag_is_one_line(capsys):
