@@ -11,7 +11,7 @@ taken
   overall    over the last probes of all runs
   AXIS       over those of the recipe and the runs of one axis
   in time    over the probes of one run, mean over runs
-  records    over the last probes of the committed runs of other studies, file by file
+  RECORDS    over the last probes of committed runs of other studies, in records/RECORDS.jsonl
 
 with a 95% interval by bootstrap over runs (in time: Student's, over runs). A measure whose sign is
 not the expected one on an axis misleads there. Trusted, for steering a run, is what has an interval
@@ -47,6 +47,7 @@ AXES: dict[str, list[tuple[str, ...]]] = {
     "views": [("--views", k) for k in ("2", "8")],
     "method": [("--method", m) for m in ("barlow_twins", "simclr", "entropy_reconstruction")],
 }
+OTHER_RECORDS = ("changes-cpu", "claims-cpu", "claims-gpu")
 PRESETS = {
     "cpu": (
         *("--config", str(CONFIG), "--fraction", "0.1", "--epochs", "4", "--probe-images", "5000"),
@@ -113,9 +114,9 @@ def _write(
 ) -> None:
     """Write probes.csv, correlations.csv, label_free.png and summary.md."""
     probes = probes_of(wanted, finished)
-    table = correlations(probes, AXES) + [
-        line for file in _other_files(args) for line in of_records(file)
-    ]
+    table = correlations(probes, AXES)
+    for name in OTHER_RECORDS if args.preset == "cpu" else ():
+        table += of_records(records.FOLDER / f"{name}.jsonl")
     out: Path = args.out
     write_csv(out / "probes.csv", probes)
     write_csv(out / "correlations.csv", table)
@@ -126,18 +127,13 @@ def _write(
     print(f"{text}\n{out / 'summary.md'}")
 
 
-def _other_files(args: argparse.Namespace) -> list[Path]:
-    files = sorted(records.FOLDER.glob("*.jsonl")) if args.preset != "digits" else []
-    return [file for file in files if not file.name.startswith("label-free")]
-
-
 def probes_of(wanted: dict[str, Started], finished: list[records.Record]) -> pd.DataFrame:
     """Return a row for every probe after the first step: its run, axis, and measures."""
     rows = []
     for record in finished:
         run, loss = wanted[record["name"]], float("nan")
         for metric in record["metrics"]:
-            loss = metric.get("loss", loss) if metric["kind"] == "train" else loss
+            loss = metric.get("loss", loss)  # records have it in their probes
             if metric["kind"] == "probe" and metric["step"] > 0:
                 place = {"run": record["name"], "axis": run.axis, "seed": run.seed}
                 place |= {"step": metric["step"], "linear": metric["linear"], "loss": loss}
@@ -155,7 +151,7 @@ def summary(table: list[dict[str, Any]]) -> str:
             found = [x for x in table if (x["where"], x["measure"]) == (place, measure)]
             row[place] = _cell(found[0]) if found else ""
         rows.append(row)
-    names = ", ".join(trusted(table)) or "none"
+    names = ", ".join(trusted(table, AXES)) or "none"
     return (
         f"Trusted for steering a run: **{names}**.\n\nSpearman's correlation with the linear probe "
         f"on validation, 95% intervals, (number of runs):\n\n{markdown(rows)}"

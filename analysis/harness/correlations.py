@@ -88,13 +88,16 @@ def _spearman(pairs: np.ndarray) -> np.ndarray:
         return away.prod(-1).sum(-1) / np.sqrt(np.where(squares > 0, squares, np.nan))
 
 
-def trusted(table: list[dict[str, Any]]) -> list[str]:
-    """Return the measures that may steer a run, by the rule above, the strongest first."""
-    chosen = {}
+def trusted(table: list[dict[str, Any]], axes: Iterable[str]) -> list[str]:
+    """Return the measures whose interval in time is surely beyond TRUSTED and on none of the axes
+    surely of the wrong sign, the strongest first. Neither all runs together nor those of other
+    studies have a say."""
+    axes, chosen = set(axes), {}
     for measure, sign in MEASURES.items():
         lines = [line for line in table if line["measure"] == measure]
         in_time = [line for line in lines if line["where"] == "in time"]
-        wrong = [line for line in lines if max(sign * line["low"], sign * line["high"]) < 0]
+        on_axes = [line for line in lines if line["where"] in axes]
+        wrong = [line for line in on_axes if max(sign * line["low"], sign * line["high"]) < 0]
         if in_time and not wrong:
             surest = min(sign * in_time[0]["low"], sign * in_time[0]["high"])
             if surest > TRUSTED:

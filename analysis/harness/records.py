@@ -4,9 +4,9 @@ A file holds one set of runs, a line each:
 
     {"kind": "run", "name": ..., "config": ..., "result": ..., "metrics": [...]}
 
-with what the run's folder has in files of these names, of its metrics the probes alone, and
-`linear_all_labels` if subset.py measured that; and a line of kind "step_cost" for each measurement
-of steps by wallclock.py.
+with what the run's folder has in files of these names, of its metrics the probes alone, each with
+the loss of the last training step that was logged before it, and `linear_all_labels` if subset.py
+measured that; and a line of kind "step_cost" for each measurement of steps by wallclock.py.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def read(file: Path) -> dict[str, Record]:
 
 
 def save(file: Path, records: Iterable[Record]) -> None:
-    """Put records into a file, in place of those of the same name; sorted by name, without what was
-    logged between probes, which no table of theirs needs. Raises InputError for what is not a
-    file."""
+    """Put records into a file, in place of those of the same name; sorted by name, of what was
+    logged between probes the last loss alone, as no table needs more. Raises InputError for what is
+    not a file."""
     if file.exists() and not file.is_file():
         raise InputError(f"--records {file} is not a file")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,14 @@ def save(file: Path, records: Iterable[Record]) -> None:
 
 
 def _short(record: Record) -> Record:
-    probes = [each for each in record.get("metrics", ()) if each["kind"] == "probe"]
-    return record | {"metrics": probes} if "metrics" in record else record
+    if "metrics" not in record:
+        return record
+    probes, loss = [], {}
+    for metric in record["metrics"]:
+        loss = {"loss": metric["loss"]} if "loss" in metric else loss
+        if metric["kind"] == "probe":
+            probes.append(metric | loss)
+    return record | {"metrics": probes}
 
 
 def of_folder(run: Path) -> Record:

@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from analysis import label_free
-from analysis.harness import cli, correlations
+from analysis.harness import cli, correlations, records
 from effssl.cli import parse
 
 
@@ -44,12 +44,37 @@ def made_probes(noise: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def trusted(table) -> list[str]:
+    return correlations.trusted(table, ["width", "rate"])
+
+
+@pytest.mark.parametrize("where", ["width", "overall", "claims-cpu"])
+def test_only_an_axis_keeps_a_measure_from_being_trusted(where):
+    table = correlations.correlations(made_probes(0.01), ["width", "rate"])
+    misleads = {"where": where, "measure": "h/lidar", "correlation": -0.9, "low": -1, "high": -0.8}
+    assert ("h/lidar" in trusted([*table, misleads])) == (where != "width")
+
+
+def test_records_keep_the_loss_before_each_probe(tmp_path):
+    probe = {"kind": "probe", "linear": 0.3}
+    metrics = [
+        *({"kind": "train", "step": 1, "loss": 3.0}, {"kind": "train", "step": 2, "loss": 2.5}),
+        *(probe | {"step": 2}, {"kind": "train", "step": 3, "loss": 2.0}, probe | {"step": 4}),
+    ]
+    record, file = {"name": "base_s0", "metrics": metrics}, tmp_path / "set.jsonl"
+    wanted = {"base_s0": label_free.Started("base", 0, [])}
+    for _ in range(2):  # what is read may be saved again
+        records.save(file, [record])
+        probes = label_free.probes_of(wanted, [record])
+        assert list(probes["loss"]) == [2.5, 2.0]
+        record = records.read(file)["base_s0"]
+        assert [metric["kind"] for metric in record["metrics"]] == ["probe", "probe"]
+
+
 def test_measures_that_follow_the_probe_are_trusted_and_those_that_mislead_are_not():
     table = correlations.correlations(made_probes(0.01), ["width", "rate"])
     assert {line["where"] for line in table} == {"overall", "width", "rate", "in time"}
-    assert correlations.trusted(table) == ["h/lidar", "z/off_diagonal"] or (
-        correlations.trusted(table) == ["z/off_diagonal", "h/lidar"]
-    )
+    assert set(trusted(table)) == {"h/lidar", "z/off_diagonal"}
     lines = {(x["where"], x["measure"]): x for x in table}
     assert lines["overall", "h/effective_rank"]["correlation"] == -1
     assert lines["in time", "z/off_diagonal"]["correlation"] < -0.9
@@ -63,15 +88,15 @@ def test_noise_and_what_is_not_there_are_not_trusted():
     probes["h/lidar"] = np.nan
     probes["z/off_diagonal"] = 0.5
     table = correlations.correlations(probes, ["width", "rate"])
-    assert correlations.trusted(table) == []
+    assert trusted(table) == []
     assert "h/lidar" not in {line["measure"] for line in table}
     assert "Trusted for steering a run: **none**" in label_free.summary(table)
 
 
 def test_committed_records_are_judged_by_the_measures_that_they_have():
-    for file in label_free._other_files(args_of("", "--preset", "cpu")):
-        lines = list(correlations.of_records(file))
-        assert {line["where"] for line in lines} == {file.stem}
+    for name in label_free.OTHER_RECORDS:
+        lines = list(correlations.of_records(records.FOLDER / f"{name}.jsonl"))
+        assert {line["where"] for line in lines} == {name}
         assert "h/effective_rank" in {line["measure"] for line in lines}
 
 
