@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.special import bdtrc
 
-from analysis.harness.stats import Estimate, estimate, p_value, seconds_to
+from analysis.harness.stats import Estimate, estimate, p_value, seconds_to, seeds_needed
 from analysis.harness.verdicts import LEVEL
 
 
@@ -94,9 +94,25 @@ class Speedup(NamedTuple):
             return 1.0
         if not self.bounds:
             return p_value(mean, math.log2(factor))
+        return self._sign_p(factor, self.n)
+
+    def seeds_needed(self, factor: float) -> int | None:
+        """Return how many seeds in all would answer it if mean and deviation stayed, None for too
+        many; if a seed is a bound, over how many a sign test could answer at the soonest: if all
+        further ones were on the side of most."""
+        mean, n = self.log2_ratio, self.n
+        if mean is None or not self.bounds:
+            return mean and seeds_needed(mean, math.log2(factor), LEVEL)
+        while self._sign_p(factor, n) > LEVEL:
+            n += 1
+        return n
+
+    def _sign_p(self, factor: float, n: int) -> float:
+        """Return the two-sided p of the sign test over `n` seeds, those measured and further ones
+        on the side of most; a bound that leaves it open counts against."""
         sides = [ratio.is_surely(factor) for ratio in self.ratios]
-        most = max(sides.count(1), sides.count(-1))
-        return float(min(1.0, 2 * bdtrc(most - 1, self.n, 0.5))) if most else 1.0
+        most = max(sides.count(1), sides.count(-1)) + n - self.n
+        return float(min(1.0, 2 * bdtrc(most - 1, n, 0.5))) if most else 1.0
 
     def outcome(self, factor: float) -> str:
         """Return yes, no, open or missing: whether it is more than `factor` times faster."""

@@ -131,10 +131,11 @@ def summary(
     parts: list[Part],
 ) -> str:
     (part,) = (judged := verdicts.judge(claim_rules.wallclock, table)).parts
+    seen = "; ".join(filter(None, (part.seen, verdicts.notes(part))))
     best = table.sort_values("linear", ascending=False, kind="stable").iloc[0]
     return (
         "**Claim 4, the baseline's accuracy in at most half its training time: "
-        f"{judged.verdict}.** {part.says}: {part.seen}. Best linear accuracy of one run: "
+        f"{judged.verdict}.** {part.says}: {seen}. Best linear accuracy of one run: "
         f"{100 * best['linear']:.1f}% ({best['name']}, {best['encoded_views']:,} encoded views)."
         "\n\n"
         f"{markdown([compared_line(each) for each in compared])}\n"

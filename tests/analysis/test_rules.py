@@ -276,6 +276,23 @@ def test_wallclock(tmp_path, rows, expected, said):
     assert said in part.seen
 
 
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (wallclock_rows(0.2, 50), "with a bound, no fewer than 6 seeds could tell"),  # 2 / 64
+        # One that leaves it open counts against: 2 * 10 / 512.
+        (wallclock_rows(0.498, 50, count=4), "with a bound, no fewer than 9 seeds could tell"),
+        (wallclock_rows(0.4, 100, off=0.01), "about 4 seeds would tell"),
+        (wallclock_rows(0.4, 50), ""),  # answered
+        (wallclock_rows(0.4, 50, count=1), ""),
+    ],
+)
+def test_an_open_ratio_says_how_many_seeds_it_takes(tmp_path, rows, note):
+    write(tmp_path, "wallclock/runs.csv", rows)
+    (part,) = verdicts.decide(tmp_path, [WALLCLOCK]).parts
+    assert part.note == note
+
+
 def test_each_method_is_judged_by_its_own_folder(tmp_path):
     write(tmp_path, "views-vicreg/runs.csv", views_rows((0.3, 0.4, 0.5), 0.6))
     of_vicreg = verdicts.decide(tmp_path, [claim_rules.VIEWS["vicreg"]])
