@@ -16,7 +16,8 @@ taken
 with a 95% interval by bootstrap over runs (in time: Student's, over runs). A measure whose sign is
 not the expected one on an axis misleads there. Trusted, for steering a run, is what has an interval
 in time above 0.5 and no axis whose interval lies on the wrong side of 0; that rule was written
-before the first run."""
+before the first run. It does not say when to stop: where accuracy rises at every probe, all that
+falls steadily has -1 in time."""
 
 from __future__ import annotations
 
@@ -153,7 +154,8 @@ def summary(table: list[dict[str, Any]]) -> str:
         rows.append(row)
     names = ", ".join(trusted(table, AXES)) or "none"
     return (
-        f"Trusted for steering a run: **{names}**.\n\nSpearman's correlation with the linear probe "
+        f"Trusted for steering a run: **{names}**. When to stop was not tested: within a run they "
+        "may share no more than its course.\n\nSpearman's correlation with the linear probe "
         f"on validation, 95% intervals, (number of runs):\n\n{markdown(rows)}"
     )
 

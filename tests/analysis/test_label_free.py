@@ -90,7 +90,9 @@ def test_noise_and_what_is_not_there_are_not_trusted():
     table = correlations.correlations(probes, ["width", "rate"])
     assert trusted(table) == []
     assert "h/lidar" not in {line["measure"] for line in table}
-    assert "Trusted for steering a run: **none**" in label_free.summary(table)
+    assert "Trusted for steering a run: **none**. When to stop was not tested" in (
+        label_free.summary(table)
+    )
 
 
 def test_committed_records_are_judged_by_the_measures_that_they_have():
