@@ -11,8 +11,9 @@ neither.
 
 Every way has three trials of its rate (a third, once and three times the recipe's) with a seed
 that is not reported, and the best on the validation split is trained with each seed. Asked is, by
-Student's t over seeds at 5%, paired by seed: is it better than the way without? Accuracies are of
-the linear probe on validation images; seconds are of training, a teacher's among them."""
+Student's t over seeds at 5%, paired by seed and corrected by Holm for the ways of a study: is it
+better than the way without? Accuracies are of the linear probe on validation images; seconds are of
+training, a teacher's among them."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.harness import cli, records, runs, training
-from analysis.harness.stats import estimate, interval, mean_std, p_value
+from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown, write_csv
+from analysis.harness.verdicts import differences, over_seeds, parts_table
 from effssl import InputError
 from effssl.data.sources import names_of, open_source
 from effssl.run.files import atomic, check_writable, write_text
@@ -199,30 +201,24 @@ def _write(
 
 
 def summary(rows: pd.DataFrame, study: Study) -> str:
-    """Return what each way reached, and its difference from the first."""
-    lines, without = [], rows[rows["way"] == study.ways[0].name].set_index("seed")
+    """Return what each way reached, and whether it is better than the first."""
+    lines, parts = [], []
     for way in study.ways:
-        own = rows[rows["way"] == way.name].set_index("seed")
+        own, first = (rows[rows["way"] == name] for name in (way.name, study.ways[0].name))
         line: dict[str, Any] = {"": way.name, "rate": own["lr"].iloc[0], "seeds": len(own)}
         line |= {f"{c} (%)": mean_std(100 * own[c]) for c in ("start", "linear", "knn")}
         if rows["recall_at_1"].notna().any():
             line["recall at 1 (%)"] = mean_std(100 * own["recall_at_1"].dropna())
         line["seconds"] = mean_std(own["seconds"], "{:.0f}")
-        line["better by"] = _gain(100 * (own["linear"] - without["linear"]).dropna())
         lines.append(line)
+        if way != study.ways[0]:
+            gain = differences(own, first, "linear", 100)
+            parts.append(over_seeds(f"{way.name} better than {study.ways[0].name}", gain))
     return (
         "Linear probe and kNN on the validation split, mean and standard deviation over seeds, at "
-        "the best of three rates each; `start` is before the first step.\n\n" + markdown(lines)
+        "the best of three rates each; `start` is before the first step.\n\n"
+        f"{markdown(lines)}\n{parts_table(parts)}"
     )
-
-
-def _gain(differences: pd.Series) -> str:
-    """Return a mean difference in points, its interval, and p that it is none."""
-    mean = estimate(differences)
-    if mean is None or not differences.any():
-        return ""
-    of_seeds = f" ({interval(mean)}), p {p_value(mean, 0):.2g}" if mean.n > 1 else ""
-    return f"{mean.mean:.1f}{of_seeds}"
 
 
 if __name__ == "__main__":

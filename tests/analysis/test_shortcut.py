@@ -58,8 +58,9 @@ def test_the_summary_pairs_methods_by_seed():
         ]
     )
     text = shortcut.summary(rows)
-    assert "| accuracy | l2-sp less plain | 1.1 |" in text
-    assert "| worst group | fisher less plain | 2.2 |" in text
+    says = "| worst group of {} better than that of plain, chosen by {} | {} | {} | 3 | {} | {} |"
+    assert says.format("l2-sp", "accuracy", "+1.1", "+0.9 to +1.3", "0.016", "yes") in text
+    assert says.format("fisher", "worst group", "+2.2", "+1.7 to +2.7", "0.016", "yes") in text
 
 
 @pytest.mark.slow
@@ -77,7 +78,7 @@ def test_a_network_that_learns_the_patch_is_caught_by_the_worst_group(
     plain = rows.loc[("plain", "accuracy")]
     assert plain["own colour"] > plain["other colour"] + 0.1
     assert plain["worst"] < plain["mean"]
-    assert "fisher less l2-sp" in (tmp_path / "out" / "summary.md").read_text()
+    assert "fisher better than that of l2-sp" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_recipes_that_diverge_are_left_out_and_counted(monkeypatch):
