@@ -282,7 +282,7 @@ def test_wallclock(tmp_path, rows, expected, said):
         (wallclock_rows(0.2, 50), "with a bound, no fewer than 6 seeds could tell"),  # 2 / 64
         # One that leaves it open counts against: 2 * 10 / 512.
         (wallclock_rows(0.498, 50, count=4), "with a bound, no fewer than 9 seeds could tell"),
-        (wallclock_rows(0.4, 100, off=0.01), "about 4 seeds would tell"),
+        (wallclock_rows(0.4, 100, off=0.01), "about 7 seeds would tell"),
         (wallclock_rows(0.4, 50), ""),  # answered
         (wallclock_rows(0.4, 50, count=1), ""),
     ],
