@@ -13,7 +13,7 @@ from analysis.harness.race_contenders import OURS, PEER, Contender
 from analysis.harness.race_runs import Start
 from analysis.harness.records import Record
 from analysis.harness.runs import of_record
-from analysis.harness.speedups import Speedup, speedup
+from analysis.harness.speedups import INTERVAL, Speedup, speedup
 from analysis.harness.stats import estimate, mean_std
 from analysis.harness.tables import markdown
 
@@ -87,8 +87,9 @@ def in_reach(
 
 
 def compared(rows: pd.DataFrame, contenders: Sequence[Contender]) -> Iterator[Compared]:
-    """Yield each recipe of effssl against the end of every other contender, paired by seed."""
-    for own in (c for c in contenders if c.side == OURS):
+    """Yield each recipe of effssl that is timed at several lengths against the end of every other
+    contender, paired by seed: of one length every seed would be a bound."""
+    for own in (c for c in contenders if c.side == OURS and len(c.lengths) > 1):
         own_rows = rows[rows["contender"] == own.name]
         for other in (c for c in contenders if c.name != own.name):
             target = ends(rows, other.name)
@@ -105,8 +106,8 @@ def ratios(all_compared: Iterable[Compared]) -> list[dict[str, Any]]:
             "to the accuracy of": each.other,
             "which is (%)": f"{100 * each.target:.1f}",
             "times sooner": each.times.mean,
-            "95% interval": each.times.interval,
-            "seconds": mean_std([each.times.seconds.mean] if each.times.seconds else [], "{:.0f}"),
+            INTERVAL: each.times.interval,
+            "seconds": each.times.mean_seconds,
             "seeds": each.times.n,
             "note": each.times.note,
         }

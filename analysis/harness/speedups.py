@@ -11,6 +11,10 @@ from scipy.special import bdtrc
 from analysis.harness.stats import Estimate, estimate, p_value, seconds_to, seeds_needed
 from analysis.harness.verdicts import LEVEL
 
+INTERVAL = "95% interval, or range of seeds"  # heading of what Speedup.interval says
+_SIGNS = {"at least": ">= ", "at most": "<= "}
+_TURNED = {"": "", "at least": "at most", "at most": "at least"}
+
 
 class Ratio(NamedTuple):
     """How many times faster one seed has the accuracy. bound: "" if that is known; "at least" if
@@ -55,8 +59,16 @@ class Speedup(NamedTuple):
         middle = self.log2_ratio
         if middle is None or len(self.bounds) > 1:
             return ""
-        sign = {"at least": ">= ", "at most": "<= "}.get("".join(self.bounds), "")
-        return f"{sign}{2**middle.mean:.2f}"
+        return f"{_SIGNS.get(''.join(self.bounds), '')}{2**middle.mean:.2f}"
+
+    @property
+    def mean_seconds(self) -> str:
+        """The mean seconds, with their bound: what is at least so much faster takes at most so
+        long. Nothing if they are not known."""
+        if self.seconds is None or len(self.bounds) > 1:
+            return ""
+        turned = "".join(_TURNED[bound] for bound in self.bounds)
+        return f"{_SIGNS.get(turned, '')}{self.seconds.mean:.0f}"
 
     @property
     def interval(self) -> str:
@@ -128,9 +140,8 @@ class Speedup(NamedTuple):
 def divided(whole: Speedup, part: Speedup) -> Speedup:
     """Return what is left of `whole` once it is divided by `part`, seed by seed; the seconds are
     those of `whole`. What is divided by at most so much is at least so much."""
-    turned = {"": "", "at least": "at most", "at most": "at least"}
     ratios = tuple(
-        Ratio(a.times / b.times, ", ".join(sorted({a.bound, turned[b.bound]} - {""})))
+        Ratio(a.times / b.times, ", ".join(sorted({a.bound, _TURNED[b.bound]} - {""})))
         for a, b in zip(whole.ratios, part.ratios, strict=True)
     )
     return Speedup(ratios, whole.seconds)

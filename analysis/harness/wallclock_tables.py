@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.harness import claim_rules, claims, verdicts
 from analysis.harness.recipes import Recipe, Scale
-from analysis.harness.speedups import Ratio, Speedup, divided, speedup
+from analysis.harness.speedups import INTERVAL, Ratio, Speedup, divided, speedup
 from analysis.harness.stats import mean_std
 from analysis.harness.tables import markdown
 
@@ -160,7 +160,7 @@ def _in_parts(parts: list[Part]) -> str:
             "part": part.name,
             "times": part.times.mean,
             # The cost of a view has none.
-            "95% interval": part.times.interval if _varies(part.times) else "",
+            INTERVAL: part.times.interval if _varies(part.times) else "",
             "seeds": part.times.n,
         }
         for part in parts
@@ -175,13 +175,13 @@ def compared_line(compared: Compared) -> dict[str, Any]:
     faster = compared.seconds
     return {
         "recipe": f"{compared.name}, to the accuracy of {compared.other}",
-        "seconds": "" if faster.seconds is None else f"{faster.seconds.mean:.0f}",
+        "seconds": faster.mean_seconds,
         "times faster": faster.mean,
-        "95% interval": faster.interval,
+        INTERVAL: faster.interval,
         "seeds": faster.n,
         f"more than {claim_rules.FACTOR:g}": verdicts.OUTCOMES[faster.outcome(claim_rules.FACTOR)],
         "by step cost": compared.by_steps.mean,
-        "its interval": compared.by_steps.interval,
+        "its interval, or range": compared.by_steps.interval,
         "fewer views": compared.fewer_views.mean,
         "cheaper view": f"{compared.cheaper_view:.2f}",
         "note": faster.note,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.harness import claims, verdicts
 from analysis.harness.methods import NAMES
+from analysis.harness.speedups import INTERVAL
 from analysis.harness.tables import Missing, markdown, read_csv
 from analysis.harness.verdicts import Part, Verdict
 from analysis.report_page.sections import SUPPORT, Section, claims_of, measured_claims
@@ -133,7 +134,7 @@ def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
     """Return the figures of claim 4: of the recommended recipe against the baseline, and against
     K = 2 with the same projector."""
     (part,) = verdict.parts
-    texts = ("times faster", "95% interval", "by step cost", "fewer views", "recipe")
+    texts = ("times faster", INTERVAL, "by step cost", "fewer views", "recipe")
     try:
         ratios = read_csv(results, f"{folder}/ratios.csv", ("cheaper view",), texts)
     except Missing:
@@ -149,7 +150,7 @@ def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
 
 
 def _times(ratio: pd.Series) -> str:
-    return f"{ratio['times faster'] or '?'} times sooner ({ratio['95% interval'] or 'no interval'})"
+    return f"{ratio['times faster'] or '?'} times sooner ({ratio[INTERVAL] or 'no interval'})"
 
 
 def _num_seeds(verdict: Verdict, results: Path, folder: str) -> int:

@@ -184,9 +184,11 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
     row = cells(said, "K = 2, d = 256, to the accuracy of baseline")
     assert row[2] == f">= {16.8**0.5 * 2:.2f}" and row[3] == "8.00 (lowest seed) to open above"
     assert row[5] == "open" and "in 2 of 2 seeds the shortest run has the accuracy" in row[-1]
+    assert row[1].startswith("<= ")  # at least so much faster takes at most so long
     row = cells(said, "K = 4, d = 8192, to")
     assert row[2] == f"<= {(16.8**0.5) / 5:.2f}" and row[3] == "open below to 0.84 (highest seed)"
     assert row[5] == "open" and "in 2 of 2 seeds the longest run does not" in row[-1]
+    assert row[1].startswith(">= ")
     assert (
         cells(said, "fast, to the accuracy of baseline")[2]
         == cells(said, "K = 4, d = 256, to the accuracy of b")[2]

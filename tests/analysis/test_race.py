@@ -133,6 +133,10 @@ def test_the_best_trial_of_all_is_chosen_and_the_ratio_judged(tmp_path, monkeypa
     assert "3 times sooner than the best peer (fake): **yes**" in text
     assert "2.5 times sooner than today's recipe: **no**, 1.00 times" in text
     assert "21 of 21 timed runs are finished" in capsys.readouterr().out
+    # `today` has one length, of which every ratio would be a bound.
+    ratios = pd.read_csv(tmp_path / "race" / "ratios.csv")
+    assert list(ratios["recipe"]) == ["best", "best"]
+    assert list(ratios["to the accuracy of"]) == ["today", "fake"]
     curves = pd.read_csv(tmp_path / "race" / "curves.csv")
     assert len(curves) == 2 * 21
     assert (tmp_path / "race" / "race.png").is_file()
