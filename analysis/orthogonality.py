@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         ORTHOGONALITY,
         "runs/orthogonality",
         "the preset's",
-        "Where no preset is named it is digits; without --data-dir the images of RUN are taken from "
-        "where they were.\n",
+        "Where no preset is named it is digits; without --data-dir RUN has its images where it had "
+        "them.\n",
     )
     add = parser.add_argument
     runs_given = "folders of finished runs (default: train those of --preset)"

@@ -36,6 +36,7 @@ PRODUCTS = {
     "vicreg": (0.25, 1.0, 4.0, 16.0, 64.0, 256.0),
 }
 
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.training_parser(__doc__, WEIGHT_RULE, "runs/weight_rule", "1")
     add = parser.add_argument

@@ -9,7 +9,6 @@ from analysis.harness.records import Record
 from effssl import cli
 from effssl.config import Config, flat
 
-
 # Settings that do not tell two runs apart. Seconds do: a run that the clock ends is another one.
 MAY_DIFFER = cli.RESUME_MAY_CHANGE - {"max_seconds"}
 
