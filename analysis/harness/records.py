@@ -84,7 +84,8 @@ def save(file: Path, records: Iterable[Record]) -> None:
 def _short(record: Record) -> Record:
     if "metrics" not in record:
         return record
-    probes, loss = [], {}
+    probes: list[Record] = []
+    loss: Record = {}
     for metric in record["metrics"]:
         loss = {"loss": metric["loss"]} if "loss" in metric else loss
         if metric["kind"] == "probe":
