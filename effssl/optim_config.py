@@ -34,7 +34,7 @@ class Optim:
     and convolutions, with AdamW for the rest."""
     lr: PositiveFinite | Literal["auto"] = 1e-3
     """Peak learning rate. auto: the one that was measured for the optimizer (muon), of short runs;
-    docs/runs.md says how far it goes."""
+    docs/measurements.md says how far it goes."""
     lr_bias: PositiveFinite | None = None
     """Peak learning rate of what gets no weight decay: biases, normalisation (None: lr)."""
     layer_decay: Part = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# What judges a run without labels, and its sign: see docs/runs.md on what earned it.
+# What judges a run without labels, and its sign: see docs/measurements.md on what earned it.
 UNLABELLED = ("loss", -1)
 GAIN = 0.002  # of the linear probe: less than that is flat
 GAIN_OF_LOSS = 0.01  # as a part of it; records in a row differ by up to half as much again
