@@ -20,9 +20,16 @@ def load_projector(run: Path, backbone: nn.Module) -> Projector:
     checkpoint, or if its backbone is not this one.
     """
     weights = projector_of(run, backbone.state_dict())
-    linear = [value for value in weights.values() if value.ndim == 2]
-    dims = linear[0].shape[1], linear[0].shape[0], linear[-1].shape[0]
-    projector = Projector(*dims, num_layers=len(linear), norm=_norm_of(weights))
+    linear = {name: value for name, value in weights.items() if value.ndim == 2}
+    first, last = list(linear.values())[0], list(linear)[-1]
+    projector = Projector(
+        first.shape[1],
+        first.shape[0],
+        linear[last].shape[0],
+        num_layers=len(linear),
+        norm=_norm_of(weights),
+        bias=last.replace("weight", "bias") in weights,
+    )
     projector.load_state_dict(weights)
     return projector.eval()
 
