@@ -58,8 +58,8 @@ def test_the_second_time_nothing_is_looked_at(folder, no_looking, capsys):
     said = capsys.readouterr().out
     assert "train: 13 images in 2 classes (class-0, class-1), as of 20" in said
     assert "when the files were last looked at (--trust-store)" in said
-    assert again.train._replace(labels=None, positions=None, is_new=None) == (
-        first.train._replace(labels=None, positions=None, is_new=None)
+    assert again.train._replace(labels=None, positions=None, is_new=None, files=None) == (
+        first.train._replace(labels=None, positions=None, is_new=None, files=None)
     )
     assert again.train.labels.tolist() == first.train.labels.tolist()
     assert again.test.labels.tolist() == first.test.labels.tolist()
