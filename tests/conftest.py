@@ -139,6 +139,7 @@ def write_run(
     kwargs: str = TINY,
     *,
     norm: str = "batch",
+    bias: bool = False,
     seed: int = 0,
 ) -> Path:
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that
@@ -149,7 +150,7 @@ def write_run(
 
     torch.manual_seed(seed)
     encoder = models.Encoder(
-        models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm
+        models.create_backbone(name, size, stem=stem, kwargs=kwargs), 12, 8, 2, norm, bias
     )
     with torch.no_grad():
         for value in encoder.state_dict().values():

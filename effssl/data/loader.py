@@ -6,7 +6,6 @@ FFCV reads them, or, where it cannot be had, threads of this process.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -104,10 +103,9 @@ def _next(batches: Generator[Tensor, None, None], loader: Loader) -> Tensor | No
         return next(batches, None)
     except DamagedImage as error:
         why = f"{loader.name_of(error.row)} is not what was stored"
-        message = f"{loader.path} is damaged ({why}); delete it to have it rewritten"
-        if not distributed.is_first():  # commands show the errors of the first process alone
-            print(f"error: {message}", file=sys.stderr, flush=True)
-        raise InputError(message) from None
+        raise InputError(
+            f"{loader.path} is damaged ({why}); delete it to have it rewritten"
+        ) from None
     except Exception as error:
         raise RuntimeError(f"reading {loader.path} failed: {error!r}") from error
 

@@ -21,7 +21,7 @@ def load_projector(run: Path, backbone: nn.Module) -> Projector:
     """
     weights = projector_of(run, backbone.state_dict())
     linear = {name: value for name, value in weights.items() if value.ndim == 2}
-    first, last = list(linear.values())[0], list(linear)[-1]
+    first, last = next(iter(linear.values())), list(linear)[-1]
     projector = Projector(
         first.shape[1],
         first.shape[0],

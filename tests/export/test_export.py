@@ -102,6 +102,7 @@ def exports(tmp_path_factory):
             stem,
             kwargs,
             norm="layer" if name == "vit" else "batch",
+            bias=name == "stride 2",
         )
         export(Export(run, root / name / "to", projector=True))
         noise = np.random.default_rng(0).integers(0, 256, (*height_width(size), 3), dtype=np.uint8)
@@ -117,7 +118,8 @@ def test_the_lines_of_its_readme_give_our_representations_without_effssl(exports
     pixels = torch.from_numpy(np.array(Image.open(here / "image.png")))[None]
     state = torch.load(here / "run" / "checkpoint.pt", weights_only=True)["model"]
     dim = representation_dim(backbone)
-    projector = Projector(dim, 12, 8, 2, "layer" if name == "vit" else "batch").eval()
+    norm, bias = "layer" if name == "vit" else "batch", name == "stride 2"
+    projector = Projector(dim, 12, 8, 2, norm, bias).eval()
     projector.load_state_dict(
         {k.removeprefix("projector."): v for k, v in state.items() if k.startswith("projector.")}
     )
