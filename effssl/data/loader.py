@@ -20,6 +20,7 @@ from effssl.data.ffcv_setup import WHY_NOT
 from effssl.data.pixels import DamagedImage, Decoder
 from effssl.ranges import LoaderName
 from effssl.run import distributed
+from effssl.run.files import FileError
 
 Reader = Literal["ffcv", "threads"]
 
@@ -81,7 +82,7 @@ def read_batches(
 
     Yields (what the loader's decoder makes of the images, [batch, ...], their positions int64
     [batch]) on the device; the last batch may be smaller. Closing the generator ends the threads
-    that read. Raises InputError naming an image that is damaged; any other error in these threads
+    that read. Raises FileError naming an image that is damaged; any other error in these threads
     is raised here as RuntimeError.
     """
     if len(positions) == 0:
@@ -103,7 +104,7 @@ def _next(batches: Generator[Tensor, None, None], loader: Loader) -> Tensor | No
         return next(batches, None)
     except DamagedImage as error:
         why = f"{loader.name_of(error.row)} is not what was stored"
-        raise InputError(
+        raise FileError(
             f"{loader.path} is damaged ({why}); delete it to have it rewritten"
         ) from None
     except Exception as error:

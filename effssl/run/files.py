@@ -13,7 +13,7 @@ from effssl import InputError
 
 
 class FileError(InputError):
-    """A file cannot be written; the message names it."""
+    """A file cannot be written, or is damaged; the message names it."""
 
 
 @contextlib.contextmanager

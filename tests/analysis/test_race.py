@@ -171,9 +171,9 @@ def test_records_carry_seeds_from_one_machine_to_the_next(tmp_path, monkeypatch)
 def test_a_record_of_other_seconds_is_another_run(tmp_path):
     """The committed records of other tools are of 900 seconds, those of their trials of 225."""
     known = records.read(records.FOLDER / "race-cpu.jsonl")
-    racing = race_of(tmp_path, *CPU.ours, *CPU.contenders, seeds=3)
+    racing = race_of(tmp_path, *CPU.ours, *CPU.contenders, seeds=4)
     chosen = {"today": 0, "best": 0, "solo-vicreg": 2, "lejepa": 5}
-    starts = [*race_runs.trials(racing), *race_runs.timed(racing, chosen, range(3))]
+    starts = [*race_runs.trials(racing), *race_runs.timed(racing, chosen, range(4))]
 
     def found(seconds: float) -> set[str]:
         racing.args.run_seconds = seconds

@@ -143,7 +143,7 @@ def test_leaving_out_keeps_the_pixels_of_small_squares_and_changes_the_identity(
 
 
 def arrays_of(stored: beton.Beton) -> dict:
-    return {"labels": stored.labels, "positions": stored.positions}
+    return {name: getattr(stored, name) for name in ("labels", "positions", "files")}
 
 
 @pytest.mark.parametrize("what", ["pixel", "label", "jpeg"])
