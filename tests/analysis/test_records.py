@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import projector, subset, views, wallclock
+from analysis import changes, projector, subset, views, wallclock
 from analysis.harness import records, runs
 from analysis.harness.recipes import Recipe, runs_of
 from tests.analysis.made_runs import scale_of, write_runs
@@ -39,6 +39,14 @@ def test_the_committed_records_make_the_committed_tables(
     for file in sorted(out.glob("*.csv")):
         assert file.read_bytes() == (RESULTS / committed / file.name).read_bytes()
     assert {"runs.csv", "summary.md", f"{name}.png"} <= {file.name for file in out.iterdir()}
+
+
+def test_the_committed_records_make_the_table_of_own_photographs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["defaults", "--preset", "photographs", "--method", "vicreg", "--seeds", "4"]
+    assert changes.main([*flags, "--data-dir", "nowhere", "--seconds", "0"]) == 0
+    made = tmp_path / "runs" / "claims-photographs" / "changes-defaults-vicreg" / "runs.csv"
+    assert made.read_bytes() == (RESULTS / "changes-defaults" / "runs.csv").read_bytes()
 
 
 def test_there_is_one_record_a_line_and_all_are_of_one_kind_or_the_other():
