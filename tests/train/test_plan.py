@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -53,14 +54,13 @@ def test_a_plan_for_more_images_than_there_are(tmp_path, capsys):
     assert not (tmp_path / "set" / "beton").exists()
 
 
-def test_several_processes_plan_together_and_one_talks(digits_dir, finished, tmp_path):
-    """They take as many steps, or they would wait for each other, and share what the teacher
-    made."""
-    python, *rest = command([*QUICK, "--data-dir", digits_dir, "--teacher", finished, "--plan"])
+def in_two_processes(flags: list, folder: Path) -> str:
+    """Run the command under torchrun in a folder, and return what it said."""
+    python, *rest = command(flags)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [python, *torchrun, *rest],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -68,26 +68,24 @@ def test_several_processes_plan_together_and_one_talks(digits_dir, finished, tmp
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    images, *_, disk = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_several_processes_plan_together_and_one_talks(digits_dir, finished, tmp_path):
+    """They take as many steps, or they would wait for each other, and share what the teacher
+    made."""
+    flags = [*QUICK, "--data-dir", digits_dir, "--teacher", finished, "--plan"]
+    said = in_two_processes(flags, tmp_path)
+    images, *_, disk = said.splitlines()
     assert images.startswith("digits: 1437 training images") and disk.startswith("disk: ")
-    assert done.stdout.count("steps of 512 views of 8 px") == 1
-    assert done.stdout.count("disk: ") == 1
+    assert said.count("steps of 512 views of 8 px") == 1
+    assert said.count("disk: ") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_of_several_processes_one_looks(digits_dir, tmp_path):
-    python, *rest = command(["--data-dir", digits_dir, "--look", tmp_path / "look.png"])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [python, *torchrun, *rest],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("repeated: ") == 1
+    said = in_two_processes(["--data-dir", digits_dir, "--look", "look.png"], tmp_path)
+    assert said.count("repeated: ") == 1
     assert (tmp_path / "look.png").exists()
 
 
