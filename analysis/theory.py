@@ -1,7 +1,7 @@
 """The theory behind the losses, in a case where it is known exactly: images on a ring
 (harness/ring.py).
 
-python analysis/theory.py            # under two minutes on two CPU cores
+python analysis/theory.py            # twelve minutes on one CPU core
 
 A table F [V, d] of one free vector per view (a linear model on one-hot views) is trained with each
 loss on sampled batches. Three things are shown, each beside what is predicted:
