@@ -157,6 +157,8 @@ def start_process(
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if gpus := torch.cuda.device_count():
         command += ["--device", f"cuda:{slot % gpus}"]
+        # Runs beside each other share the cores that load their images.
+        variables["NUMBA_NUM_THREADS"] = str(threads_each(slots))
     else:
         variables["OMP_NUM_THREADS"] = str(threads_each(slots))
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +174,7 @@ def start_process(
 
 
 def threads_each(parallel: int | None) -> int:
-    """Return the threads of each run on a CPU."""
+    """Return the threads of each run, where so many share the cores."""
     cores = os.cpu_count() or 1
     return max(1, cores // (parallel or cores))
 
