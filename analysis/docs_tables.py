@@ -133,6 +133,7 @@ def evaluation(results: Path, number: int) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "claims": claims_table,
+    "claims in brief": functools.partial(claims_table, in_brief=True),
     "verdicts": verdicts_table,
     **{f"claim {i}": functools.partial(claim_parts, number=i) for i in (1, 2, 3, 4)},
     "support": support,

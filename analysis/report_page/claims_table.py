@@ -16,9 +16,11 @@ from analysis.report_page.sections import SUPPORT, Section, claims_of, measured_
 from analysis.report_page.summaries import origin_of
 
 
-def claims_table(results: Path) -> str:
-    """Return the table of the claims by method: verdict, deciding figures, seeds, hardware."""
-    figures = {"projector": _width, "views": _views, "subset": _subset, "wallclock": _wallclock}
+def claims_table(results: Path, in_brief: bool = False) -> str:
+    """Return the table of the claims by method: verdict, deciding figures, seeds and, unless in
+    brief, hardware."""
+    wallclock = _wallclock_in_brief if in_brief else _wallclock
+    figures = {"projector": _width, "views": _views, "subset": _subset, "wallclock": wallclock}
     rows = []
     for section in measured_claims(results):
         verdict, folder = verdicts.decide(results, section.rules), section.folders[0]
@@ -33,6 +35,8 @@ def claims_table(results: Path) -> str:
                 "hardware": origin_of(file).partition(";")[0] if file.is_file() else "",
             }
         )
+    if in_brief:
+        rows = [{name: row[name] for name in row if name != "hardware"} for row in rows]
     return markdown(rows)
 
 
@@ -149,8 +153,17 @@ def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
     )
 
 
+def _wallclock_in_brief(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return of claim 4 the seconds of the recommended recipe against the baseline's alone."""
+    return _wallclock(verdict, results, folder).partition("; by step cost")[0]
+
+
 def _times(ratio: pd.Series) -> str:
-    return f"{ratio['times faster'] or '?'} times sooner ({ratio[INTERVAL] or 'no interval'})"
+    sooner, seeds = ratio["times faster"] or "?", ratio[INTERVAL] or "no interval"
+    if sooner.startswith(">= "):
+        sooner, seeds = f"at least {sooner[3:]}", seeds.partition(" (")[0]
+        return f"{sooner} times sooner (lowest seed {seeds})"
+    return f"{sooner} times sooner ({seeds})"
 
 
 def _num_seeds(verdict: Verdict, results: Path, folder: str) -> int:

@@ -21,6 +21,7 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
     ("command", "flags", "committed"),
     [
         (views, "", "views"),
+        (views, "--method vicreg --rates 1 3 9", "views-vicreg"),
         (subset, "", "subset-18000"),
         (subset, "--preset scarce", "subset"),
         (projector, "", "projector"),
@@ -35,7 +36,7 @@ def test_the_committed_records_make_the_committed_tables(
     name = command.__name__.rpartition(".")[2]
     (runs_of_scale,) = (tmp_path / "runs").iterdir()
     assert runs_of_scale.name == ("claims-scarce" if "scarce" in flags else "claims-cpu")
-    out = runs_of_scale / name
+    out = runs_of_scale / (f"{name}-vicreg" if "vicreg" in flags else name)
     for file in sorted(out.glob("*.csv")):
         assert file.read_bytes() == (RESULTS / committed / file.name).read_bytes()
     assert {"runs.csv", "summary.md", f"{name}.png"} <= {file.name for file in out.iterdir()}
