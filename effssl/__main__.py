@@ -15,6 +15,7 @@ from effssl.config import Config
 from effssl.flags import did_you_mean
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
+from effssl.run.threads import keep_threads_awake
 
 JOBS = ("train", "prepare", "evaluate", "export", "embed")
 
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
+    keep_threads_awake()
     match settings:
         case Config():
             from effssl.train import loop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,16 +30,6 @@ from effssl.ranges import (
     Storing,
 )
 
-MOST_WORKERS = 8  # by default: each may need gigabytes for a large image
-
-
-def own_cores() -> int:
-    """Return how many cores there are for each process of this machine, at most MOST_WORKERS."""
-    can_tell = hasattr(os, "sched_getaffinity")  # Linux; the others know the machine's cores alone
-    num_cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
-    return max(1, min(num_cores // num_processes, MOST_WORKERS))
-
 
 @dataclass(frozen=True, config=SETTINGS)
 class Storage:
@@ -68,9 +57,10 @@ class Storage:
     pixel changes but where `max_side` makes images smaller; it takes several times the bytes."""
     jpeg_quality: JpegQuality = 90
     """JPEG quality of what is stored as JPEG."""
-    workers: AtLeast1 = own_cores()
-    """Threads that load, in each process; processes that write the .beton. It alters no result. By
-    default as many as there are cores for each process of a machine, at most 8."""
+    workers: AtLeast1 | None = None
+    """Threads that load, in each process; processes that write the .beton. It alters no result.
+    None: as many as there are cores for each process of a machine, at most 8; on a CPU, where the
+    encoder needs them, a quarter of these load."""
     loader: LoaderName = "auto"
     """What reads and writes the .beton: FFCV, or threads of this process, which need no FFCV. JPEGs
     are decoded and encoded by other libraries then, which round differently. auto: FFCV if it can

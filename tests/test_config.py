@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from effssl import InputError, cli, config, image_config, job_config
+from effssl import InputError, cli, config, job_config
 from effssl.config import Config
 from effssl.image_config import Augment, Images, Storage
 from effssl.optim_config import AUTO_RATES, Optim
@@ -125,17 +124,3 @@ def test_a_rate_that_was_measured_is_saved_as_a_number(tmp_path):
 def test_no_rate_is_made_up_where_none_was_measured():
     with pytest.raises(InputError, match="--lr auto: measured for muon; for lars give a number"):
         cli.parse(["--optimizer", "lars", "--lr", "auto"])
-
-
-@pytest.mark.parametrize(
-    ("num_cores", "num_processes", "workers"),
-    [(1, None, 1), (6, None, 6), (64, None, 8), (64, "4", 8), (16, "4", 4), (2, "4", 1)],
-)
-def test_images_are_loaded_by_all_cores_of_a_process(
-    monkeypatch, num_cores, num_processes, workers
-):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)), raising=False)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    if num_processes is not None:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", num_processes)
-    assert image_config.own_cores() == workers

@@ -24,6 +24,7 @@ from effssl.data.ffcv_workers import workers_watched
 from effssl.data.sources import Source
 from effssl.data.storing import Complaint, Written, has_jpegs, storable
 from effssl.image_config import Storage
+from effssl.run.threads import own_cores
 
 
 def write(source: Source, file: Path, storage: Storage) -> Written:
@@ -47,7 +48,9 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
     noted = Path(f"{file}.tmp")
     try:
         fields = {"image": field, "label": IntField()}
-        writer = _Writer(str(file), fields, page_size=page, num_workers=storage.workers)
+        writer = _Writer(
+            str(file), fields, page_size=page, num_workers=storage.workers or own_cores()
+        )
         writer.noted = noted
         try:
             with workers_watched():

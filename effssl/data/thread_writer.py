@@ -28,6 +28,7 @@ from effssl.data.storing import (
 )
 from effssl.data.thread_loader import ahead
 from effssl.image_config import Storage
+from effssl.run.threads import own_cores
 
 AHEAD = 4  # images a thread that wait to be written
 
@@ -55,8 +56,9 @@ def write(source: Source, file: Path, storage: Storage) -> Written:
         return stored, gray_high, str(image.dtype)
 
     def images() -> Iterator[StoredImage]:
-        with ThreadPoolExecutor(storage.workers, "store") as pool:
-            for image, gray_high, kind in ahead(pool, made, range(count), AHEAD * storage.workers):
+        workers = storage.workers or own_cores()
+        with ThreadPoolExecutor(workers, "store") as pool:
+            for image, gray_high, kind in ahead(pool, made, range(count), AHEAD * workers):
                 bar.update(1)
                 if gray_high is not None:
                     written.gray_highs.append(gray_high)

@@ -150,14 +150,14 @@ def embed_set(
 
 
 def _open(
-    backbone: Backbone, to: str | Path | None, batch_size: int, workers: int, device: str
+    backbone: Backbone, to: str | Path | None, batch_size: int, workers: int | None, device: str
 ) -> tuple[nn.Module, BackboneSpec, Runtime]:
     """Check what can be checked before any work, and load the model.
 
     Returns (model, what its file says of it, where it runs).
     """
     for flag, count in {"--batch-size": batch_size, "--workers": workers}.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise InputError(f"{flag} must be at least 1, not {count}")
     if to is not None:
         check_target(Path(to))

@@ -35,7 +35,7 @@ def open_streams(
     *,
     seed: int,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     runtime: Runtime,
     progress: bool = False,
     small: Augment | None = None,

@@ -19,6 +19,7 @@ from effssl.data.pixels import Decoder, WholeImageDecoder
 from effssl.image_config import Augment
 from effssl.ranges import ImageSize, height_width
 from effssl.run.device import Runtime
+from effssl.run.threads import loading_threads
 from effssl.views.assemble import clean_view, views_of_crops, views_of_images
 from effssl.views.counters import NUM_SLOTS, uniform
 from effssl.views.decode_crops import CentralCropDecoder, MultiViewDecoder, crops_of_groups
@@ -42,7 +43,7 @@ class ViewStream:
         augment: how views are made, and how many.
         seed: what the views are drawn from, with epoch and position; nothing else moves them.
         batch_size: images in a batch of `epoch`.
-        workers: threads that load.
+        workers: threads that load; None for as many as suit the device.
         runtime: where views are made, and whether that is compiled.
         progress: bars, if stderr is a terminal.
         small: how a second group of views is made, which are of another size (see sizes.py).
@@ -59,7 +60,7 @@ class ViewStream:
         seed: int,
         batch_size: int,
         clean_batch_size: int = CLEAN_BATCH,
-        workers: int,
+        workers: int | None,
         runtime: Runtime,
         progress: bool = False,
         small: Augment | None = None,
@@ -195,7 +196,8 @@ class ViewStream:
 
     def _open(self, decoder: Decoder, batch_size: int) -> Loader:
         path, reader, name_of = self.stored.path, self.stored.reader, self.stored.name_of
-        return open_loader(path, batch_size, self._workers, decoder, reader, name_of)
+        workers = self._workers or loading_threads(self.runtime.device.type)
+        return open_loader(path, batch_size, workers, decoder, reader, name_of)
 
     def _bar(self, num_images: int) -> tqdm:
         is_off = None if self._progress else True  # None: off unless stderr is a terminal
