@@ -18,17 +18,34 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from matplotlib.figure import Figure
-from PIL import Image
 
 from effssl.image_config import Storage
+
+# torch and the like are imported where they are used: before any test process starts, the one that
+# shares tests out reads this file.
 
 # Started in a shell's background, this process and those it starts would ignore Ctrl-C, which some
 # tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The files that take longest, which begin first: one that began last would keep a core busy long
+# after the others are idle. Not in order of their number of tests, as xdist has it by itself.
+LONGEST = [
+    *("train/test_train.py", "models/test_families.py", "train/test_nodes.py"),
+    *("evaluate/test_run.py", "test_properties.py", "train/test_reference.py"),
+    *("train/test_faults.py", "test_without_ffcv.py", "data/test_loader.py"),
+    *("analysis/test_claims_end_to_end.py", "train/test_go_on.py", "export/test_export.py"),
+    *("train/test_plan.py", "analysis/test_scaling.py"),
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; within a file, and among the others, the order stays."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 # A run of seconds: 1,295 digits, a tiny encoder.
 TINY = "{channels: [8, 16, 16, 16], layers: [1, 1, 1, 1]}"
@@ -68,6 +85,9 @@ def write_class_folders(
     root: Path, *, classes: int = 2, per_class: int = 6, side: int = 12, suffix: str = "png"
 ) -> Path:
     """root/CLASS/*.suffix of noise, each class with a shade of its own."""
+    import numpy as np
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     for c in range(classes):
         folder = root / f"class-{c}"
@@ -81,6 +101,8 @@ def write_class_folders(
 def varied_sizes(root: Path) -> list[str]:
     """Write 40 images of varied size, which are stored as JPEG; returns the flags to train on
     them."""
+    from PIL import Image
+
     images = write_class_folders(root / "set", per_class=20, side=20)
     for i, path in enumerate(sorted(images.rglob("*.png"))):
         Image.open(path).resize((20 + i % 7, 24)).save(path)
@@ -90,6 +112,8 @@ def varied_sizes(root: Path) -> list[str]:
 @contextlib.contextmanager
 def dots_for_pictures() -> Iterator[None]:
     """Let runs draw a dot for each picture, which else is half of what so short a run takes."""
+    from matplotlib.figure import Figure
+
     from effssl.run import pictures
 
     def draw(path: Path, *_: object) -> None:
@@ -127,7 +151,8 @@ def finished(digits_dir, tmp_path_factory) -> Path:
         "--final-images",
         0,
     ]
-    assert train.main(cli.parse([*map(str, flags)])) == 0
+    with dots_for_pictures():
+        assert train.main(cli.parse([*map(str, flags)])) == 0
     return run
 
 
@@ -145,6 +170,8 @@ def write_run(
     """A finished run's folder, as far as its weights go; these, and their statistics, are none that
     it begins with.
     """
+    import torch
+
     from effssl import models
     from effssl.run import checkpoint
 
@@ -182,6 +209,9 @@ def read_all(path, count, *, workers=2, batch_size=5, square=None):
 
     square: side of the central squares that images of varied size are decoded to.
     """
+    import numpy as np
+    import torch
+
     from effssl.data.loader import open_loader, read_batches
     from effssl.data.pixels import WholeImageDecoder
     from effssl.views.decode_crops import CentralCropDecoder
@@ -204,6 +234,9 @@ def growth_mb(make_loader: Callable, *arguments, count: int) -> float:
 
 
 def _growth_mb(make_loader: Callable, arguments: tuple, count: int) -> float:
+    import numpy as np
+    import torch
+
     from effssl.data.loader import read_batches
 
     def pages() -> int:
