@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.image_config import Augment
-from effssl.run import checkpoint, pictures
+from effssl.run import checkpoint, log, pictures
 from effssl.run.log import Clock, RunLog, read_metrics
 
 
@@ -94,13 +94,16 @@ def test_no_flipped_bit_of_a_checkpoint_becomes_a_wrong_weight(tmp_path):
     assert found > 0.8 * len(places)
 
 
-def test_the_clock_leaves_pauses_out_and_goes_on_from_before():
-    settled = []
+def test_the_clock_leaves_pauses_out_and_goes_on_from_before(monkeypatch):
+    now, settled = 7.0, []
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now))
     clock = Clock(100.0, lambda: settled.append(True))
+    now += 2
     with clock.paused():
-        time.sleep(0.2)
-    time.sleep(0.05)
-    assert 100.05 <= clock.seconds < 100.2
+        now += 30
+        assert clock.seconds == 102
+    now += 3
+    assert clock.seconds == 105
     assert settled == [True]
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from effssl.export.run import export
 from effssl.job_config import Export
 from effssl.models import load_backbone
 from effssl.models.shared_batch_norm import share_batch_norms
+from effssl.run import log as log_module
 from effssl.run import signals
 from effssl.run.log import RunLog, read_metrics
 from effssl.train import forward
@@ -122,35 +125,6 @@ def test_the_backbone_loads_strictly_into_timm(uninterrupted):
     plain.load_state_dict(load_file(run / "backbone.safetensors"), strict=True)
 
 
-def test_killed_at_random_steps_it_ends_bit_for_bit_where_an_uninterrupted_run_ends(
-    digits_dir, uninterrupted, tmp_path
-):
-    run = tmp_path / "killed"
-    arguments = quick(
-        digits_dir, run, "--epochs", 4, "--probe-every", 2, "--save-every-s", 0, *DROPS
-    )
-    rng = np.random.default_rng(time.time_ns())
-    stops = sorted(rng.choice(np.arange(1, 20), 2, replace=False).tolist())
-    print("killed after steps", stops)
-    for stop in stops:
-        process = subprocess.Popen(command(arguments), stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not any(r["step"] >= stop for r in read_metrics(run)):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (run / "result.json").exists()
-        arguments = ["--resume", str(run)]
-    assert train.main(cli.parse(arguments)) == 0
-    whole, _ = uninterrupted
-    assert same(weights(run), weights(whole))
-    said, expected = (
-        [(r["kind"], r["step"], r.get("loss")) for r in read_metrics(r)] for r in (run, whole)
-    )
-    assert said == expected
-
-
 def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, tmp_path):
     run = tmp_path / "stopped"
     arguments = quick(digits_dir, run, "--epochs", 4, "--save-every-s", 0, *DROPS)
@@ -159,7 +133,7 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=280)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"--resume {run}" in said
     step = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
@@ -170,52 +144,74 @@ def test_sigterm_saves_and_resume_goes_on_mid_epoch(digits_dir, uninterrupted, t
     assert same(weights(run), weights(uninterrupted[0]))
 
 
-@pytest.mark.parametrize("then", [2, 4, 1], ids="then {}".format)
-def test_two_processes_train_as_one_stop_together_and_more_or_fewer_go_on(
-    digits_dir, tmp_path, monkeypatch, then
-):
-    """With BatchNorm in the backbone and the projector, and a last batch that is smaller; SGD, as
-    Adam makes much of rounding. The one process has the BatchNorm that several have: torch's own
-    rounds more, and losses differ from it in the fourth digit."""
+# BatchNorm in the backbone and the projector, and a last batch that is smaller; SGD, as Adam makes
+# much of rounding.
+TOGETHER = ["--optimizer", "sgd", "--lr", 0.003, "--epochs", 4, "--precision", "fp32"]
+TOGETHER += ["--no-drop-last"]
+
+
+def in_one_process(arguments: list[str]) -> None:
+    """Train with the BatchNorm that several processes have: torch's own rounds more, and losses
+    differ from it in the fourth digit."""
 
     def with_theirs(encoder, *others):
         share_batch_norms(encoder)
         return forward.build_forward(encoder, *others)
 
-    monkeypatch.setattr(job_module, "build_forward", with_theirs)
-    flags = ["--optimizer", "sgd", "--lr", 0.003, "--epochs", 4, "--precision", "fp32"]
-    flags += ["--no-drop-last"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train.main(cli.parse(quick(digits_dir, one, *flags))) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "build_forward", with_theirs)
+        assert train.main(cli.parse(arguments)) == 0
 
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+def started_in(processes: int, arguments: list) -> subprocess.Popen:
+    python, *rest = command(arguments)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [python, *torchrun, *rest], env=environment, text=True, stderr=subprocess.PIPE
+    )
 
-    def start(arguments, processes=2):
-        python, *rest = command(arguments)
-        begin = [python, *torchrun, str(processes), *rest]
-        return subprocess.Popen(begin, env=environment, text=True, stderr=subprocess.PIPE)
 
-    process = start(quick(digits_dir, two, *flags))
-    while not any(r["kind"] == "train" for r in read_metrics(two)):
+@pytest.fixture(scope="module")
+def alone(digits_dir, tmp_path_factory):
+    run = tmp_path_factory.mktemp("alone") / "run"
+    in_one_process(quick(digits_dir, run, *TOGETHER))
+    return run
+
+
+@pytest.fixture(scope="module")
+def stopped_together(digits_dir, tmp_path_factory):
+    """A run of two processes, which SIGTERM has stopped after a step or more."""
+    run = tmp_path_factory.mktemp("together") / "run"
+    process = started_in(2, quick(digits_dir, run, *TOGETHER))
+    while not any(r["kind"] == "train" for r in read_metrics(run)):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert torch.load(two / "checkpoint.pt", weights_only=True)["step"] >= 1
+    process.communicate(timeout=280)
+    assert 1 <= torch.load(run / "checkpoint.pt", weights_only=True)["step"] < 24
+    return run
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("then", [2, 4, 1], ids="then {}".format)
+def test_two_processes_train_as_one_stop_together_and_more_or_fewer_go_on(
+    alone, stopped_together, tmp_path, then
+):
+    two = shutil.copytree(stopped_together, tmp_path / "two")
     if then == 1:
-        assert train.main(cli.parse(["--resume", str(two)])) == 0
+        in_one_process(["--resume", str(two)])
     else:
-        process = start(["--resume", str(two)], then)
-        _, said = process.communicate(timeout=180)
+        process = started_in(then, ["--resume", str(two)])
+        _, said = process.communicate(timeout=280)
         assert process.returncode == 0, said
-    alone, together = (
-        [r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (one, two)
+    of_one, of_two = (
+        [r["loss"] for r in read_metrics(run) if r["kind"] == "train"] for run in (alone, two)
     )
-    assert together[:5] == pytest.approx(alone[:5], rel=1e-5)
-    assert together == pytest.approx(alone, rel=1e-3)
-    assert weights(one).keys() == weights(two).keys()
-    for name, weight in weights(one).items():
+    assert of_two[:5] == pytest.approx(of_one[:5], rel=1e-5)
+    assert of_two == pytest.approx(of_one, rel=1e-3)
+    assert weights(alone).keys() == weights(two).keys()
+    for name, weight in weights(alone).items():
         assert torch.allclose(weights(two)[name], weight, rtol=1e-2, atol=5e-3), name
 
 
@@ -249,11 +245,22 @@ def test_max_seconds_stops_and_evaluates_and_a_longer_budget_goes_on(digits_dir,
 def test_what_comes_before_the_first_step_is_no_second_of_training(
     digits_dir, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "RunLog", lambda *a, **k: time.sleep(1) or RunLog(*a, **k))
-    monkeypatch.setattr(train, "prepare_branches", lambda *_: time.sleep(1))
+    now = 0.0
+
+    def passes(seconds: float) -> float:
+        nonlocal now
+        now += seconds
+        return now
+
+    # A clock on which each look takes a millisecond, and what is to be left out 100 seconds
+    clock = SimpleNamespace(perf_counter=lambda: passes(0.001))
+    monkeypatch.setattr(log_module, "time", clock)
+    monkeypatch.setattr(train, "RunLog", lambda *a, **k: passes(100) and RunLog(*a, **k))
+    monkeypatch.setattr(train, "prepare_branches", lambda *_: passes(100))
     run, flags = tmp_path / "run", ["--epochs", 1, "--final-images", 0]
     assert train.main(cli.parse(quick(digits_dir, run, *flags))) == 0
-    assert read_metrics(run)[0]["seconds"] < 0.5
+    assert now > 200
+    assert read_metrics(run)[0]["seconds"] < 1
 
 
 def fail(*arguments, **named):
@@ -568,15 +575,6 @@ def test_a_damaged_checkpoint_is_named(digits_dir, tmp_path, capsys):
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
-def test_the_command_line_has_no_traceback_for_bad_input(tmp_path):
-    began = time.monotonic()
-    done = run_train(["--veiws", "4"], tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown flag --veiws; did you mean --views or --small-views?\n"
-    assert time.monotonic() - began < 5  # before the slow imports
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     images = write_class_folders(tmp_path / "set", classes=1, per_class=40, side=20)
     run = tmp_path / "run"
@@ -594,14 +592,3 @@ def test_own_images_without_labels_train_and_report_the_rank(tmp_path):
     assert train.main(cli.parse([*flags, "--out", str(run)])) == 0
     assert json.loads((run / "result.json").read_text())["final"]["rows"] == {}
     assert all("z/effective_rank" in r for r in read_metrics(run) if r["kind"] == "probe")
-
-
-def test_images_of_varied_size_train_and_resume_bit_for_bit(tmp_path):
-    flags = [*QUICK, *varied_sizes(tmp_path), "--epochs", "3"]
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    assert train.main(cli.parse([*flags, "--out", str(whole)])) == 0
-    assert train.main(cli.parse([*flags, "--out", str(halves), "--max-seconds", "1e-6"])) == 0
-    assert train.main(cli.parse(["--resume", str(halves), "--max-seconds", "1000"])) == 0
-    ends = [(run / "backbone.safetensors").read_bytes() for run in (whole, halves)]
-    assert ends[0] == ends[1]
-    assert (whole / "views.png").is_file()
