@@ -55,7 +55,7 @@ def stepped(layer, inputs, weights):
 
 def in_one_process(rank, folder):
     torch.set_num_threads(1)
-    here = {"init_method": f"file://{folder}/store", "timeout": datetime.timedelta(seconds=30)}
+    here = {"init_method": f"file://{folder}/store", "timeout": datetime.timedelta(seconds=150)}
     dist.init_process_group("gloo", rank=rank, world_size=len(SIZES), **here)
     rows = slice(sum(SIZES[:rank]), sum(SIZES[: rank + 1]))
     results = {}
@@ -69,7 +69,7 @@ def in_one_process(rank, folder):
 @pytest.fixture(scope="module")
 def of_processes():
     with tempfile.TemporaryDirectory() as folder:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 250
         started = mp.spawn(in_one_process, (folder,), len(SIZES), join=False, daemon=True)
         try:
             while not started.join(timeout=max(deadline - time.monotonic(), 0)):

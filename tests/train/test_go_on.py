@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,6 +91,7 @@ def begun(asked: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, tmp_path):
     """In two processes, of which each is killed once: the run ends where an undisturbed one ends,
     bit for bit."""
@@ -107,18 +109,25 @@ def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, 
         )
 
     def ended(process) -> None:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=280)
         assert process.returncode == 0, said
 
     whole, run = tmp_path / "whole", tmp_path / "run"
     ended(begun(whole))
     disturbed = begun(run)
-    for rank, after in ((0, 2), (1, 9)):
-        while sum(r["kind"] == "train" for r in read_metrics(run)) < after:
+    killed = []
+    for rank, after in ((0, 2), (1, 7)):
+        deadline = time.monotonic() + 280
+        while (
+            sum(r["kind"] == "train" for r in read_metrics(run)) < after
+            or len(workers := workers_of(disturbed.pid)) < 2
+            or not {*killed}.isdisjoint(workers)  # those of before, which torchrun is yet to end
+        ):
             assert disturbed.poll() is None, disturbed.communicate()
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.kill(workers_of(disturbed.pid)[rank], signal.SIGKILL)
-        time.sleep(1)
+        os.kill(workers[rank], signal.SIGKILL)
+        killed += workers
     ended(disturbed)
     assert [r["step"] for r in read_metrics(run) if r["kind"] == "train"] == list(range(1, 21))
     expected, found = weights(whole), weights(run)
@@ -127,13 +136,15 @@ def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(digits_dir, 
 
 def workers_of(agent: int) -> list[int]:
     """Return torchrun's processes, by rank."""
+    # Without any, as between an end and a new start, ps ends with 1.
     children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=True
+        ["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=False
     ).stdout.split()
     workers = {}
     for pid in map(int, children):
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            variables = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
-        if b"RANK" in variables:
-            workers[int(variables[b"RANK"])] = pid
+        with contextlib.suppress(OSError):  # it ended just now
+            content = Path(f"/proc/{pid}/environ").read_bytes()
+            variables = dict(v.split(b"=", 1) for v in content.split(b"\0") if b"=" in v)
+            if b"RANK" in variables:
+                workers[int(variables[b"RANK"])] = pid
     return [workers[rank] for rank in sorted(workers)]

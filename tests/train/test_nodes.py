@@ -21,7 +21,7 @@ from effssl.run.log import read_metrics
 from tests.conftest import QUICK, command
 from tests.train.test_go_on import weights, workers_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 60
 
@@ -42,8 +42,8 @@ class Nodes:
         meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{self.addresses[0]}:{port}"]
         meet += ["--local-addr", self.addresses[node]]
         meet += ["--rdzv-id", "effssl", "--max-restarts", "5", "--monitor-interval", "0.1"]
-        conf = f"is_host={int(node == 0)},last_call_timeout=3,join_timeout=100"
-        meet += ["--rdzv-conf", f"{conf},keep_alive_interval=1"]
+        conf = f"is_host={int(node == 0)},last_call_timeout=3,join_timeout=250"
+        meet += ["--rdzv-conf", f"{conf},keep_alive_interval=3"]
         network = {"GLOO_SOCKET_IFNAME": self.networks[node]}
         # Else an agent that comes back waits for an address that nobody says again.
         network |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -131,7 +131,7 @@ def num_steps(run: Path) -> int:
 
 
 def wait_for(run: Path, steps: int, agents: list[subprocess.Popen], log: Path) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 280
     while num_steps(run) < steps:
         assert all(agent.poll() is None for agent in agents), log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -140,7 +140,7 @@ def wait_for(run: Path, steps: int, agents: list[subprocess.Popen], log: Path) -
 
 def ended(agents: list[subprocess.Popen], log: Path) -> None:
     for agent in agents:
-        assert agent.wait(timeout=150) == 0, log.read_text()
+        assert agent.wait(timeout=280) == 0, log.read_text()
 
 
 def test_a_node_that_dies_and_comes_back_loses_nothing(nodes, digits_dir, tmp_path, whole):
