@@ -76,20 +76,9 @@ def test_it_trains_digits_for_two_epochs(installed, tmp_path):
         assert Image.open(tmp_path / "run" / name).size[0] > 300
 
 
-def test_it_has_the_classes_of_imagenet100(installed, tmp_path):
-    command = [
-        sys.executable,
-        installed / "bin" / "effssl",
-        "prepare",
-        "--data",
-        "imagenet100",
-        "--data-dir",
-        tmp_path,
-    ]
-    done = subprocess.run(
-        [*map(str, command)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True, text=True,
-        timeout=250, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "100 of the 100 classes of imagenet100" in done.stderr
+def test_it_has_what_is_no_code_too(installed):
+    files = [file for file in (ROOT / "effssl").rglob("*") if file.is_file()]
+    others = [f for f in files if f.suffix != ".py" and f.parent.name != "__pycache__"]
+    assert others  # the classes of ImageNet-100, say
+    for file in others:
+        assert (installed / file.relative_to(ROOT)).read_bytes() == file.read_bytes()

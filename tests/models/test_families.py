@@ -42,11 +42,17 @@ def test_every_family_has_a_member():
 
 
 def built(family: str) -> tuple[nn.Module, BackboneSpec]:
-    """Build the member at three sizes, and return that of the smallest, untrained."""
+    """Build the member at three sizes, and return that of the smallest, untrained.
+
+    At its own size, the largest by far, as shapes alone.
+    """
     name, kwargs = FAMILIES[family]
-    sizes = {published_size(name), *OTHER_SIZES.get(family, SIZES)}
-    backbones = {size: create_backbone(name, size, kwargs=kwargs) for size in sizes}
+    sizes = {own := published_size(name), *OTHER_SIZES.get(family, SIZES)}
     size = min(sizes)
+    backbones = {}
+    for each in sorted(sizes):
+        with torch.device("meta" if each == own != size else "cpu"):
+            backbones[each] = create_backbone(name, each, kwargs=kwargs)
     spec = BackboneSpec(name, size, "auto", kwargs, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     return backbones[size], spec
 
@@ -99,8 +105,4 @@ def test_a_family_is_built_trains_and_is_exported(family, tmp_path):
         spec = dataclasses.replace(spec, stem="timm")
     assert unseen(backbone, side) == 0 or family in UNPADDED
     assert step(backbone, side) == set()  # h depends on every parameter of every family
-    write_timm_folder(tmp_path, backbone.eval(), spec, {})
-    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    images = torch.randn(2, 3, side, side)
-    with torch.no_grad():
-        torch.testing.assert_close(plain(images), backbone(images))
+    write_timm_folder(tmp_path, backbone.eval(), spec, {})  # which compares it with plain timm's

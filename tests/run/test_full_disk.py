@@ -18,7 +18,7 @@ from effssl.run import checkpoint
 from effssl.run.files import append_line, write_json
 from effssl.run.log import RunLog, read_metrics
 from effssl.train import loop as train
-from tests.conftest import QUICK
+from tests.conftest import QUICK, dots_for_pictures
 from tests.run.test_records import record
 
 
@@ -79,6 +79,7 @@ def test_tensorboard_is_named_without_a_traceback_of_its_thread(tmp_path, capsys
 
 
 @pytest.mark.slow
+@dots_for_pictures()
 def test_a_run_ends_with_one_line_and_goes_on_from_its_last_checkpoint(
     digits_dir, tmp_path, capsys
 ):
@@ -105,6 +106,7 @@ def test_a_run_ends_with_one_line_and_goes_on_from_its_last_checkpoint(
 
 
 @pytest.mark.slow
+@dots_for_pictures()
 def test_a_run_without_room_for_its_first_checkpoint_can_begin_later(digits_dir, tmp_path, capsys):
     run = tmp_path / "run"
     flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--epochs", 1, "--final-images", 0]

@@ -11,7 +11,7 @@ from effssl import cli
 from effssl.run.log import Clock
 from effssl.run.trace import WARM_UP, tracing
 from effssl.train import loop
-from tests.conftest import QUICK
+from tests.conftest import QUICK, dots_for_pictures
 
 
 def traced(num_steps, steps, file):
@@ -47,6 +47,7 @@ def test_nothing_is_traced_unless_asked(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@dots_for_pictures()
 def test_a_training_traces_its_steps(digits_dir, tmp_path):
     out = tmp_path / "run"
     flags = [*QUICK, "--data-dir", digits_dir, "--out", out, "--final-images", 0, "--profile", 2]

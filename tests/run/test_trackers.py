@@ -12,7 +12,7 @@ from effssl import InputError, cli
 from effssl.run import trackers
 from effssl.run.log import RunLog, read_metrics
 from effssl.train import loop as train
-from tests.conftest import QUICK
+from tests.conftest import QUICK, dots_for_pictures
 
 START = {"step": 0, "epoch": 0.0, "seconds": 0.0, "encoded_views": 0}
 
@@ -80,7 +80,7 @@ def run(digits_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("trackers") / "run"
     names = [n for n in ("csv", "wandb", "mlflow") if importlib.util.find_spec(n)]
     flags = [*QUICK, "--data-dir", digits_dir, "--out", out, "--final-images", 0, "--epochs", 2]
-    with pytest.MonkeyPatch.context() as patch:
+    with dots_for_pictures(), pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(out.parent))  # no netrc there

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from pathlib import Path
+import sys
 
 import pytest
 
 from effssl import cli
 from effssl.data.stored import SAMPLED, open_sample
 from effssl.image_config import Images
+from effssl.run import distributed
 from effssl.train import loop as train
 from effssl.train import plan
-from tests.conftest import QUICK, command, varied_sizes, write_class_folders
+from tests.conftest import QUICK, varied_sizes, write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +45,9 @@ def test_a_plan_says_what_a_training_takes_and_leaves_nothing(
     assert 10 > float(sizes[1]) > float(sizes[2]) > 0  # the checkpoint has the backbone in it
 
 
-def test_a_plan_for_more_images_than_there_are(tmp_path, capsys):
+def test_a_plan_for_more_images_than_there_are(tmp_path, monkeypatch, capsys):
     """As for a set that lies elsewhere: the steps are those of its number of images."""
+    monkeypatch.setattr(plan, "AT_LEAST_S", 0.2)
     flags = [*QUICK, *varied_sizes(tmp_path), "--batch-size", "512", "--plan", "100000"]
     assert train.main(cli.parse(flags)) == 0
     said = capsys.readouterr().out
@@ -54,39 +56,49 @@ def test_a_plan_for_more_images_than_there_are(tmp_path, capsys):
     assert not (tmp_path / "set" / "beton").exists()
 
 
-def in_two_processes(flags: list, folder: Path) -> str:
-    """Run the command under torchrun in a folder, and return what it said."""
-    python, *rest = command(flags)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [python, *torchrun, *rest],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+# Each process times steps for as short as a test needs.
+PLANS = """
+import sys
+from effssl.__main__ import main
+from effssl.train import plan
+plan.AT_LEAST_S = 0.2
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
 
 
 def test_several_processes_plan_together_and_one_talks(digits_dir, finished, tmp_path):
     """They take as many steps, or they would wait for each other, and share what the teacher
     made."""
+    (script := tmp_path / "plans.py").write_text(PLANS)
     flags = [*QUICK, "--data-dir", digits_dir, "--teacher", finished, "--plan"]
-    said = in_two_processes(flags, tmp_path)
-    images, *_, disk = said.splitlines()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    (folder := tmp_path / "folder").mkdir()
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script), *map(str, flags)],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    images, *_, disk = done.stdout.splitlines()
     assert images.startswith("digits: 1437 training images") and disk.startswith("disk: ")
-    assert said.count("steps of 512 views of 8 px") == 1
-    assert said.count("disk: ") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert done.stdout.count("steps of 512 views of 8 px") == 1
+    assert done.stdout.count("disk: ") == 1
+    assert list(folder.iterdir()) == []
 
 
-def test_of_several_processes_one_looks(digits_dir, tmp_path):
-    said = in_two_processes(["--data-dir", digits_dir, "--look", "look.png"], tmp_path)
-    assert said.count("repeated: ") == 1
-    assert (tmp_path / "look.png").exists()
+def test_of_several_processes_one_looks(digits_dir, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "look.png"
+    cfg = cli.parse(["--data-dir", str(digits_dir), "--look", str(file)])
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "is_first", lambda: False)
+        assert train.main(cfg) == 0
+    assert not file.exists() and capsys.readouterr().out == ""
+    assert train.main(cfg) == 0
+    assert file.exists() and capsys.readouterr().out.count("repeated: ") == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
