@@ -49,6 +49,14 @@ class Stopwatch:
         return result
 
 
+def draw_labels(probed: ImageSet, settings: Evaluation) -> None:
+    """Choose the labels to fine-tune on, so that what is wrong with them is told before hours are
+    spent. Raises InputError as semi_supervised.labels_to_tune_on does."""
+    name, folds, seed = _labels_of(probed), settings.fine_tune_folds, probed.images.split_seed
+    for fraction in settings.fine_tune:
+        semi_supervised.labels_to_tune_on(probed.data, name, fraction, folds, seed)
+
+
 def judge(
     row: Row, probed: ImageSet, corruptions: Corruptions | None, settings: Evaluation
 ) -> tuple[dict[str, Any], list[list[int]]]:
@@ -123,7 +131,7 @@ def _judge_changed_copies(
             backbone,
             data,
             streams,
-            name=f"{probed.images.data}-train",
+            name=_labels_of(probed),
             fraction=fraction,
             epochs=settings.fine_tune_epochs,
             max_steps=settings.fine_tune_steps,
@@ -132,6 +140,11 @@ def _judge_changed_copies(
             near=near,
         )
     return columns
+
+
+def _labels_of(probed: ImageSet) -> str:
+    """Return what files of labels are called."""
+    return f"{probed.images.data}-train"
 
 
 def _encoded_corruptions(

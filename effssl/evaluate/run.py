@@ -7,7 +7,7 @@ from pathlib import Path
 from effssl.evaluate import report
 from effssl.evaluate.compare_layers import compare_layers
 from effssl.evaluate.images import find_corruptions, open_probed
-from effssl.evaluate.judge import judge
+from effssl.evaluate.judge import draw_labels, judge
 from effssl.evaluate.report import Judged
 from effssl.evaluate.rows import rows_of
 from effssl.evaluation import tables
@@ -49,6 +49,7 @@ def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Ju
     """Judge one run, write its files and print its table."""
     probed = open_probed(run, settings)
     corruptions, corruptions_note = find_corruptions(probed, settings)
+    draw_labels(probed, settings)
     rows = list(rows_of(run, probed, settings, runtime))  # all first: one may not load
     columns, confusions = {}, []
     for row in rows:

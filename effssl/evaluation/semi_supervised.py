@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from effssl import InputError
 from effssl.data.label_files import label_fraction
 from effssl.data.splits import folds as folds_of
 from effssl.data.stored import Data
@@ -60,9 +61,10 @@ def fine_tuned(
         with folds, of fine_tuned_within/FRACTION.
 
     Raises:
+        InputError: as labels_to_tune_on does.
         FloatingPointError: if training diverges at all rates.
     """
-    positions = _part_of_labels(data, name, fraction, seed)
+    positions = labels_to_tune_on(data, name, fraction, folds, seed)
     bounds: dict[str, Any] = {"epochs": epochs, "max_steps": max_steps, "seed": seed, "near": near}
     bounds["asked_by"] = f"--fine-tune {fraction:g}"
     train: Callable[[np.ndarray, Rates, np.ndarray], Classifier] = functools.partial(
@@ -84,12 +86,28 @@ def fine_tuned(
     return columns | {f"{key}_backbone_lr": recipe.backbone_lr, f"{key}_head_lr": recipe.head_lr}
 
 
-def _part_of_labels(data: Data, name: str, fraction: float, seed: int) -> np.ndarray:
-    """Return training positions that have a label, or the noted part of them."""
+def labels_to_tune_on(
+    data: Data, name: str, fraction: float, folds: int | None, seed: int
+) -> np.ndarray:
+    """Return training positions that have a label, or the noted part of them.
+
+    Arguments are those of fine_tuned. Raises InputError as label_fraction does, and if a training,
+    of all folds but one if there are any, would have fewer than two images, which BatchNorm needs.
+    """
     if fraction == 1:
-        return labelled_positions(data)
-    folder, positions = data.train.path.parent, data.train_positions
-    return label_fraction(folder, name, data.train, positions, fraction=fraction, seed=seed)
+        positions = labelled_positions(data)
+    else:
+        folder, among = data.train.path.parent, data.train_positions
+        positions = label_fraction(folder, name, data.train, among, fraction=fraction, seed=seed)
+    count = len(positions)
+    held_out = 0 if folds is None else -(-count // folds)
+    if count - held_out < 2:
+        of_folds = "" if folds is None else f" and --fine-tune-folds {folds}"
+        raise InputError(
+            f"--fine-tune {fraction:g}{of_folds}: {count} labels leave {count - held_out} images "
+            "to train on, where BatchNorm needs two"
+        )
+    return positions
 
 
 def _cross_validated(

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from effssl import cli
+from effssl import InputError, cli
 from effssl.evaluation import semi_supervised
 from effssl.evaluation.finetune import (
     RATES,
@@ -25,7 +25,7 @@ from effssl.evaluation.finetune import (
 )
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
-from effssl.evaluation.semi_supervised import _cross_validated
+from effssl.evaluation.semi_supervised import _cross_validated, labels_to_tune_on
 from effssl.evaluation.ssl_fisher import ssl_fisher
 from effssl.models import Projector, create_backbone
 from effssl.run import signals
@@ -351,3 +351,19 @@ def test_a_backbone_that_is_kept_near_goes_less_far_where_it_matters():
     assert length(weighed[:1]) < 0.5 * length(freely[:1])
     assert length(weighed[1:]) > 0.7 * length(freely[1:])
     assert all(torch.equal(a, b) for a, b in zip(freely, moved_by(Near(0.0, None)), strict=True))
+
+
+def test_too_few_labels_to_normalise_are_told(digits, tmp_path):
+    data, _, _ = digits
+    two = data.train_positions[:2]
+    few = data._replace(
+        train=data.train._replace(path=tmp_path / "x.beton"),
+        train_positions=two,
+    )
+    assert labels_to_tune_on(few, "few", 1.0, None, 0).tolist() == two.tolist()
+    with pytest.raises(InputError, match="--fine-tune 1 and --fine-tune-folds 2: 2 labels leave 1"):
+        labels_to_tune_on(few, "few", 1.0, 2, 0)
+    one = few._replace(train_positions=two[:1])
+    for part, folds in ((1.0, None), (0.01, 2), (0.01, 9)):
+        with pytest.raises(InputError, match="1 labels leave"):
+            labels_to_tune_on(one, "few", part, folds, 0)
