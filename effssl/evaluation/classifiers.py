@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from effssl.data.splits import batch_ends
 from effssl.data.stored import Data
 from effssl.evaluation.batch_norm import adapt_batch_norm
 from effssl.evaluation.encode import Streams, backbone_features, spread
@@ -61,9 +62,10 @@ def adapted(backbone: nn.Module, data: Data, streams: Streams, train_images: int
 def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Module, dict[str, Any]]:
     """Train the run's backbone with labels in place of the loss on embeddings.
 
-    It starts from the same weights, and has the same steps, schedule and views, but no small ones.
-    It is trained at the first call, and lies in the run's folder from then on; it is trained anew
-    if it was of other images, or of other steps.
+    It starts from the same weights, and has the same steps, schedule and views, but no small ones:
+    the schedule of all the run's epochs, though it may have ended before, and though an epoch of
+    labelled images alone may have fewer steps. It is trained at the first call, and lies in the
+    run's folder from then on; it is trained anew if it was of other images, steps or schedule.
 
     Args:
         run: gives the recipe.
@@ -72,19 +74,23 @@ def supervised(run: FinishedRun, data: Data, streams: Streams) -> tuple[nn.Modul
 
     Returns:
         The backbone and a description: accuracy, images, val_accuracy, steps, encoded_views,
-        seconds, and what it was trained on: identity, fraction, split_seed.
+        seconds, and what it was trained on: identity, fraction, split_seed, warmup_steps and
+        schedule_steps.
 
     Raises:
         InputError: if the weights that the run began with are lost, or no image has a label.
         FloatingPointError: if training diverges.
     """
-    file, images = run.folder / SUPERVISED, run.cfg.images
-    encoded_views = json.loads((run.folder / "result.json").read_text())["encoded_views"]
+    file, images, optim = run.folder / SUPERVISED, run.cfg.images, run.cfg.optim
+    num_images = len(data.pretrain_positions)
+    steps_per_epoch = len(batch_ends(num_images, optim.batch_size, optim.drop_last, fewest=2))
     trained_on = {
         "identity": data.train.identity,
         "fraction": images.fraction,
         "split_seed": images.split_seed,
-        "steps": encoded_views // (run.cfg.optim.batch_size * run.cfg.num_views),
+        "steps": json.loads((run.folder / "result.json").read_text())["steps"],
+        "warmup_steps": round(optim.warmup_epochs * steps_per_epoch),
+        "schedule_steps": optim.epochs * steps_per_epoch,
     }
     is_kept = file.is_file()
     if is_kept and not trained_on.items() <= read_extra(file)["supervised"].items():
@@ -101,21 +107,22 @@ def _train_supervised(
 ) -> None:
     """Train the supervised twin, and write it to the run's folder, with what it was trained on."""
     cfg, optim, stream = run.cfg, run.cfg.optim, streams["train"]
-    steps = trained_on["steps"]
+    schedule_steps = trained_on["schedule_steps"]
     sizes = growing_sizes(cfg.augment.image_size, cfg.sizes)
     views = labelled_views(
         stream.with_views(stream.augment, seed=cfg.run.seed, batch_size=optim.batch_size),
         data.train_positions,
         seed=cfg.run.seed,
-        size_of=lambda step: size_at(step, steps, sizes, cfg.sizes.grow_until),
+        size_of=lambda step: size_at(step, schedule_steps, sizes, cfg.sizes.grow_until),
     )
     recipe = Recipe(
         backbone_lr=cfg.lr,
         head_lr=cfg.lr,
-        steps=steps,
+        steps=trained_on["steps"],
         optimizer=optim.optimizer,
         weight_decay=optim.weight_decay,
-        warmup_steps=round(optim.warmup_epochs * views.steps_per_epoch),
+        warmup_steps=trained_on["warmup_steps"],
+        schedule_steps=schedule_steps,
         decay=optim.decay,
         final_lr=optim.final_lr,
         lr_bias=optim.lr_bias,

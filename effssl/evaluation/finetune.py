@@ -47,10 +47,11 @@ class Recipe(NamedTuple):
 
     backbone_lr: float  # peak; at 0 the backbone is frozen, BatchNorm's statistics too
     head_lr: float  # peak
-    steps: int  # the learning rate falls over all of them
+    steps: int
     optimizer: OptimizerName = "sgd"
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    schedule_steps: int | None = None  # over which the rate falls; None: over all of `steps`
     decay: Decay = "cosine"  # how it falls
     final_lr: float = 0.0  # as a part of the peak
     lr_bias: float | None = (
@@ -239,7 +240,7 @@ def _set_rates(
             peak=peak,
             final=recipe.final_lr,
             warmup_steps=recipe.warmup_steps,
-            total_steps=recipe.steps,
+            total_steps=recipe.schedule_steps or recipe.steps,
             decay=recipe.decay,
         )
         set_learning_rate(optimizer, rate)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from effssl import InputError, cli
-from effssl.evaluation import semi_supervised
+from effssl.evaluation import classifiers, finetune, semi_supervised
 from effssl.evaluation.finetune import (
     RATES,
     Near,
@@ -23,6 +23,7 @@ from effssl.evaluation.finetune import (
     best_classifier,
     fine_tune,
 )
+from effssl.evaluation.finished_run import FinishedRun
 from effssl.evaluation.labelled_views import labelled_views
 from effssl.evaluation.layers import layer_features
 from effssl.evaluation.semi_supervised import _cross_validated, labels_to_tune_on
@@ -367,3 +368,47 @@ def test_too_few_labels_to_normalise_are_told(digits, tmp_path):
     for part, folds in ((1.0, None), (0.01, 2), (0.01, 9)):
         with pytest.raises(InputError, match="1 labels leave"):
             labels_to_tune_on(one, "few", part, folds, 0)
+
+
+def test_a_rate_may_fall_over_more_steps_than_are_made(monkeypatch):
+    rates = []
+    monkeypatch.setattr(finetune, "set_learning_rate", lambda _, rate: rates.append(rate))
+    recipe = Recipe(0.0, 1.0, steps=4, schedule_steps=8, decay="linear")
+    fine_tune(nn.Sequential(tiny(), nn.Linear(16, 2)), noise(4), recipe, **SEEDED)
+    assert rates == pytest.approx([1, 0.875, 0.75, 0.625])
+
+
+@pytest.mark.parametrize(("more", "per_epoch"), [([], 20), (["--no-drop-last"], 21)])
+def test_the_twin_has_the_schedule_of_the_runs_epochs(
+    digits, digits_dir, tmp_path, monkeypatch, more, per_epoch
+):
+    """Of a run that ended early, on images most of which have no label."""
+    data, stream, _ = digits
+    labels = data.train.labels.copy()
+    labels[data.train_positions[200:]] = -1
+    data = data._replace(train=data.train._replace(labels=labels))
+    stream = stream.with_views(stream.augment)
+    stream.stored = data.train
+    flags = [*QUICK, "--data-dir", str(digits_dir), "--batch-size", "64", "--epochs", "10", *more]
+    cfg = cli.parse([*flags, "--image-size", "12", "--first-size", "8", "--grow-by", "4"])
+    (tmp_path / "result.json").write_text(json.dumps({"steps": 30, "encoded_views": 30 * 64 * 2}))
+    given = {}
+
+    def views(*args, size_of, **kwargs):
+        given["sizes"] = [size_of(step) for step in range(30)]
+        return labelled_views(*args, size_of=size_of, **kwargs)
+
+    def chosen(begun, data, stream, views, recipes, *_):
+        (given["recipe"],) = recipes
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classifiers, "labelled_views", views)
+    monkeypatch.setattr(classifiers, "chosen_classifier", chosen)
+    with pytest.raises(KeyboardInterrupt):
+        classifiers.supervised(
+            FinishedRun(tmp_path, cfg, tiny(), None, None), data, {"train": stream}
+        )
+    recipe = given["recipe"]
+    assert recipe.steps == 30  # an epoch and a half of the run's, ten of the labelled images
+    assert (recipe.warmup_steps, recipe.schedule_steps) == (per_epoch, 10 * per_epoch)
+    assert set(given["sizes"]) == {8}  # these grow after eight of the ten epochs
