@@ -25,6 +25,8 @@ def read_vectors(file: Path, names: Sequence[str]) -> np.ndarray:
         raise InputError(f"{what}: no such file")
     try:
         known, vectors = _of_parquet(file) if file.suffix == ".parquet" else _of_npz(file)
+        if vectors.dtype.kind not in "fiub":
+            raise ValueError(f"representations are {vectors.dtype}, not numbers")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{what}: must be a .npz of names [images] and representations [images, width], or a "
@@ -48,8 +50,14 @@ def read_vectors(file: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def _of_npz(file: Path) -> tuple[list[str], np.ndarray]:
-    with np.load(file, allow_pickle=False) as opened:
-        return opened["names"].tolist(), opened["representations"]
+    opened = np.load(file, allow_pickle=False)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array without names")
+    with opened:
+        names = opened["names"]
+        if names.ndim != 1:
+            raise ValueError(f"names are {list(names.shape)}")
+        return names.tolist(), opened["representations"]
 
 
 def _of_parquet(file: Path) -> tuple[list[str], np.ndarray]:
@@ -63,5 +71,11 @@ def _of_parquet(file: Path) -> tuple[list[str], np.ndarray]:
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from None
     vectors = table["representation"].combine_chunks()
+    if not hasattr(vectors, "value_lengths"):
+        raise ValueError(f"representation is {vectors.type}, not lists of numbers")
+    widths = vectors.value_lengths().unique().to_pylist()  # None of a row without a list
+    if len(widths) != 1 or not widths[0]:
+        found = ", ".join(map(str, widths)) or "no rows"
+        raise ValueError(f"representations must be of one width, not {found}")
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
-    return table["name"].to_pylist(), flat.reshape(len(table), -1)
+    return table["name"].to_pylist(), flat.reshape(len(table), widths[0])

@@ -55,3 +55,43 @@ def test_files_that_are_damaged_or_not_there(tmp_path, name):
     (tmp_path / name).write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"must be a \.npz of names"):
         read_vectors(tmp_path / name, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([[1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [1.0, 2.0, 3.0]], "of one width, not 2, 4, 3"),
+        ([[1.0, 2.0], None, [3.0, 4.0]], "of one width, not 2, None"),
+        ([1.0, 2.0, 3.0], "is double, not lists of numbers"),
+        ([["1", "2"]] * 3, "are object, not numbers"),
+        ([[1.0, None]] * 3, "not finite"),
+    ],
+)
+def test_columns_that_are_no_vectors_of_one_width_are_one_line(tmp_path, column, message):
+    """Lists of 2 and 4 numbers would make two of 3."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"name": NAMES, "representation": column}), tmp_path / "v.parquet")
+    with pytest.raises(InputError, match=message) as error:
+        read_vectors(tmp_path / "v.parquet", NAMES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (None, "one array without names"),
+        ({"names": np.array(NAMES)[:, None]}, r"names are \[3, 1\]"),
+        ({"representations": np.array([["a", "b"]] * 3)}, "are <U1, not numbers"),
+    ],
+)
+def test_arrays_of_other_kinds_are_one_line(tmp_path, arrays, message):
+    file = tmp_path / "vectors.npy"
+    if arrays is None:
+        np.save(file, VECTORS)
+    else:
+        file = npz(tmp_path, **arrays)
+    with pytest.raises(InputError, match=message) as error:
+        read_vectors(file, NAMES)
+    assert "\n" not in str(error.value)
