@@ -52,17 +52,21 @@ OF_RGB = {"hue": 0.0, "saturation": 0.0, "gray_prob": 0.0}  # off for all other 
 def defaults_for(data: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the defaults for a set beside what is given, settings as texts.
 
-    Images of other channels than RGB are changed in nothing that is for RGB alone, and their mean
-    and deviation are measured. A set's rate is that of its optimizer, so another optimizer has its
-    own; and what was measured from random weights is not for a user's own images with `init`.
+    Images of other channels than RGB are changed in nothing that is for RGB alone. Mean and
+    deviation of all whose channels are kept are measured, unless both are given. A set's rate is
+    that of its optimizer, so another optimizer has its own; and what was measured from random
+    weights is not for a user's own images with `init`.
     """
     of_set, channels = SET_DEFAULTS.get(data, {}), given.get("channels")
     is_other = given.get("optimizer", of_set.get("optimizer")) != of_set.get("optimizer")
     if is_other or (of_set is _OWN_IMAGES and "init" in given):
         of_set = {name: value for name, value in of_set.items() if name not in _OWN_IMAGES}
+    are_given = {"normalize": "given"} if {"mean", "std"} <= given.keys() else {}
+    if channels == "3":
+        return of_set | {"normalize": "auto"} | are_given
     if _is_rgb(channels):
         return of_set
-    return of_set | for_channels(int(channels or 3))
+    return of_set | for_channels(int(channels or 3)) | are_given
 
 
 def for_channels(count: int) -> dict[str, Any]:

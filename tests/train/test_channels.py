@@ -154,8 +154,8 @@ def test_defaults_follow_the_channels():
     by_file = cli.parse(["--data", "folder", "--channels", "5", "--config", satellite])
     assert by_file.augment.quarter_turns and by_file.augment.saturation == 0
     assert cli.parse(["--data", "folder", "--config", satellite]).augment.saturation == 0.2
-    three = cli.parse(["--data", "folder", "--channels", "3"])
-    assert three.augment == cli.parse(["--data", "folder"]).augment
+    three = cli.parse(["--data", "folder", "--channels", "3"]).augment
+    assert three == replace(cli.parse(["--data", "folder"]).augment, normalize="auto")
     assert "channels: 5" in cli.dump(cfg)
 
 
@@ -213,3 +213,19 @@ def test_auto_tells_why_nothing_can_be_read(tmp_path):
     images = cli.parse(["--data", "folder", "--data-dir", str(tmp_path), "--channels", "auto"])
     with pytest.raises(InputError, match=r"--channels auto: no image can be read: .*x\.npy: "):
         with_channels(images.images)
+
+
+def test_kept_channels_are_measured_unless_mean_and_deviation_are_given(tmp_path):
+    looks = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2"]
+    three = ["--data", "folder", "--channels", "3"]
+    assert cli.parse([*three, *looks]).augment.normalize == "given"
+    assert cli.parse([*three, *looks[:4]]).augment.normalize == "auto"
+    assert cli.parse([*three, "--normalize", "given"]).augment.normalize == "given"
+    two = ["--data", "folder", "--channels", "2", "--mean", "0.5", "0.5", "--std", "0.2", "0.2"]
+    assert cli.parse(two).augment.normalize == "given"
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.full((12, 12, 3), 9000 * i, np.uint16))
+    auto = ["--data", "folder", "--data-dir", str(tmp_path), "--channels", "auto"]
+    found = with_images(cli.parse(auto))
+    assert (found.images.channels, found.augment.normalize) == (3, "auto")
+    assert with_images(cli.parse([*auto, *looks])).augment.normalize == "given"
