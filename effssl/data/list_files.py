@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,20 +38,22 @@ def read_list(file: Path, split: str, *, labels: bool = True) -> Listed | None:
     Columns are known by the names in the first line: `path`, which is relative to the file's
     folder, `label`, any text, empty if there is none, and `split`, train, val or test by any of
     their spellings. Without `split` all are trained on. Rows of test are held out, or else those of
-    val. Classes are in order, of numbers if all are. labels: if they are to be known.
+    val, or val too if no row of test has a label. Classes are in order, of numbers if all are.
+    labels: if they are to be known.
 
     Returns None if no image has that split. Raises InputError for a file that cannot be read, has
     no paths, splits of other names, or classes in test alone, and for images that are not there.
     """
     columns = _read(file)
+    if not labels:
+        columns.pop("label", None)
     wanted, notes = _rows_of(file, split, columns)
     if not wanted:
         if split == "train":
             raise InputError(f"{file}: no image has the split train")
         return None
     names = [columns["path"][row] for row in wanted]
-    repeated = [name for name, count in Counter(columns["path"]).items() if count > 1]
-    if repeated:
+    if repeated := _repeated(file, columns["path"]):
         raise InputError(
             f"{file}: {len(repeated)} paths are there more than once: {abridged(repeated)}"
         )
@@ -63,10 +66,20 @@ def read_list(file: Path, split: str, *, labels: bool = True) -> Listed | None:
         )
     numbers = np.full(len(wanted), -1, np.int64)
     classes: list[str] = []
-    if labels and "label" in columns:
+    if "label" in columns:
         numbers, classes = _labels(file, columns, wanted)
     said = [f"{split}: {file} lists {describe_labels(numbers, classes)}"]
     return Listed(names, paths, numbers, classes, said + notes)
+
+
+def _repeated(file: Path, names: Sequence[str]) -> list[str]:
+    """Return the paths that are there more than once, however they are spelled: an image of test
+    must not be trained on."""
+    folder = os.path.abspath(file.parent)
+    paths = [os.path.normpath(os.path.join(folder, name)) for name in names]
+    count = Counter(paths)
+    spelled = dict(zip(paths, names, strict=True))
+    return [spelled[path] for path, times in count.items() if times > 1]
 
 
 def _rows_of(file: Path, split: str, columns: Columns) -> tuple[list[int], list[str]]:
@@ -79,11 +92,19 @@ def _rows_of(file: Path, split: str, columns: Columns) -> tuple[list[int], list[
         named = abridged([f"{name or '(empty)'}, {n} rows" for name, n in unknown.most_common()])
         spelled = ", ".join(name for names in SPELLINGS.values() for name in names)
         raise InputError(f"{file}: splits have to be one of {spelled}, not: {named}")
-    held_out = "test" if "test" in splits else "val"
+    held_out = _held_out(splits, columns)
     rows = [i for i, s in enumerate(splits) if s == ("train" if split == "train" else held_out)]
-    not_read = splits.count("val") if held_out == "test" and split == "train" else 0
-    notes = [f"not read: {not_read} images of val, as test is held out"] if not_read else []
-    return rows, notes
+    other = "val" if held_out == "test" else "test"
+    left = splits.count(other) if split == "train" else 0
+    return rows, [f"not read: {left} images of {other}, as {held_out} is held out"] if left else []
+
+
+def _held_out(splits: Sequence[str | None], columns: Columns) -> str:
+    """Return which split is kept for the end, as shards.py does: no figure could be given for a
+    test without labels."""
+    of_test = [row for row, split in enumerate(splits) if split == "test"]
+    has_figure = "label" not in columns or any(columns["label"][row] for row in of_test)
+    return "test" if of_test and (has_figure or "val" not in splits) else "val"
 
 
 def _labels(file: Path, columns: Columns, wanted: Sequence[int]) -> tuple[np.ndarray, list[str]]:
@@ -113,8 +134,10 @@ def number_labels(
 
 
 def in_order(classes: set[str]) -> list[str]:
-    """Sort classes: as numbers if all are, else as texts."""
-    return sorted(classes, key=int) if all(map(_is_integer, classes)) else sorted(classes)
+    """Sort classes: as numbers if all are, else as texts. Of equal numbers, 1 and 01, texts decide:
+    the order must not be another in each process."""
+    texts = sorted(classes)
+    return sorted(texts, key=int) if all(map(_is_integer, texts)) else texts
 
 
 def _is_integer(text: str) -> bool:
@@ -148,15 +171,15 @@ def _of_text(file: Path) -> Columns:
         raise InputError(f"{file}: --data list knows {kinds}")
     with file.open(encoding="utf-8-sig", newline="") as text:
         lines = csv.reader(text, delimiter=_DELIMITERS[file.suffix.lower()])
-        header, *rows = [line for line in lines if line] or [[]]
-    names = [name.strip().lower() for name in header]
-    short = [number for number, row in enumerate(rows, 2) if len(row) != len(names)]
+        header, *rows = [(lines.line_num, line) for line in lines if line] or [(0, [])]
+    names = [name.strip().lower() for name in header[1]]
+    short = [number for number, row in rows if len(row) != len(names)]
     if short:
         raise InputError(
             f"{file}: {len(short)} rows have not the {len(names)} columns of the first line, the "
             f"first in line {short[0]}"
         )
-    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(names)}
+    columns = {name: [row[i].strip() for _, row in rows] for i, name in enumerate(names)}
     return columns if "path" not in columns else {k: columns[k] for k in COLUMNS if k in columns}
 
 

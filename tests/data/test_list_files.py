@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from effssl import InputError, cli
-from effssl.data.list_files import read_list
+from effssl.data.list_files import in_order, read_list
 from effssl.data.sources import check_is_there, names_of, open_source
 from effssl.data.stored import open_split
 from effssl.image_config import Storage
@@ -189,3 +189,47 @@ def test_a_run_on_a_list_trains_and_is_judged(images, tmp_path, capsys):
     assert train.main(cli.parse([*map(str, flags), "--out", str(tmp_path / "run")])) == 0
     said = capsys.readouterr().out
     assert "lists 17 images in 3 classes" in said and "1 images in 3 classes" in said
+
+
+@pytest.mark.parametrize("other", ["./set/class-0/0.png", "set/../set/class-0/0.png", None])
+def test_one_image_by_two_spellings_is_there_twice(images, other):
+    """Else an image of test might be trained on."""
+    table = table_of(images, split=["train"] * 17 + ["test"])
+    other = other or str(images / "class-0" / "0.png")
+    file = written(changed(table, path=[*table["path"][:17], other]), images)
+    with pytest.raises(InputError, match=r"1 paths are there more than once: .*0\.png"):
+        read_list(file, "train")
+
+
+def test_lines_are_counted_as_an_editor_does(images):
+    file = images.parent / "list.csv"
+    file.write_text('path,label\n\nset/class-0/0.png,"a\nb"\n\nset/class-0/1.png\n')
+    with pytest.raises(InputError, match=r"1 rows have not the 2 columns .* the first in line 6"):
+        read_list(file, "train")
+
+
+def test_equal_numbers_are_in_the_order_of_their_texts():
+    """A set of texts has another order in each process."""
+    assert in_order(["01", "1", "2", "001"]) == in_order(["1", "001", "2", "01"])
+    assert in_order({"01", "1", "2", "001"}) == ["001", "01", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("label_of_test", "held_out", "note"),
+    [
+        ("", "val", "not read: 6 images of test, as val is held out"),
+        ("class-0", "test", "not read: 6 images of val, as test is held out"),
+    ],
+)
+def test_a_test_without_labels_is_not_held_out_where_val_has_some(
+    images, label_of_test, held_out, note
+):
+    splits = ["train", "val", "test"] * 6
+    table = table_of(images, split=splits)
+    table.loc[table["split"] == "test", "label"] = label_of_test
+    file = written(table, images)
+    assert read_list(file, "train").notes[1:] == [note]
+    held = read_list(file, "test")
+    assert held.names == [n for n, s in zip(table["path"], splits, strict=True) if s == held_out]
+    unlabelled = read_list(file, "test", labels=False)
+    assert unlabelled.names == list(table["path"][table["split"] == "test"])
