@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import re
 import sys
 import types
 import typing
@@ -21,6 +22,7 @@ Given = dict[str, Any]  # the fields that were given: a text, a list of texts, o
 POSITIONAL = {"run": "?", "runs": "*"}  # field -> how many, in argparse's letters
 ALONE = {"profile": "20", "plan": "0"}  # what a flag means that no value follows
 REPEATED = {"checkpoint": "NAME=FILE"}  # field -> what `--help` shows as its value
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 _HELP_FORMAT = functools.partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=26)
 
 
@@ -100,6 +102,7 @@ def _parser(kind: type, job: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
+    parser._negative_number_matcher = _NEGATIVE  # argparse's own takes -1e3 for a flag
     for title, group in _groups(kind).items():
         section = parser.add_argument_group(title, group.__doc__ if kind is Config else None)
         descriptions = _descriptions(group)

@@ -100,7 +100,7 @@ class Images(Storage):
     hold_out: bool = True
     """Keep that part out of pretraining too. Else it is pretrained on, without its labels, as in
     most published figures, and the probes are still fitted on the rest."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the validation split, `fraction` and the 10-label draws; kept apart from `seed`."""
 
 

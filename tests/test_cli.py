@@ -287,3 +287,20 @@ def test_the_flags_of_export_and_embed():
     assert cli.parse_embed(["a", "--to", "h.npz", "--images", "DIR"]) == Embed(
         Path("a"), Path("h.npz"), Path("DIR")
     )
+
+
+def test_negative_numbers_may_have_exponents():
+    for low, value in {"-1e3": -1000, "-2.5E+2": -250, "-.5": -0.5, "-1.": -1, "-7": -7}.items():
+        assert cli.parse(["--gray-range", low, "3e3"]).images.gray_range == (value, 3000)
+    with pytest.raises(InputError, match="expected at least one argument"):
+        cli.parse(["--gray-range", "-1e", "3"])
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_the_seed_of_splits_has_the_bounds_of_the_other(seed):
+    rules = []
+    for flag in ("--seed", "--split-seed"):
+        with pytest.raises(InputError, match=f"^{flag} ") as error:
+            cli.parse([flag, seed])
+        rules.append(str(error.value).removeprefix(flag))
+    assert rules[0] == rules[1]
