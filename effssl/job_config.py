@@ -77,6 +77,12 @@ class Evaluation:
     65535)."""
     max_image_gib: PositiveFinite | None = None
     """Memory that decoding an image may take, in GiB (None: the run's; 8 with other `data`)."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be stored, as is done anyhow if the run did so."""
+    image_column: str | None = None
+    """Column of `hf` with the images (None: the run's; with other `data` the one that has any)."""
+    label_column: str | None = None
+    """Column of `hf` with the labels (None: the run's; with other `data` as in training)."""
     fraction: Part | None = None
     """Part of the training images to fit probes on (None: the run's; 1 with other `data`)."""
     train_images: AtLeast1 = 100_000

@@ -10,7 +10,7 @@ import numpy as np
 
 from effssl import InputError
 from effssl.data.corruptions import FOLDERS, open_corruptions
-from effssl.data.stored import OWN_SETS, Data, open_data, reopen_data
+from effssl.data.stored import OWN_SETS, SPLITS, Data, open_data, reopen_data
 from effssl.evaluation import protocols
 from effssl.evaluation.finished_run import FinishedRun
 from effssl.image_config import Augment, Images
@@ -36,7 +36,7 @@ class ImageSet(NamedTuple):
 def open_probed(run: FinishedRun, settings: Evaluation) -> ImageSet:
     """Open the set to probe on: the settings' or, if they name none, the run's own.
 
-    Raises InputError if it has no labels, or if a class is in one split alone.
+    Raises InputError if it has no labels, or if test has a class that train lacks.
     """
     images = probed_images(run.cfg.images, settings)
     is_named_alike = images.data == run.cfg.images.data
@@ -78,14 +78,18 @@ def probed_images(of_run: Images, settings: Evaluation) -> Images:
     if settings.data not in (None, of_run.data):
         shared = ("val_fraction", "split_seed", "workers", "loader", "skip_corrupt", "channels")
         images = Images(data=settings.data, **{name: getattr(of_run, name) for name in shared})
+        if images.channels == 3 and images.data not in OWN_SETS:
+            images = replace(images, channels=None)  # of 8 bits they are the same
     if settings.data_dir is not None:  # its .beton files lie there too, and it may have labels
         places = replace(images, data_dir=settings.data_dir, more_dirs=settings.more_dirs)
         images = replace(places, beton_dir=None, labels=True)
     elif settings.more_dirs:
         raise InputError("--more-dirs is for the set in --data-dir, which is not given")
     may_differ = ("beton_dir", "fraction", "workers", "gray_range", "max_image_gib")
-    given = {name: getattr(settings, name) for name in may_differ}
-    return replace(images, **{name: v for name, v in given.items() if v is not None})
+    of_shards = ("image_column", "label_column")
+    given = {name: getattr(settings, name) for name in (*may_differ, *of_shards)}
+    images = replace(images, **{name: v for name, v in given.items() if v is not None})
+    return replace(images, skip_corrupt=images.skip_corrupt or settings.skip_corrupt)
 
 
 def probed_augment(of_run: Augment, settings: Evaluation) -> Augment:
@@ -100,15 +104,22 @@ def find_corruptions(
 ) -> tuple[Corruptions | None, str | None]:
     """Open the corrupted test images, if there are any; and return a note if they are missing.
 
-    Raises InputError if they are damaged, or if --robustness-dir names a folder without them.
+    Raises InputError if they are damaged, or if --robustness-dir names a folder without them or is
+    given where the backbone takes other channels than theirs, which are RGB.
     """
-    folder, images = settings.robustness_dir, probed.images
+    folder, images, channels = settings.robustness_dir, probed.images, probed.augment.channels
     if folder is None:
         if images.data not in FOLDERS:
             return None, None
         folder = images.data_dir / FOLDERS[images.data]
         if not folder.is_dir():
             return None, f"no column of corrupted images: no {folder}"
+        if channels != 3:
+            return None, "no column of corrupted images: they are RGB"
+    elif channels != 3:
+        raise InputError(
+            f"--robustness-dir: its images are RGB, but the run's have {channels} channels"
+        )
     return Corruptions(*open_corruptions(folder, len(probed.data.train.classes))), None
 
 
@@ -117,12 +128,25 @@ def _check_labels(data: Data, images: Images) -> None:
         raise InputError(f"{images.data} in {images.data_dir} has no labels to probe with")
     if protocols.reported_split(data) == "validation":
         return
-    of_train = set(data.train.labels.tolist()) - {-1}
-    of_test = set(data.stored("test").labels.tolist()) - {-1}
-    for lacking, absent in (("test", of_train - of_test), ("train", of_test - of_train)):
-        if absent:
-            classes = _named(sorted(absent), data.train.classes)
-            raise InputError(f"{images.data} in {images.data_dir}: {lacking} lacks {classes}")
+    of_train, of_test = _classes_of(data)
+    if absent := of_test - of_train:
+        classes = _named(sorted(absent), data.train.classes)
+        raise InputError(f"{images.data} in {images.data_dir}: train lacks {classes}")
+
+
+def about_classes(data: Data) -> str | None:
+    """Return a note about classes of train that no reported image has; None if there are none."""
+    if protocols.reported_split(data) == "validation":
+        return None
+    of_train, of_test = _classes_of(data)
+    absent = sorted(of_train - of_test)
+    return f"test lacks {_named(absent, data.train.classes)}" if absent else None
+
+
+def _classes_of(data: Data) -> tuple[set[int], set[int]]:
+    """Return the labels of train and of test."""
+    of_train, of_test = (set(data.stored(split).labels.tolist()) - {-1} for split in SPLITS)
+    return of_train, of_test
 
 
 def _named(labels: list[int], classes: list[str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from effssl import InputError
 from effssl.evaluate import report
 from effssl.evaluate.compare_layers import compare_layers
-from effssl.evaluate.images import find_corruptions, open_probed
+from effssl.evaluate.images import about_classes, find_corruptions, open_probed
 from effssl.evaluate.judge import draw_labels, judge
 from effssl.evaluate.report import Judged
 from effssl.evaluate.rows import rows_of
@@ -34,6 +35,7 @@ def evaluate(settings: Evaluation) -> None:
         check_writable(folder, f"evaluation.json in {folder}")
     if settings.to:
         check_writable(settings.to, f"--to {settings.to}")
+    _check_together(opened, settings)
     runs = dict(zip(_names(settings.runs), opened, strict=True))
     runtime = open_runtime(settings.device, settings.precision)
     together: dict[tuple[str, str], tables.Numbers] = {}
@@ -56,7 +58,7 @@ def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Ju
         print(f"{run.folder}: {row.name}", flush=True)
         columns[row.name], confusion = judge(row, probed, corruptions, settings)
         confusions.append(confusion)
-    notes = [corruptions_note, *(row.note for row in rows)]
+    notes = [about_classes(probed.data), corruptions_note, *(row.note for row in rows)]
     if run.projector is None:
         notes.append(f"{run.folder / 'checkpoint.pt'} is not there: no measures of z")
     notes += tables.at_ends(columns)
@@ -64,6 +66,21 @@ def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Ju
     files = report.write_report(run, probed, judged, settings, runtime)
     report.print_report(run, probed, judged, files, settings)
     return judged
+
+
+def _check_together(runs: list[FinishedRun], settings: Evaluation) -> None:
+    """Raise InputError, before hours are spent, for what runs cannot be asked for."""
+    channels = {run.folder: run.cfg.augment.channels for run in runs}
+    if settings.cka and len({*channels.values()}) > 1:
+        found = ", ".join(f"{folder} has {count}" for folder, count in channels.items())
+        raise InputError(f"--cka: runs of other channels cannot be compared: {found}")
+    needs_projector = settings.fine_tune and settings.keep and settings.keep_fisher == "ssl"
+    without = [run.folder for run in runs if run.projector is None]
+    if needs_projector and without:
+        raise InputError(
+            f"--keep: {without[0] / 'checkpoint.pt'} is not there, and with it the projector of "
+            "the run's loss; --keep-fisher none weighs all weights alike"
+        )
 
 
 def _names(folders: tuple[Path, ...]) -> list[str]:
