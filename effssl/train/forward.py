@@ -5,6 +5,7 @@ from __future__ import annotations
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from effssl.config import Config
@@ -39,20 +40,30 @@ def fewest_images(cfg: Config) -> int:
 
     The loss compares two, and BatchNorm normalises no view that stands alone in its process.
     """
-    is_alone = cfg.model.norm_by_view or 1 in _views_of_groups(cfg)
-    return max(2, distributed.world_size() * (2 if is_alone else 1))
+    return max(2, distributed.world_size() * (2 if _is_view_alone(cfg) else 1))
 
 
-def fewest_in_part(cfg: Config) -> int:
+def fewest_in_part(cfg: Config, encoder: Encoder) -> int:
     """Return how many images a part of a batch has at least, where it is cut by --micro-batch.
 
-    The projector of a branch has one row an image, as has that of views with --norm-by-view, and
-    BatchNorm normalises none that stands alone. Several processes share its statistics.
+    BatchNorm normalises nothing that stands alone: in the backbone a view that has no other in its
+    group, in a projector the one row that a branch, or a view with --norm-by-view, has an image.
+    Several processes share its statistics.
     """
-    model = cfg.model
-    has_a_row_each = bool(cfg.branches.count) or model.norm_by_view
-    is_normalised = model.proj_norm == "batch" and model.proj_layers != 1
-    return 2 if has_a_row_each and is_normalised and distributed.world_size() == 1 else 1
+    has_a_row_each = bool(cfg.branches.count) or cfg.model.norm_by_view
+    is_alone = (_is_view_alone(cfg) and _has_batch_norm(encoder.backbone)) or (
+        has_a_row_each and _has_batch_norm(encoder.projector)
+    )
+    return 2 if is_alone and distributed.world_size() == 1 else 1
+
+
+def _is_view_alone(cfg: Config) -> bool:
+    """Say whether a view of one image goes through the backbone with no other of that image."""
+    return cfg.model.norm_by_view or 1 in _views_of_groups(cfg)
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
 
 
 def _views_of_groups(cfg: Config) -> list[int]:

@@ -214,7 +214,7 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
         branches=branches,
         average=weight_average(encoder, cfg.optim.ema) if cfg.optim.ema else None,
         scaler=runtime.scaler(),
-        micro_batch=micro_batch_of(cfg),
+        micro_batch=micro_batch_of(cfg, encoder),
     )
 
 

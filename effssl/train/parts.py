@@ -57,7 +57,7 @@ def sizes_of(cfg: Config, encoder: Encoder) -> tuple[list[ImageSize], Augment | 
     return sizes, small
 
 
-def micro_batch_of(cfg: Config) -> int | None:
+def micro_batch_of(cfg: Config, encoder: Encoder) -> int | None:
     """Return how many images' views are encoded at a time; None for those of the batch.
 
     Raises InputError for `auto` in several processes, and for fewer than can be normalised.
@@ -69,10 +69,11 @@ def micro_batch_of(cfg: Config) -> int | None:
         )
     if given is None or given == "auto":
         return None
-    if given < (fewest := fewest_in_part(cfg)):
+    if given < (fewest := fewest_in_part(cfg, encoder)):
         raise InputError(
-            f"--micro-batch {given} is too small to normalise: at least {fewest}, as the projector "
-            "of --teacher, of --paired or of --norm-by-view has one row an image"
+            f"--micro-batch {given} is too small to normalise: at least {fewest}, as BatchNorm "
+            "takes no view alone (--norm-by-view, or one view of its size), nor a row of --teacher "
+            "or --paired"
         )
     return given
 

@@ -41,9 +41,10 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         InputError: if the step does not fit.
     """
     images, is_auto = batch.groups[0].shape[1], job.cfg.optim.micro_batch == "auto"
-    if job.micro_batch:  # a last batch may not divide among processes, whose parts go together
-        images = max(distributed.batch_sizes(images))
-    fewest = fewest_in_part(job.cfg)
+    fewest = fewest_in_part(job.cfg, job.encoder)
+    # Parts go together; none may be too small, or empty where a last batch has fewer images.
+    sizes = distributed.batch_sizes(images) if job.micro_batch else [images]
+    images, most_parts = max(sizes), min(sizes) // fewest
     if job.cfg.optim.max_skipped or job.scaler.is_enabled():
         job.buffers = buffers_of(job)
     while True:
@@ -52,8 +53,7 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         try:
             if size == images:
                 return _whole(job, batch)
-            # Parts of two images would leave one of three alone.
-            return _in_parts(job, batch, min(math.ceil(images / size), images // fewest))
+            return _in_parts(job, batch, min(math.ceil(images / size), most_parts))
         except torch.cuda.OutOfMemoryError as error:
             reason = str(error).partition(". ")[0]
         # Not in the handler, whose error holds what was computed.

@@ -122,6 +122,36 @@ def test_auto_halves_until_a_step_fits_and_then_stays(job_of):
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(
+    "flags", [SMALL, ["--norm-by-view", "--proj-norm", "layer", "--image-size", 8]]
+)
+def test_parts_leave_no_view_alone_that_is_normalised(job_of, flags):
+    """The backbone's last maps are of one pixel, and one view of an image is by itself."""
+    with pytest.raises(InputError, match="--micro-batch 1 is too small to normalise: at least 2"):
+        job_of(*flags, "--micro-batch", 1)
+    job = job_of(*flags, "--micro-batch", 2)
+    three = Batch([group[:, :3] for group in batch(job).groups], [])
+    step.leave_gradients(job, three, print)
+    assert all(p.grad.isfinite().all() for p in job.encoder.parameters())
+
+
+@pytest.mark.parametrize("flags", [SMALL, ["--norm-by-view", "--image-size", 16]])
+def test_parts_may_be_of_one_image_where_nothing_is_normalised_over_images(job_of, flags):
+    assert job_of(*PLAIN, *flags, "--micro-batch", 1).micro_batch == 1
+
+
+@pytest.mark.parametrize("sizes", [[2, 1], [1, 2], [7, 6, 6]])
+def test_no_part_is_empty_in_any_process(job_of, monkeypatch, sizes):
+    """Of a last batch that does not divide among processes, which go through the parts together."""
+    job, counts = job_of("--micro-batch", 1), []
+    few = Batch([group[:, : sizes[0]] for group in batch(job).groups], [])
+    monkeypatch.setattr(step.distributed, "batch_sizes", lambda images: sizes)
+    monkeypatch.setattr(step, "_in_parts", lambda job, batch, count: counts.append(count))
+    step.leave_gradients(job, few, print)
+    parts = [len(part) for n in sizes for part in torch.arange(n).tensor_split(counts[0])]
+    assert len(counts) == 1 and {*parts} <= {1, 2}
+
+
 @pytest.mark.parametrize(("flags", "most"), [([], 128), (["--micro-batch", "auto"], 1)])
 def test_what_does_not_fit_ends_with_the_ways_out(job_of, flags, most):
     job = job_of(*flags)
