@@ -36,14 +36,14 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
             probes = probes_of(metrics)
             with pictures.or_a_line(picture := job.out / "curves.png", log.say):
                 pictures.save_curves(picture, metrics, job.out.name)
-            is_flat = _act_on(job, state_of_probes(probes, job.cfg.loss.method), log)
+            is_flat = _act_on(job, state_of_probes(probes, job.cfg.loss), log)
     return distributed.from_first(is_flat)
 
 
 def has_been_flat(job: Job) -> bool:
     """Say whether the probes of a run, so far, are what --stop-when-flat ends it for."""
     probes = probes_of(read_metrics(job.out, at_most=1))
-    state, patience = state_of_probes(probes, job.cfg.loss.method), job.cfg.probe.stop_when_flat
+    state, patience = state_of_probes(probes, job.cfg.loss), job.cfg.probe.stop_when_flat
     return state is not None and 0 < patience <= state.flat_for
 
 

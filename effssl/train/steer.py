@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from effssl.config import Loss
+
 # What judges a run without labels, and its sign: see docs/measurements.md on what earned it.
 UNLABELLED = ("loss", -1)
 GAIN = 0.002  # of the linear probe: less than that is flat
@@ -34,10 +36,11 @@ def probes_of(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return probes
 
 
-def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") -> State | None:
+def state_of_probes(probes: Sequence[dict[str, Any]], loss: Loss | None = None) -> State | None:
     """Judge a run by its probes, in order; None if there is none, or it has no measure.
 
-    The measure is the linear probe on validation images, or UNLABELLED. method: that of the loss.
+    The measure is the linear probe on validation images, or UNLABELLED. loss: what the run
+    minimises, on which it depends what may be tried; None is the default.
     """
     if not probes:
         return None
@@ -52,7 +55,7 @@ def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") ->
             best, last_gain = value, i
     flat_for = len(values) - 1 - last_gain
     is_best = all(values[-1] > value for value in values[:-1])
-    collapse = _collapse(probes, method)
+    collapse = _collapse(probes, loss or Loss())
     if collapse:
         line = collapse
     elif len(values) == 1:  # without labels there is no loss before training
@@ -68,24 +71,35 @@ def state_of_probes(probes: Sequence[dict[str, Any]], method: str = "vicreg") ->
     return State(line, is_best, flat_for, bool(collapse))
 
 
-def _collapse(probes: Sequence[dict[str, Any]], method: str) -> str:
+def _collapse(probes: Sequence[dict[str, Any]], loss: Loss) -> str:
     """Say that representations or embeddings collapse, and what to try; empty if they do not."""
     if len(probes) < 2:
         return ""
     before, last = probes[-2:]
+    weights = _weights_against_collapse(loss)
+    larger = f", or larger {weights}," if weights else ","
     for letter, of in (("h", "representations"), ("z", "embeddings")):
         share = last.get(f"{letter}/variance_share", 1.0)
         if share < COLLAPSED:
             return (
                 f"collapsing: the {of} {letter} of different images are nearly alike (variance is "
-                f"{share:.1e} of their mean square); try a lower --lr, or larger --var-weight and "
-                "--cov-weight, and look at views.png: do images differ?"
+                f"{share:.1e} of their mean square); try a lower --lr{larger} and look at "
+                "views.png: do images differ?"
             )
     std = last.get("z/std", 1.0)
     is_early = len(probes) < 3  # the rate may still be warming up
-    if method == "vicreg" and not is_early and std < SHRUNK and std < GROWS * before["z/std"]:
+    if loss.method == "vicreg" and not is_early and std < SHRUNK and std < GROWS * before["z/std"]:
         return (
             f"collapsing: the embeddings z shrink (standard deviation {std:.1e}, where the loss "
-            "asks for 1); try larger --var-weight and --cov-weight, or a higher --lr"
+            f"asks for 1); try larger {weights}, or a higher --lr"
         )
     return ""
+
+
+def _weights_against_collapse(loss: Loss) -> str:
+    """Name the flags of the weights in a loss that hold embeddings apart; empty if it has none."""
+    if loss.method == "vicreg":
+        return "--var-weight and --cov-weight"
+    # As the authors have it, Barlow Twins has no variance term.
+    is_added = loss.method == "barlow_twins" and loss.pairing != "authors"
+    return "--var-weight" if is_added else ""

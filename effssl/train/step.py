@@ -60,8 +60,8 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         if before is None or size <= fewest:
             raise InputError(
                 f"a step does not fit in the memory of {job.runtime.device}; try a new run, in "
-                "another folder, with --micro-batch auto, --checkpoint-activations or a smaller "
-                f"--batch-size ({reason})"
+                f"another folder, with {_smaller_parts(size, fewest, is_auto=is_auto)}"
+                f"--checkpoint-activations or a smaller --batch-size ({reason})"
             )
         job.optimizer.zero_grad(set_to_none=True)
         put_back_buffers(job, before.buffers)
@@ -72,6 +72,14 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
             f"--micro-batch auto: the views of {size} images do not fit at once; from step "
             f"{job.step} on it is those of {job.micro_batch}"
         )
+
+
+def _smaller_parts(size: int, fewest: int, *, is_auto: bool) -> str:
+    """Say how --micro-batch would make the parts of `size` images smaller, if it can."""
+    if is_auto or size <= fewest:
+        return ""
+    is_one = distributed.world_size() == 1
+    return "--micro-batch auto, " if is_one else f"--micro-batch below {size}, "
 
 
 def _whole(job: Job, batch: Batch) -> dict[str, Tensor]:

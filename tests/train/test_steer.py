@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from effssl import cli
+from effssl.config import Loss
 from effssl.models import load_backbone
 from effssl.run import signals
 from effssl.run.log import read_metrics
@@ -110,6 +112,23 @@ def test_a_collapse_is_told_whatever_the_probe_says_but_not_before_training(lett
 
 
 @pytest.mark.parametrize(
+    ("method", "pairing", "weights"),
+    [
+        ("vicreg", "all", {"--var-weight", "--cov-weight"}),
+        ("vicreg", "authors", {"--var-weight", "--cov-weight"}),
+        ("barlow_twins", "pooled", {"--var-weight"}),
+        ("barlow_twins", "authors", set()),
+        ("simclr", "all", set()),
+        ("entropy_reconstruction", "all", set()),
+    ],
+)
+def test_a_collapse_is_answered_with_flags_that_the_loss_has(method, pairing, weights):
+    collapsed = probes_of(0.3, 0.4, **{"h/variance_share": 1e-4})
+    state = state_of_probes(collapsed, Loss(method=method, pairing=pairing))
+    assert {*re.findall("--[a-z-]+", state.line)} == {"--lr"} | weights
+
+
+@pytest.mark.parametrize(
     ("method", "stds", "is_collapsed"),
     [
         ("vicreg", (0.02, 0.02), True),
@@ -122,8 +141,9 @@ def test_a_collapse_is_told_whatever_the_probe_says_but_not_before_training(lett
 def test_embeddings_that_shrink_are_told_where_the_loss_asks_for_more(method, stds, is_collapsed):
     given = zip(probes_of(0.3, 0.35, 0.4), (0.01, *stds), strict=True)
     probes = [probe | {"z/std": std} for probe, std in given]
-    assert not state_of_probes(probes[:2], method).is_collapsed  # too early to say
-    state = state_of_probes(probes, method)
+    loss = Loss(method=method)
+    assert not state_of_probes(probes[:2], loss).is_collapsed  # too early to say
+    state = state_of_probes(probes, loss)
     assert state.is_collapsed == is_collapsed
     assert state.line.startswith("collapsing: the embeddings z shrink") == is_collapsed
 

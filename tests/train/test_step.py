@@ -152,12 +152,28 @@ def test_no_part_is_empty_in_any_process(job_of, monkeypatch, sizes):
     assert len(counts) == 1 and {*parts} <= {1, 2}
 
 
-@pytest.mark.parametrize(("flags", "most"), [([], 128), (["--micro-batch", "auto"], 1)])
-def test_what_does_not_fit_ends_with_the_ways_out(job_of, flags, most):
+@pytest.mark.parametrize(
+    ("flags", "processes", "ways_out"),
+    [
+        ([], 1, "--micro-batch auto, "),
+        (["--micro-batch", "100"], 1, "--micro-batch auto, "),
+        (["--micro-batch", "auto"], 1, ""),  # it has halved the batch as far as it goes
+        ([], 2, "--micro-batch below 256, "),  # auto is refused there
+        (["--micro-batch", "100"], 2, "--micro-batch below 100, "),
+        (["--micro-batch", "1"], 2, ""),
+    ],
+)
+def test_what_does_not_fit_ends_with_the_ways_out(job_of, monkeypatch, flags, processes, ways_out):
     job = job_of(*flags)
-    full_beyond(job, most)
-    with pytest.raises(InputError, match=r"with --micro-batch auto, .* \(CUDA out of memory\)$"):
-        step.leave_gradients(job, batch(job), lambda line: None)
+    whole = batch(job)
+    monkeypatch.setattr(step.distributed, "world_size", lambda: processes)
+    full_beyond(job, 1)
+    with pytest.raises(InputError) as error:
+        step.leave_gradients(job, whole, lambda line: None)
+    assert str(error.value).endswith(
+        f"in another folder, with {ways_out}--checkpoint-activations or a smaller --batch-size "
+        "(CUDA out of memory)"
+    )
 
 
 def test_a_run_that_does_not_fit_is_not_told_to_go_on(job_of):
