@@ -14,6 +14,7 @@ from effssl import InputError
 
 # Of glibc's malloc.h: parameters of mallopt.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_COMPILED = 64  # shapes of what one function takes, with and without gradients
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
     Their `auto` means CUDA, bfloat16 (float16 on cards without it) and compilation if there is
     CUDA, else the CPU in float32. A line on stderr says if bfloat16 is asked of a CPU without
     instructions for it. Under torchrun each process has a GPU of its own, which becomes torch's
-    current one. On a CPU the process keeps the memory that it frees. Raises InputError for a device
-    that is not there.
+    current one. On a CPU the process keeps the memory that it frees. Where there is compilation,
+    torch is told to compile as many shapes as views have here. Raises InputError for a device that
+    is not there.
     """
     where = _device(device)
     on_gpu = where.type == "cuda"
@@ -79,6 +81,11 @@ def open_runtime(device: str, precision: str = "fp32", compile: str = "false") -
             file=sys.stderr,
         )
     is_compiled = on_gpu if compile == "auto" else compile == "true"
+    if is_compiled:
+        # From the ninth shape on torch would compile no more, and run the function as it is. The
+        # name is recompile_limit in new versions, which know the old one too.
+        config = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, _COMPILED)
     dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     return Runtime(where, dtypes[precision], is_compiled)
 

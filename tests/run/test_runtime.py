@@ -57,6 +57,29 @@ def test_auto_is_what_the_card_can_do(capability, dtype, monkeypatch):
     assert open_runtime("cuda:0", "auto", "auto").autocast_dtype == dtype
 
 
+def test_more_sizes_are_compiled_than_torch_would(monkeypatch):
+    """With and without gradients, as --micro-batch has it: from the ninth on torch would compile
+    none."""
+    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 8)
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    open_runtime("cpu", "fp32", "true")
+    torch._dynamo.reset()
+    try:
+        layer = torch.compile(torch.nn.Conv2d(3, 1, 1), backend=backend, dynamic=False)
+        for size in range(8, 16):
+            for with_gradients in (False, True):
+                with torch.set_grad_enabled(with_gradients):
+                    layer(torch.zeros(1, 3, size, size))
+    finally:
+        torch._dynamo.reset()
+    assert len(compiled) == 16
+
+
 def test_only_float16_scales_its_loss():
     dtypes = (None, torch.bfloat16, torch.float16)
     scalers = [Runtime(torch.device("cpu"), dtype).scaler() for dtype in dtypes]
