@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from itertools import compress
 from typing import Any
 
 import timm.models
@@ -82,20 +83,40 @@ def build_optimizer(
 def weight_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of a model's weights and buffers.
 
-    After step t, from 0, its `update_parameters` moves it toward the model by 1 - d with
-    d = min(decay, (1 + t) / (10 + t)), so that what the weights began with is soon forgotten.
-    Counts of batches are those of the model.
+    Its first `update_parameters` copies the model. The one after step t, from 0, moves it toward
+    the model by 1 - d with d = min(decay, (1 + t) / (10 + t)), so that what the weights began with
+    is soon forgotten. Counts of batches are those of the model.
     """
+    return _WeightAverage(model, decay)
+
+
+class _WeightAverage(AveragedModel):
+    """torch's, but for its update, which moves its count of steps to the device and reads it there,
+    so that a GPU would be waited for in every step."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
 
     @torch.no_grad()
-    def toward(averages: list[Tensor], values: list[Tensor], step: Tensor | int) -> None:
-        if averages[0].is_floating_point():
-            part = 1 - min(decay, (1 + int(step)) / (10 + int(step)))
-            torch._foreach_lerp_(averages, values, part)
-        else:
-            torch._foreach_copy_(averages, values)
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average toward the model."""
+        averages, values = _tensors(self.module), _tensors(model)
+        step = int(self.n_averaged)  # which is on the CPU
+        is_moved = [step > 0 and each.is_floating_point() for each in averages]
+        is_copied = [not each for each in is_moved]
+        if any(is_moved):
+            part = 1 - min(self._decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(
+                [*compress(averages, is_moved)], [*compress(values, is_moved)], part
+            )
+        if any(is_copied):
+            torch._foreach_copy_([*compress(averages, is_copied)], [*compress(values, is_copied)])
+        self.n_averaged += 1
 
-    return AveragedModel(model, multi_avg_fn=toward, use_buffers=True)  # type: ignore[arg-type]
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def _groups(

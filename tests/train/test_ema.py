@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from effssl import cli
 from effssl.models import AVERAGED, load_backbone
@@ -30,6 +31,24 @@ def test_an_average_forgets_its_start_and_then_decays_as_asked():
         assert average.module[0].weight.item() == pytest.approx(expected, rel=1e-5)
         assert average.module[1].running_mean.item() == pytest.approx(-expected, rel=1e-5)
         assert average.module[1].num_batches_tracked.item() == step
+
+
+class NothingMoved(TorchDispatchMode):
+    """Lets no number go from one device to another."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_gpu_is_waited_for():
+    """A tensor of the device meta has nothing that could be read."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).to("meta")
+    average = weight_average(model, 0.5)
+    with NothingMoved():
+        for _ in range(3):
+            average.update_parameters(model)
+    assert average.n_averaged == 3
 
 
 @pytest.mark.slow
