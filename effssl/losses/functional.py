@@ -152,7 +152,7 @@ def check_shape(z: Tensor) -> tuple[int, list[int], int]:
     Raises ValueError if z is not [num_views >= 2, batch, dim] with batch >= 2 over all processes.
     """
     if z.ndim == 3 and z.shape[0] >= 2:
-        sizes = batch_sizes(z.shape[1])
+        sizes = batch_sizes(z.shape[1], z.device)
         if sum(sizes) >= 2:
             return z.shape[0], sizes, z.shape[2]
     raise ValueError(f"z must be [views >= 2, batch >= 2, dim], not {list(z.shape)}")

@@ -9,9 +9,10 @@ z are embeddings [num_views, batch, dim], or a sequence of num_views tensors [ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from effssl.config import Loss
@@ -39,7 +40,7 @@ class VICRegLoss(nn.Module):
         cov_weight: weight of the covariance term; "auto" is 40 inv_weight / dim.
 
     Raises:
-        ValueError: if a weight is negative.
+        ValueError: if a weight is negative, or no number.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class VICRegLoss(nn.Module):
         cov_weight: float | Literal["auto"] = "auto",
     ):
         super().__init__()
-        self.settings = Loss(
-            method="vicreg", inv_weight=inv_weight, var_weight=var_weight, cov_weight=cov_weight
+        self.settings = _settings(
+            "vicreg", inv_weight=inv_weight, var_weight=var_weight, cov_weight=cov_weight
         )
 
     def terms(self, z: Embeddings) -> VICRegTerms:
@@ -81,7 +82,7 @@ class BarlowTwinsLoss(nn.Module):
         var_weight: weight of VICReg's variance term, an add-on.
 
     Raises:
-        ValueError: if a weight is negative, or the pairing has another name.
+        ValueError: if a weight is negative, or no number, or the pairing has another name.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class BarlowTwinsLoss(nn.Module):
         var_weight: float = 0.0,
     ):
         super().__init__()
+        if pairing not in ("all", "pooled"):
+            raise ValueError(f"pairing is 'all' or 'pooled', not {pairing!r}")
         self.pairing = pairing
-        self.settings = Loss(
-            method="barlow_twins",
+        self.settings = _settings(
+            "barlow_twins",
             redundancy_weight=redundancy_weight,
             pairing=pairing,
             var_weight=var_weight,
@@ -120,10 +123,14 @@ class SimCLRLoss(nn.Module):
 
     Args:
         temperature: of the softmax over cosines.
+
+    Raises:
+        ValueError: if it is not above 0, or infinite.
     """
 
     def __init__(self, temperature: float = 0.2):
         super().__init__()
+        _settings("simclr", temperature=temperature)
         self.temperature = temperature
 
     def terms(self, z: Embeddings) -> SimCLRTerms:
@@ -140,10 +147,14 @@ class EntropyReconstructionLoss(nn.Module):
 
     Args:
         concentration: of the von Mises-Fisher densities.
+
+    Raises:
+        ValueError: if it is not above 0, or infinite.
     """
 
     def __init__(self, concentration: float = 10.0):
         super().__init__()
+        _settings("entropy_reconstruction", concentration=concentration)
         self.concentration = concentration
 
     def terms(self, z: Embeddings) -> EntropyReconstructionTerms:
@@ -153,6 +164,19 @@ class EntropyReconstructionLoss(nn.Module):
     def forward(self, z: Embeddings) -> Tensor:
         """Return the loss, a scalar; ValueError if z has another shape."""
         return self.terms(z).loss
+
+
+def _settings(method: str, **given: Any) -> Loss:
+    """Return the settings of a loss. Raises ValueError, in one line, for what it does not take."""
+    for name, value in given.items():
+        if value == "authors":  # which depends on the number of views and on the images
+            raise ValueError(f"{name}='authors': only `effssl train` knows those; give a number")
+    try:
+        return Loss(method=method, **given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ValueError(f"{name}={given[name]!r}: {first['msg']}") from None
 
 
 def _stacked(z: Embeddings) -> Tensor:

@@ -99,11 +99,14 @@ def all_sum(x: Tensor) -> Tensor:
     return _AllSum.apply(x) if _is_distributed() else x
 
 
-def batch_sizes(batch: int) -> list[int]:
-    """Return the batch of every process, by rank; they may differ."""
+def batch_sizes(batch: int, device: torch.device | str = "cuda") -> list[int]:
+    """Return the batch of every process, by rank; they may differ.
+
+    device: this process's GPU, where the group exchanges on GPUs alone.
+    """
     if not _is_distributed():
         return [batch]
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=_device_of_counts())
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=_device_of_counts(device))
     sizes[dist.get_rank()] = batch
     dist.all_reduce(sizes)
     return sizes.tolist()
@@ -122,9 +125,9 @@ def first_row(sizes: list[int]) -> int:
     return sum(sizes[: dist.get_rank()]) if len(sizes) > 1 else 0
 
 
-def _device_of_counts() -> str:
+def _device_of_counts(device: torch.device | str = "cuda") -> torch.device | str:
     """Choose the CPU if the group can exchange there (gloo), so that no GPU is waited for."""
-    return "cpu" if "gloo" in str(dist.get_backend_config()) else "cuda"
+    return "cpu" if "gloo" in str(dist.get_backend_config()) else device
 
 
 def _is_distributed() -> bool:

@@ -214,6 +214,23 @@ def test_other_shapes_are_refused(loss, shape):
         loss(torch.zeros(shape))
 
 
+def test_in_a_group_of_gpus_alone_sizes_are_exchanged_where_z_is(monkeypatch):
+    """A loop of one's own may not have made its GPU torch's current one."""
+    where = []
+    fakes = {
+        "is_initialized": lambda: True,
+        "get_world_size": lambda: 2,
+        "get_rank": lambda: 0,
+        "get_backend_config": lambda: "cuda:nccl",
+        "all_reduce": lambda sizes: where.append(sizes.device),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.distributed, name, fake)
+    z = torch.zeros(2, 3, 4)
+    assert functional.check_shape(z) == (2, [3, 0], 4)
+    assert where == [z.device]
+
+
 def test_other_pairings_are_refused():
     with pytest.raises(ValueError, match="'nope'"):
         barlow_twins(torch.randn(2, 4, 3), redundancy_weight=1.0, pairing="nope")

@@ -92,11 +92,28 @@ def test_other_shapes_are_value_errors(kind, z):
         kind()(z)
 
 
-def test_negative_weights_and_other_pairings_are_value_errors():
-    with pytest.raises(ValueError, match="cov_weight"):
-        losses.VICRegLoss(cov_weight=-1.0)
-    with pytest.raises(ValueError, match="pairing"):
-        losses.BarlowTwinsLoss(pairing="nope")
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (
+            losses.VICRegLoss,
+            {"cov_weight": -1.0},
+            "cov_weight=-1.0: Input should be greater than or equal to 0",
+        ),
+        (losses.VICRegLoss, {"cov_weight": "authors"}, "cov_weight='authors': only `effssl train`"),
+        (losses.VICRegLoss, {"inv_weight": "much"}, "inv_weight='much': Input should be a valid n"),
+        (losses.BarlowTwinsLoss, {"redundancy_weight": "authors"}, "redundancy_weight='authors': "),
+        (losses.BarlowTwinsLoss, {"pairing": "authors"}, "pairing is 'all' or 'pooled', not 'auth"),
+        (losses.BarlowTwinsLoss, {"pairing": "nope"}, "pairing is 'all' or 'pooled', not 'nope'"),
+        (losses.SimCLRLoss, {"temperature": 0.0}, "temperature=0.0: Input should be greater than"),
+        (losses.SimCLRLoss, {"temperature": -1.0}, "temperature=-1.0: Input should be greater"),
+        (losses.EntropyReconstructionLoss, {"concentration": -1.0}, "concentration=-1.0: Input"),
+    ],
+)
+def test_what_a_loss_does_not_take_is_one_line(kind, given, message):
+    with pytest.raises(ValueError) as error:
+        kind(**given)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 @pytest.mark.slow
