@@ -12,6 +12,7 @@ from timm.optim import Muon
 from torch import Tensor
 
 _newton_schulz: Callable[..., Tensor] = timm.optim.muon.zeropower_via_newtonschulz
+_PLAIN = {"eps": 1e-7, "safety_factor": 1.0, "scale_eps": False}  # what timm has by default
 _HAS_CAPTURABLE = "capturable" in inspect.signature(Muon).parameters  # not in older versions
 
 
@@ -115,12 +116,15 @@ def _orthogonalised(
 ) -> Tensor:
     """Return the nearest orthogonal matrix, about, as timm does, but on CPUs in float32.
 
-    In timm's bfloat16 it takes ten times as long on CPUs without instructions for it.
+    In timm's bfloat16 it takes ten times as long on CPUs without instructions for it. All of
+    timm's Muon in this process comes here, so what this project's does not ask for (matrices side
+    by side, other settings than the default ones) is timm's business.
     """
     if matrix.device.type != "cpu":
         return _newton_schulz(matrix, steps, coefficients, **kwargs)
-    if max(matrix.shape) < 2 * min(matrix.shape):
-        return _newton_schulz(matrix, steps, coefficients, **kwargs, dtype=torch.float32)
+    is_plain = matrix.ndim == 2 and kwargs.items() <= _PLAIN.items()
+    if not is_plain or max(matrix.shape) < 2 * min(matrix.shape):
+        return _newton_schulz(matrix, steps, coefficients, **{"dtype": torch.float32} | kwargs)
     return _orthogonalised_by_gram(matrix, [*coefficients, *steps * coefficients[-1:]][:steps])
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
+from timm.optim import Muon
 from torch import nn
 
 from effssl import muon
@@ -39,6 +42,39 @@ def test_orthogonalised_as_timm_does(shape, spread):
     exact = muon._newton_schulz(matrix, 5, coefficients, dtype=torch.float64)
     assert ours.shape == shape
     torch.testing.assert_close(ours.double(), exact, rtol=0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "given", [{"eps": 2.0}, {"safety_factor": 1.5}, {"eps": 2.0, "scale_eps": True}]
+)
+def test_settings_of_other_uses_of_timms_muon_are_heeded(given):
+    """The function is replaced for the whole process."""
+    matrix = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    matrix, coefficients = matrix / matrix.norm(), [(3.4445, -4.775, 2.0315)]
+    ours = muon._orthogonalised(matrix, 2, coefficients, **given)
+    exact = muon._newton_schulz(matrix, 2, coefficients, **given, dtype=torch.float64)
+    plain = muon._newton_schulz(matrix, 2, coefficients, dtype=torch.float64)
+    torch.testing.assert_close(ours.double(), exact, rtol=0.0, atol=1e-4)
+    assert (exact - plain).abs().max() > 1e-2
+
+
+def test_what_is_plain_is_what_timm_has_by_default():
+    """Else the faster way would be taken by nobody."""
+    for function in (muon._newton_schulz, Muon):
+        parameters = inspect.signature(function).parameters
+        assert {name: parameters[name].default for name in muon._PLAIN} == muon._PLAIN
+
+
+def test_matrices_side_by_side_are_timms():
+    """As timm's conv_mode has a convolution's, one for each tap."""
+    weight = nn.Parameter(torch.zeros(40, 6, 3, 3))
+    muon.build_muon([{"params": [nn.Parameter(torch.zeros(6, 40))]}], 0.1)
+    optimizer = Muon([weight], lr=1.0, conv_mode="batched", adjust_lr_fn="original")
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    taps = weight.detach().flatten(2).permute(2, 0, 1)
+    singular = torch.linalg.svdvals(taps / taps.norm(dim=(1, 2), keepdim=True)) * 6**0.5
+    assert taps.shape == (9, 40, 6) and 0.5 < singular.min() <= singular.max() < 1.5
 
 
 def test_muon_stays_finite_where_nothing_is_to_be_learned():
