@@ -98,13 +98,13 @@ def blur_kernel_size(size: Sequence[int]) -> int:
 
 def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return (x - mean) / std per channel; x [..., c, height, width]."""
-    shift, scale = _constant(mean, x), _constant(std, x)
+    shift, scale = constant(mean, x), constant(std, x)
     return (x - shift[:, None, None]) / scale[:, None, None]
 
 
 def unnormalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Undo `normalize`, into [0, 1]."""
-    shift, scale = _constant(mean, x), _constant(std, x)
+    shift, scale = constant(mean, x), constant(std, x)
     return (x * scale[:, None, None] + shift[:, None, None]).clamp_(0, 1)
 
 
@@ -136,7 +136,7 @@ def adjust_hue(x: Tensor, turns: Tensor) -> Tensor:
     sixths = torch.where(value == r, (g - b) / safe, not_red)
     sixths = sixths + 6 * turns[:, None, None]
     # HSV -> RGB: channel n is value - chroma max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6.
-    offsets = _constant((5.0, 3.0, 1.0), x)[:, None, None]
+    offsets = constant((5.0, 3.0, 1.0), x)[:, None, None]
     k = torch.remainder(sixths[:, None] + offsets, 6)
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
@@ -165,6 +165,13 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 def solarize(x: Tensor) -> Tensor:
     """Invert what is at least 0.5 of x in [0, 1]."""
     return torch.where(x >= 0.5, 1 - x, x)
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return the values as a tensor beside `like`; kept, as copying to a GPU would wait for it."""
+    if torch.compiler.is_compiling():
+        return like.new_tensor(values)  # a constant of the compiled function
+    return _kept(tuple(values), like.dtype, like.device)
 
 
 def _resize_weights(start: Tensor, length: Tensor, flip: Tensor, size: int, stored: int) -> Tensor:
@@ -201,13 +208,6 @@ def _blur_matrix(kernel: Tensor, side: int) -> Tensor:
     return matrix.scatter_add_(
         2, source.expand(len(kernel), -1, -1), kernel[:, None].expand(-1, side, -1)
     )
-
-
-def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Return the values as a tensor beside `like`; kept, as copying to a GPU would wait for it."""
-    if torch.compiler.is_compiling():
-        return like.new_tensor(values)  # a constant of the compiled function
-    return _kept(tuple(values), like.dtype, like.device)
 
 
 @functools.lru_cache(maxsize=64)

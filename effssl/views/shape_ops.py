@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effssl.views.ops import constant
 from effssl.views.shape_draws import ShapeDraws
 
 
@@ -29,7 +30,7 @@ def warped(x: Tensor, matrices: Tensor) -> Tensor:
     along = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
     here = torch.stack(torch.meshgrid(along, down, indexing="xy"), -1)  # [h, w, 2]
     there = torch.einsum("nij,hwj->nhwi", matrices, here)
-    grid = there / x.new_tensor([width / 2, height / 2])
+    grid = there / constant((width / 2, height / 2), x)
     return F.grid_sample(x, grid, "bilinear", "reflection", align_corners=False)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as nnf
 import torchvision.transforms.v2 as tv
 import torchvision.transforms.v2.functional as F
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from effssl import InputError, cli
 from effssl.views import assemble, shape_ops
@@ -107,6 +108,21 @@ def test_crops_that_are_cut_already_are_turned_as_whole_images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "_is_for_loops", lambda pixels: False)
         assert_near(assemble.views_of_crops(crops[:, None], *drawn), expected, atol=2e-4)
+
+
+class NothingNew(TorchDispatchMode):
+    """Lets no tensor be made of numbers in Python, which a GPU would be waited for to take."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_warp_takes_no_numbers_to_the_device_again():
+    x, matrices = random_floats(2, 3, 9, 15), torch.eye(2).expand(2, 2, 2)
+    first = shape_ops.warped(x, matrices)
+    with NothingNew():
+        assert torch.equal(shape_ops.warped(x, matrices), first)
 
 
 def test_beyond_the_border_a_view_is_reflected():
