@@ -7,7 +7,9 @@ python analysis/projector.py --data-dir DIR --preset gpu --seconds 500
 Trains with projectors of every width d at two weights: the rule's, which falls as 1/d (3.4 / d for
 Barlow Twins), and one fixed weight for all widths, the rule's at the widest, as a configuration has
 that is copied while its width is changed. For the widest they are one run. The hidden layer is d
-wide too. K = 4 on small scales; on the paper's K = 2 with batches of 512.
+wide too. K = 4 on small scales; on the paper's K = 2 with batches of 512. The learning rate is one
+for all widths; --rates chooses one for each first, at the rule's weight, by as many trials
+(harness/trials.py).
 
 Verdict: is d = 256 with the rule no more than 1 point worse than the widest, does it take less
 time, and is the narrowest better with the rule than with the fixed weight, and its z more
@@ -31,7 +33,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from analysis.harness import claim_rules, claims, cli, plots, verdicts
+from analysis.harness import claim_rules, claims, cli, plots, trials, verdicts
 from analysis.harness.methods import rule_weight
 from analysis.harness.presets import PROJECTOR
 from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, runs_of, scale_of
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = claims.parser(__doc__)
     default = "(default: the preset's)"
     parser.add_argument("--widths", type=cli.count, nargs="+", metavar="D", help=default)
+    trials.add_rates(parser, "width", default="none")
     args = cli.read_flags(parser, argv)
     chosen = sorted(set(args.widths or PROJECTOR[args.preset].widths))
     return cli.exit_code(lambda: _claim(scale_of(args, "projector"), chosen))
@@ -63,15 +66,20 @@ def recipes(scale: Scale, widths: list[int]) -> Planned:
 
 def _claim(scale: Scale, widths: list[int]) -> None:
     planned = recipes(scale, widths)
+    tried = trials.complete(scale, trials.by_widths(scale, planned[RULE]))
+    planned = {name: tried.at_best_rates(scale, of, "dim") for name, of in planned.items()}
     own = [recipe for recipe in planned[RULE] if recipe.dim == scale.dim]
     # What the verdict needs comes first.
     wanted = runs_of(scale, [planned[RULE][-1], *own, *planned[RULE], *planned[FIXED]])
-    if finished := claims.trained(scale, wanted):
+    finished = claims.trained(tried.left(scale), wanted)
+    every = [*finished, *tried.records]
+    if finished:
         table = claims.table_of(scale, finished)
         text = summary(scale, table, planned)
+        text += tried.words(scale, f"{in_epochs(scale.epochs)} each")
         figure = picture(scale, table, planned)
-        claims.write(scale, "projector", table, text, figure, finished, wanted)
-        claims.save_records(scale, finished)
+        claims.write(scale, "projector", table, text, figure, every, wanted | tried.wanted)
+    claims.save_records(scale, every)
 
 
 def parameters(scale: Scale, recipe: Recipe) -> int:

@@ -3,8 +3,8 @@
 The baseline and the recommended recipe of claim 4 have all pairs of a rate and a weight, in
 multiples of the scale's rate and of the rule's weight at their width, of the shortest length of the
 study; each K of claims 2 and 3 has as many rates, on all images, for as many encoded views as the
-study compares. All have a seed of their own. The best linear probe on the validation split is
-taken; of equals, the pair nearest to the scale's and the rule's.
+study compares, and each width of claim 1 as many. All have a seed of their own. The best linear
+probe on the validation split is taken; of equals, the pair nearest to the scale's and the rule's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -68,13 +68,15 @@ class Tried(NamedTuple):
             args.seconds = max(0.0, args.seconds - self.took_s)
         return scale._replace(args=args)
 
-    def at_best_rates(self, scale: Scale, recipes: Iterable[Recipe]) -> list[Recipe]:
-        """Return recipes with the rate that was chosen for their K; as they are until all trials
-        are finished, and if there are none."""
-        best = {of.trial.recipe.views: of.trial.rate for of in self.chosen.values() if of}
-        if len(best) < len(self.chosen):
-            best = {}
-        return [with_factors(scale, each, best.get(each.views, 1.0), 1.0) for each in recipes]
+    def at_best_rates(
+        self, scale: Scale, recipes: Iterable[Recipe], of: Literal["views", "dim"] = "views"
+    ) -> list[Recipe]:
+        """Return recipes with the rate that was chosen for their K or width; as they are until all
+        trials are finished, and if there are none."""
+        trials = [chosen.trial for chosen in self.chosen.values() if chosen]
+        is_done = len(trials) == len(self.chosen)
+        best = {getattr(each.recipe, of): each.rate for each in trials} if is_done else {}
+        return [_at_rate(scale, each, best.get(getattr(each, of), 1.0)) for each in recipes]
 
     def words(self, scale: Scale, length: str) -> str:
         """Return the grid of the trials and what was chosen, in Markdown; length: of a trial, in
@@ -89,10 +91,14 @@ class Tried(NamedTuple):
         )
 
 
-def add_rates(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of the rates that each K has trials of."""
-    default = "(default: the preset's; none: one rate for all K)"
-    text = f"learning rates tried for each K, in multiples of the scale's {default}"
+def add_rates(
+    parser: argparse.ArgumentParser, each: str = "K", default: str = "the preset's"
+) -> None:
+    """Add the flag of the rates that each K, or each width, has trials of."""
+    text = (
+        f"learning rates tried for each {each}, in multiples of the scale's "
+        f"(default: {default}; none: one rate for all)"
+    )
     parser.add_argument("--rates", type=cli.factor, nargs="*", metavar="F", help=text)
 
 
@@ -125,6 +131,17 @@ def by_views(scale: Scale, views: Iterable[int]) -> Sides:
     }
 
 
+def by_widths(scale: Scale, recipes: Iterable[Recipe]) -> Sides:
+    """Return the trials of each width: --rates, of its recipe at the rule's weight; none if there
+    are no rates."""
+    rates = sorted(set(scale.args.rates or ()))
+    return {
+        f"d = {recipe.dim}": [Trial(rate, 1.0, _at_rate(scale, recipe, rate)) for rate in rates]
+        for recipe in recipes
+        if rates
+    }
+
+
 def grid(scale: Scale, start: Recipe) -> list[Trial]:
     """Return the trials of a side, from its recipe at the scale's rate and the rule's weight."""
     return [
@@ -141,6 +158,11 @@ def with_factors(scale: Scale, recipe: Recipe, rate: float, weight: float) -> Re
         lr=None if rate == 1 else float(f"{rate * scale.cfg.lr:.3g}"),
         weight=None if weight == 1 else weight * at_rule,
     )
+
+
+def _at_rate(scale: Scale, recipe: Recipe, rate: float) -> Recipe:
+    """Return the recipe at a rate, with the weight that it has."""
+    return with_factors(scale, recipe, rate, 1.0)._replace(weight=recipe.weight)
 
 
 def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | None:

@@ -328,3 +328,31 @@ def test_a_report_of_what_is_finished_says_how_many(tmp_path, monkeypatch):
     assert epochs[1:6] == ["+6.0", "+6.0 to +6.0", "3", "< 0.001", "yes"]
     encoded = cells(said, "K = 8 better than K = 2 at equal encoded views")
     assert encoded[1:6] == ["", "", "0", "", "not measured"]
+
+
+@pytest.mark.slow
+def test_each_width_has_its_own_best_rate_at_both_weights(tmp_path):
+    flags = ["--runs", str(tmp_path), "--seeds", "2", "--rates", "0.333", "1"]
+    scale = scale_of(*flags[:4])
+    scale.args.rates = [0.333, 1.0]
+    planned = projector.recipes(scale, [64, 256, 8192])
+    sides = trials.by_widths(scale, planned[projector.RULE])
+    assert list(sides) == ["d = 64", "d = 256", "d = 8192"]
+    # The widest is best at the lower rate, the others at the scale's own.
+    reached = {
+        trial.recipe: 30.0 + 5 * ((trial.rate == 1) != (trial.recipe.dim == 8192))
+        for own in sides.values()
+        for trial in own
+    }
+    write_runs(scale, reached, lambda r, seed: (reached[r], 30.0), seeds=[trials.SEED])
+    tried = trials.complete(scale, sides)
+    chosen = [each for of in planned.values() for each in tried.at_best_rates(scale, of, "dim")]
+    assert [(r.dim, r.lr) for r in chosen] == 2 * [(64, None), (256, None), (8192, 0.000999)]
+    # One fixed weight is kept at every rate.
+    assert [r.weight for r in chosen] == [r.weight for of in planned.values() for r in of]
+    write_runs(scale, chosen, lambda r, seed: (40.0 + 0.1 * seed, 60.0))
+    widths = ["--widths", "64", "256", "8192"]
+    assert projector.main([*NO_RECORDS, *flags, *widths]) == 0
+    said = (tmp_path / "projector" / "summary.md").read_text()
+    assert "d = 8192: of 2 trials the best has 35.0%, with rate 0.000999" in said
+    assert "16 of 16 runs finished" in said
