@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.beton import ensure_beton
-from effssl.data.sources import open_source
+from effssl.data.sources import Source, open_source
 from tests.conftest import STORE, read_all, write_class_folders
 
 pytestmark = pytest.mark.slow
@@ -114,27 +114,23 @@ def test_a_half_written_beton_is_not_used(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-WRITE = """
-import sys, pathlib
-from effssl.image_config import Storage
-from effssl.data.beton import ensure_beton
-from effssl.data.sources import open_source
-root = pathlib.Path(sys.argv[1])
-ensure_beton(open_source("folder", root, "train"), root, "x", Storage(workers=1))
-"""
+# Without the seconds of a process's imports.
+FORK = multiprocessing.get_context("fork")
 
 
-def test_processes_that_need_the_same_beton_write_it_once(tmp_path):
+def test_processes_that_need_the_same_beton_write_it_once(tmp_path, capfd):
     write_class_folders(tmp_path / "train", per_class=40)
+    source = open_source("folder", tmp_path, "train")
     both = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
+        FORK.Process(target=ensure_beton, args=(source, tmp_path, "x", replace(STORE, workers=1)))
         for _ in range(2)
     ]
-    outputs = [p.communicate(timeout=280)[0] for p in both]
-    assert [p.returncode for p in both] == [0, 0]
-    assert sum("writing" in text for text in outputs) == 1
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=280)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert capfd.readouterr().out.count("writing") == 1
 
 
 def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
@@ -143,8 +139,6 @@ def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
             return 50
 
         def __getitem__(self, position):
-            import os
-
             os._exit(9)
 
     source = open_source("digits", tmp_path, "test")._replace(
@@ -153,44 +147,36 @@ def test_a_dead_writer_process_is_an_error_not_a_hang(tmp_path):
     began = time.monotonic()
     with pytest.raises(InputError, match="died"):
         ensure_beton(source, tmp_path, "x", STORE)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100
     assert {p.suffix for p in tmp_path.iterdir()} <= {".lock"}
 
 
-SLOW = """
-import sys, time, pathlib, numpy as np
-from effssl.image_config import Storage
-from effssl.data.beton import ensure_beton
-from effssl.data.sources import Source
-class Slow:
+class _Slow:
     def __len__(self):
         return 20_000
+
     def __getitem__(self, position):
         time.sleep(0.02)
         return np.zeros((400, 400, 3), np.uint8)
-source = Source(Slow(), np.zeros(20_000, np.int64), [], "f", "i", 400)
-ensure_beton(source, pathlib.Path(sys.argv[1]), "x", Storage(workers=2))
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_writer_ends_and_leaves_no_process_and_no_beton(tmp_path, number):
-    writer = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    source = Source(_Slow(), np.zeros(20_000, np.int64), [], "f", "i", 400)
+    storage = replace(STORE, workers=2)
+    writer = FORK.Process(target=ensure_beton, args=(source, tmp_path, "x", storage))
+    writer.start()
     children = Path(f"/proc/{writer.pid}/task/{writer.pid}/children")
-    deadline = time.monotonic() + 60
-    # Two workers, and multiprocessing's tracker of resources.
-    while not (list(tmp_path.glob(".x-*.tmp")) and len(children.read_text().split()) >= 3):
-        assert writer.poll() is None and time.monotonic() < deadline
+    deadline = time.monotonic() + 100
+    while not (list(tmp_path.glob(".x-*.tmp")) and len(children.read_text().split()) >= 2):
+        assert writer.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(1)
     workers = children.read_text().split()
-    writer.send_signal(number)
-    assert writer.wait(timeout=20) != 0
-    deadline = time.monotonic() + 20
+    os.kill(writer.pid, number)
+    writer.join(timeout=100)
+    assert writer.exitcode not in (None, 0)
+    deadline = time.monotonic() + 100
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline, "a process outlives its writer"
         time.sleep(0.05)
