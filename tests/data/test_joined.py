@@ -134,7 +134,9 @@ def test_a_run_trains_on_all_goes_on_elsewhere_and_is_evaluated(places, tmp_path
     assert cfg.images.more_dirs == tuple(places[1:])
     assert "28 images in 3 classes" in capsys.readouterr().out
     assert reopen_data(cfg.images).train.classes == ["another", "class-0", "class-1"]
-    assert evaluate.main(cli.parse_evaluation([str(run), "--fine-tune", "--device", "cpu"])) == 0
+    judge = [str(run), "--num-averaged-views", "0", "--no-untrained"]
+    tuned = ["--fine-tune", "1", "--fine-tune-epochs", "1", "--device", "cpu"]
+    assert evaluate.main(cli.parse_evaluation([*judge, *tuned])) == 0
     moved = tmp_path / "moved"
     places[1].rename(moved)
     with pytest.raises(InputError, match=f"the run's images .folder. are not in {places[1]}"):
@@ -142,10 +144,10 @@ def test_a_run_trains_on_all_goes_on_elsewhere_and_is_evaluated(places, tmp_path
     there = ["--more-dirs", str(moved), str(places[2])]
     assert train.main(cli.parse(["--resume", str(run), "--epochs", "3", *there])) == 0
     assert json.loads((run / "result.json").read_text())["steps"] == 9
-    assert evaluate.main(cli.parse_evaluation([str(run), "--fine-tune", *there])) == 2
+    assert evaluate.main(cli.parse_evaluation([*judge, *there])) == 2
     assert "--more-dirs is for the set in --data-dir, which is not given" in capsys.readouterr().err
     there += ["--data-dir", str(places[0]), "--device", "cpu"]
-    assert evaluate.main(cli.parse_evaluation([str(run), "--fine-tune", *there])) == 0
+    assert evaluate.main(cli.parse_evaluation([*judge, *there])) == 0
 
 
 def test_their_representations_are_named(places, tmp_path):
