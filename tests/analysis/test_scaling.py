@@ -53,8 +53,11 @@ def test_a_planted_link_is_found():
     assert communication.fitted([1.0, 1e6], [1e-9, 1.0]).latency_s >= 0
 
 
-def _counted_for_real(rank, folder, method, shape):
-    """Run the loss in a real group whose exchanges are counted by torch's own names."""
+CASES = [(method, shape) for method in scaling.METHODS for shape in ((2, 6, 40), (4, 30, 10))]
+
+
+def _counted_for_real(rank, folder):
+    """Run each loss in a real group whose exchanges are counted by torch's own names."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     total = {"reduced": 0, "gathered": 0}
     reduce, gather = dist.all_reduce, dist.all_gather
@@ -68,20 +71,29 @@ def _counted_for_real(rank, folder, method, shape):
         return gather(everyone, x)
 
     dist.all_reduce, dist.all_gather = all_reduce, all_gather
-    scaling.loss_of(method, shape[2])(torch.randn(*shape).requires_grad_()).backward()
-    torch.save(total, f"{folder}/{rank}.pt")
+    totals = []
+    for method, shape in CASES:
+        total.update(reduced=0, gathered=0)
+        scaling.loss_of(method, shape[2])(torch.randn(*shape).requires_grad_()).backward()
+        totals.append((total["reduced"], total["gathered"]))
+    torch.save(totals, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory):
+    """Return what each of two processes has sent in each of CASES: one start for all of them."""
+    folder = tmp_path_factory.mktemp("sent")
+    mp.spawn(_counted_for_real, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", scaling.METHODS)
-@pytest.mark.parametrize("shape", [(2, 6, 40), (4, 30, 10)])
-def test_two_processes_send_what_is_counted(tmp_path, method, shape):
-    mp.spawn(_counted_for_real, (str(tmp_path), method, shape), nprocs=2)
+@pytest.mark.parametrize(("method", "shape"), CASES)
+def test_two_processes_send_what_is_counted(sent, method, shape):
     counted = communication.of_loss(scaling.loss_of(method, shape[2]), shape, 2)
-    for rank in range(2):
-        total = torch.load(tmp_path / f"{rank}.pt")
-        assert (total["reduced"], total["gathered"]) == (counted.reduced, counted.gathered)
+    for totals in sent:
+        assert totals[CASES.index((method, shape))] == (counted.reduced, counted.gathered)
 
 
 @pytest.mark.slow
