@@ -1,13 +1,21 @@
 """Scales of the claims, and finished runs made up for them."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
 
-from analysis.harness import claims, recipes, trials
+import pytest
+
+from analysis.harness import claims, recipes, training, trials
 from analysis.harness.cli import read_flags
 from analysis.harness.recipes import Scale
 from effssl import cli
+from effssl.train import loop
+from tests.conftest import dots_for_pictures
 
 TINY = [
     *("--data", "digits", "--image-size", "8", "--precision", "fp32", "--proj-dim", "16"),
@@ -76,6 +84,23 @@ def write_runs(scale: Scale, planned, figures_of, seeds=None) -> None:
         (folder / "linear_all_labels.json").write_text(
             json.dumps({"fraction": scale.cfg.images.fraction, "linear": accuracy / 100 + 0.01})
         )
+
+
+@contextlib.contextmanager
+def trained_here() -> Iterator[None]:
+    """Let studies train in this process, without the seconds that each start takes, and without
+    pictures of runs."""
+
+    def start(run: Path, flags: list[str], *_: object) -> types.SimpleNamespace:
+        code = loop.main(cli.parse([*flags, "--out", str(run)]))
+        none = lambda *_: None  # noqa: E731
+        return types.SimpleNamespace(
+            poll=lambda: code, returncode=code, send_signal=none, wait=none
+        )
+
+    with dots_for_pictures(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "start_process", start)
+        yield
 
 
 def cells(summary: str, begins: str) -> list[str]:
