@@ -1,9 +1,13 @@
+import math
 import subprocess
+import time
+import types
 
 import pytest
 
 from analysis.harness import training
 from effssl import InputError, cli
+from effssl.run.log import read_metrics
 
 TINY = [
     *(
@@ -36,13 +40,13 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir
         training.complete({"one": flags}, tmp_path)
 
 
-@pytest.mark.slow
-def test_a_failing_run_is_named_with_its_last_words(tmp_path):
-    with pytest.raises(training.RunFailed, match=r"bad failed.*no image"):
-        (tmp_path / "images").mkdir()
-        training.complete(
-            {"bad": ["--data", "folder", "--data-dir", str(tmp_path / "images")]}, tmp_path
-        )
+def test_a_failing_run_is_named_with_its_last_words(tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text(r"print('1\n2\n3\nno image'); raise SystemExit(2)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    trainers = {"bad": training.Trainer("failing", resumes=False)}
+    with pytest.raises(training.RunFailed, match=r"bad failed: 2 \| 3 \| no image$") as told:
+        training.complete({"bad": []}, tmp_path, trainers=trainers)
+    assert (told.value.name, told.value.code) == ("bad", 2)
 
 
 def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(
@@ -64,20 +68,24 @@ def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(
 
 
 @pytest.mark.slow
-def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path):
+def test_runs_stopped_by_the_clock_go_on_at_the_next_call(digits_dir, tmp_path, monkeypatch):
     flags = {
         "long": [*TINY, "--data-dir", str(digits_dir), "--epochs", "4000", "--final-images", "0"]
     }
-    assert training.complete(flags, tmp_path, seconds=4) == []
-    first = (tmp_path / "long.log").read_text()
-    for seconds in (10, 20, 30, 40, 60):  # a busy machine takes long to begin
-        assert training.complete(flags, tmp_path, seconds=seconds) == []
-        then = (tmp_path / "long.log").read_text()
-        if "stopped at step" in then:
-            break
-    assert then.startswith(first)
-    assert "Traceback" not in then
-    assert "stopped at step" in then
+    seen = 0
+
+    def until_it_has_trained() -> float:  # a busy machine takes long to begin
+        return math.inf if len(read_metrics(tmp_path / "long")) > seen + 1 else 0.0
+
+    clock = types.SimpleNamespace(monotonic=until_it_has_trained, sleep=time.sleep)
+    monkeypatch.setattr(training, "time", clock)
+    logs = []
+    for calls in (1, 2):
+        assert training.complete(flags, tmp_path, seconds=1) == []
+        logs.append((tmp_path / "long.log").read_text())
+        assert logs[-1].count("stopped at step") == calls and "Traceback" not in logs[-1]
+        seen = len(read_metrics(tmp_path / "long"))
+    assert logs[1].startswith(logs[0])
 
 
 def test_a_trainer_of_the_checkout_is_found_from_any_folder(tmp_path, monkeypatch):
