@@ -211,18 +211,36 @@ def test_the_lines_in_the_docs_load_it(tmp_path):
     assert all(torch.equal(weights[k], ours[k]) for k in ours)
 
 
-def test_onnx_takes_any_batch_and_computes_the_same(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+@pytest.fixture(scope="module")
+def with_onnx(tmp_path_factory):
+    """Return a run and its export with an ONNX file, which takes seconds to make."""
     pytest.importorskip("onnxscript")
-    run = write_run(tmp_path / "run")
-    assert main(Export(run, tmp_path / "to", onnx=True)) == 0
-    assert {p.name for p in (tmp_path / "to").iterdir()} == {
-        "config.json",
-        "README.md",
-        "small_stem",
-        "model.onnx",
-    }
-    session = onnxruntime.InferenceSession(tmp_path / "to" / "model.onnx")
+    pytest.importorskip("onnxruntime")
+    root = tmp_path_factory.mktemp("onnx")
+    run = write_run(root / "run")
+    assert main(Export(run, root / "to", onnx=True)) == 0
+    return run, root / "to"
+
+
+def exporting(file, change):
+    """Return a torch.onnx.export that writes this ONNX file after a change."""
+    import onnx
+
+    def export_changed(model, inputs, to, **others):
+        made = onnx.load(file)
+        change(made)
+        onnx.save(made, to)
+
+    return export_changed
+
+
+def test_onnx_takes_any_batch_and_computes_the_same(with_onnx):
+    import onnxruntime
+
+    run, to = with_onnx
+    files = {"config.json", "README.md", "small_stem", "model.onnx"}
+    assert {p.name for p in to.iterdir()} == files
+    session = onnxruntime.InferenceSession(to / "model.onnx")
     backbone, _ = load_backbone(run)
     for batch in (1, 3, 8):
         images = torch.randn(batch, 3, 16, 16)
@@ -230,23 +248,36 @@ def test_onnx_takes_any_batch_and_computes_the_same(tmp_path):
             np.testing.assert_allclose(
                 session.run(None, {"images": images.numpy()})[0], backbone(images), atol=1e-4
             )
-    assert main(Export(run, tmp_path / "to", onnx=True)) == 0  # again
 
 
-def test_an_onnx_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnxscript")
-    run = write_run(tmp_path / "run")
-    exported = torch.onnx.export
+def test_another_onnx_file_of_the_same_weights_takes_the_place_of_the_first(with_onnx, monkeypatch):
+    run, to = with_onnx
+    before = contents(to)
 
-    def wrong(model, *rest, **others):
-        model.bn1.bias.data += 0.1
-        exported(model, *rest, **others)
-        model.bn1.bias.data -= 0.1
+    def said(made):
+        made.doc_string = "made again"
 
-    monkeypatch.setattr(torch.onnx, "export", wrong)
+    monkeypatch.setattr(torch.onnx, "export", exporting(to / "model.onnx", said))
+    assert main(Export(run, to, onnx=True)) == 0
+    after = contents(to)
+    assert after.pop("model.onnx") != before.pop("model.onnx") and after == before
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_left(
+    with_onnx, tmp_path, monkeypatch, capsys
+):
+    from onnx import numpy_helper
+
+    def wrong(made):
+        weights = next(part for part in made.graph.initializer if len(part.dims) == 4)
+        changed = numpy_helper.to_array(weights) + np.float32(0.1)
+        weights.CopyFrom(numpy_helper.from_array(changed, weights.name))
+
+    run, to = with_onnx
+    monkeypatch.setattr(torch.onnx, "export", exporting(to / "model.onnx", wrong))
     assert main(Export(run, tmp_path / "to", onnx=True)) == 2
-    assert "does not come out right in ONNX" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+    assert "does not come out right in ONNX: outputs for 1 images" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_extra_is_one_line(tmp_path, monkeypatch, capsys):
