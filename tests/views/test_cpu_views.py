@@ -174,8 +174,7 @@ def test_threads_that_make_views_at_once_do_not_disturb_each_other():
     assert all(torch.equal(views, expected) for views in made)
 
 
-@pytest.mark.parametrize("channels", [1, 5])
-@pytest.mark.parametrize("kind", ["bytes", "floats"])
+@pytest.mark.parametrize(("channels", "kind"), [(1, "bytes"), (5, "floats")])  # compiled for each
 def test_any_number_of_channels_is_that_of_ops(channels, kind):
     """Brightness, contrast, blur and solarisation, of each view by other numbers."""
     rng = np.random.default_rng(channels)
