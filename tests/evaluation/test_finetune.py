@@ -32,7 +32,7 @@ from effssl.models import Projector, create_backbone
 from effssl.run import signals
 from effssl.run.device import Runtime
 from effssl.train import loop as train
-from tests.conftest import QUICK
+from tests.conftest import QUICK, dots_for_pictures
 from tests.evaluation.conftest import CPU
 
 SEEDED = {"seed": 0, "runtime": CPU}
@@ -310,7 +310,8 @@ def test_supervised_training_has_the_views_and_steps_of_a_run(digits, digits_dir
         "--probe-every",
         "0",
     ]
-    assert train.main(cli.parse(flags)) == 0
+    with dots_for_pictures():
+        assert train.main(cli.parse(flags)) == 0
     result, cfg = (
         json.loads((run / "result.json").read_text()),
         cli.parse(["--config", str(run / "config.yaml")]),
