@@ -230,6 +230,6 @@ def test_a_damaged_image_is_named_by_its_position(photographs, tmp_path, workers
     began = time.monotonic()
     with pytest.raises(InputError, match=r"damaged\.beton is damaged \(image 7 is not what was"):
         crops_of(loader)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100  # it does not hang
     with pytest.raises(InputError, match="image 7 is not what was stored"):  # of clean views
         read_all(damaged, COUNT, workers=workers, square=SIZE)

@@ -127,8 +127,9 @@ def test_a_dtype_below_float32_is_taken(own):
 
 
 @pytest.mark.slow
-def test_files_of_settings_run_no_code(own, tmp_path, capsys):
-    run, flags = tmp_path / "run", [*QUICK, "--transform", own + "same"]
+def test_files_of_settings_run_no_code(own, digits_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = [*QUICK, "--data-dir", str(digits_dir), "--transform", own + "same"]
     asked = cli.parse([*flags, "--epochs", "1", "--out", str(run)])
     assert train.main(asked) == 0
     saved = str(run / "config.yaml")
@@ -145,8 +146,8 @@ def test_files_of_settings_run_no_code(own, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_broken_one_ends_the_command_before_training(own, tmp_path, capsys):
-    flags = [*QUICK, "--transform", own + "broken", "--out", str(tmp_path / "run")]
-    assert train.main(cli.parse(flags)) == 2
+def test_a_broken_one_ends_the_command_before_training(own, digits_dir, tmp_path, capsys):
+    flags = [*QUICK, "--data-dir", str(digits_dir), "--transform", own + "broken"]
+    assert train.main(cli.parse([*flags, "--out", str(tmp_path / "run")])) == 2
     assert "own.py, line 13" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

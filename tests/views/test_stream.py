@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -164,8 +165,10 @@ def test_no_images_are_no_batches(squares):
     assert list(stream.epoch(none, 0)) == list(stream.clean(none)) == []
 
 
-@pytest.mark.slow
-def test_compiled_views_are_the_same_and_the_last_batch_too(squares):
+def test_compiled_views_are_the_same_and_the_last_batch_too(squares, monkeypatch):
+    """Without the minute of a C++ compiler, which tests/test_device.py takes."""
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", traced)
     compiled = stream_of(squares, runtime=replace(CPU, compile=True))
     torch.testing.assert_close(
         views_of(compiled, np.arange(COUNT)),
