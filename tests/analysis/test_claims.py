@@ -220,6 +220,7 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_pictures")
 def test_what_the_trials_choose_is_trained(tmp_path, monkeypatch):
     best = {wallclock.BASELINE: (3.0, 0.3), wallclock.RECOMMENDED: (1.0, 3.0)}
     said = made_wallclock(tmp_path, monkeypatch, best, seeds=1)
@@ -264,6 +265,7 @@ def parts_of(module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [views, subset])
+@pytest.mark.usefixtures("empty_pictures")
 def test_each_k_has_its_own_best_rate(module, tmp_path):
     said = made_with_rates(module, tmp_path, [1.0, 3.0, 9.0], {2: 1.0, 4: 3.0})
     assert "K = 2: of 3 trials the best has 35.0%, with rate 0.003" in said
@@ -298,6 +300,7 @@ def test_no_rates_is_no_trial_and_the_scarce_scale_has_three_for_each_k():
         assert images == 5120 * part and images % scarce.cfg.optim.batch_size == 0
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_nothing_else_is_trained_before_the_trials_are_finished(tmp_path, monkeypatch):
     calls = []
 
@@ -313,6 +316,7 @@ def test_nothing_else_is_trained_before_the_trials_are_finished(tmp_path, monkey
     assert "bt_k2_d8192_w0.0008_f1_e4_s0" in names
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_report_of_what_is_finished_says_how_many(tmp_path, monkeypatch):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "3")
     write_runs(scale, [Recipe(8, 256, 1), Recipe(2, 256, 1)], lambda r, s: (40.0 + r.views, 60.0))

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,9 @@ from analysis.harness import recipes, training
 from analysis.harness.recipes import Recipe
 from effssl import cli
 from effssl.run.log import read_metrics
-from effssl.train import loop, probe
-from tests.analysis.made_runs import NO_RECORDS, TINY, scale_of
+from tests.analysis.made_runs import NO_RECORDS, TINY, scale_of, trained_here
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("empty_pictures")]
 
 
 def test_a_script_that_is_interrupted_goes_on_and_ends(digits_dir, tmp_path, monkeypatch, capfd):
@@ -47,21 +45,9 @@ def test_a_script_that_is_interrupted_goes_on_and_ends(digits_dir, tmp_path, mon
 
 @pytest.fixture(scope="module")
 def trained(digits_dir, tmp_path_factory):
-    """Return the folder of runs that the four commands share; they train in this process, without
-    pictures."""
-
-    def start(run: Path, flags: list[str], *_: object) -> types.SimpleNamespace:
-        code = loop.main(cli.parse([*flags, "--out", str(run)]))
-        none = lambda *_: None  # noqa: E731
-        return types.SimpleNamespace(
-            poll=lambda: code, returncode=code, send_signal=none, wait=none
-        )
-
+    """Return the folder of runs that the four commands share."""
     folder = tmp_path_factory.mktemp("claims") / "runs"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "start_process", start)
-        patch.setattr(probe.pictures, "save_views", lambda *_: None)
-        patch.setattr(probe.pictures, "save_curves", lambda *_: None)
+    with trained_here():
         assert views.main(on(folder, digits_dir, "--views", "2", "4")) == 0
         yield folder
 

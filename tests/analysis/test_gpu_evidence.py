@@ -50,7 +50,7 @@ def test_a_piece_that_takes_too_long_is_stopped_and_comes_again(run, tmp_path):
     slow = Piece("slow", (sys.executable, "-c", SLOW))
     began = time.monotonic()
     _, table = run(slow, note(tmp_path, "after"), seconds=4.0)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100  # not the 600 of its own
     assert "goes on" in table[0] and "not begun" in table[1]
     said, table = run(note(tmp_path, "slow"), note(tmp_path, "after"))
     assert "said slow" in said and all("ended after" in line for line in table)

@@ -29,6 +29,7 @@ def test_the_papers_share_is_six_percent_and_the_width_has_it():
         assert (features * width + width**2) / cost == pytest.approx(papers_share(), rel=0.03)
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_wallclock_takes_it(tmp_path, capsys):
     flags = ["--runs", str(tmp_path), "--seconds", "0", "--wide", "share", "--", *TINY]
     assert wallclock.main([*NO_RECORDS, *flags]) == 0

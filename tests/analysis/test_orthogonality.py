@@ -19,6 +19,7 @@ from effssl.losses.auto_weights import decorrelation_weight
 from effssl.models import build_encoder
 from effssl.run.device import open_runtime
 from effssl.run.log import read_metrics
+from tests.analysis.made_runs import trained_here
 
 pytestmark = pytest.mark.slow
 
@@ -194,7 +195,7 @@ def test_the_pair_differs_in_its_weight_by_a_hundred():
 
 
 @pytest.mark.slow
-def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, capsys):
+def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, capsys, monkeypatch):
     flags = [
         "--data-dir",
         str(digits_dir),
@@ -204,7 +205,8 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
         str(tmp_path / "out"),
     ]
     flags += ["--seeds", "1", "--widths", "16", "--", *TINY]
-    assert orthogonality.main(flags) == 0
+    with trained_here():
+        assert orthogonality.main(flags) == 0
     results = sorted((tmp_path / "runs").glob("*/result.json"))
     before = [file.stat().st_mtime_ns for file in results]
     rows = rows_of(tmp_path / "out")
@@ -228,6 +230,7 @@ def test_the_digits_pair_is_trained_once_and_compared(digits_dir, tmp_path, caps
     ):
         assert said in text
     assert (tmp_path / "out" / "orthogonality.png").stat().st_size > 50_000
+    monkeypatch.setattr(orthogonality, "write_picture", lambda *_, **__: None)  # it takes seconds
     assert orthogonality.main(flags) == 0
     assert [file.stat().st_mtime_ns for file in results] == before
     assert len(before) == 2

@@ -142,6 +142,7 @@ def test_the_best_trial_of_all_is_chosen_and_the_ratio_judged(tmp_path, monkeypa
     assert (tmp_path / "race" / "race.png").is_file()
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_records_carry_seeds_from_one_machine_to_the_next(tmp_path, monkeypatch):
     def complete(left, folder, *, records, **_):
         return [n for n in left if n in records or training.has_result(folder / n)]
@@ -184,6 +185,7 @@ def test_a_record_of_other_seconds_is_another_run(tmp_path):
     assert found(200) == {name for name in known if name.startswith(("today", "best"))}
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_machine_may_begin_with_another_seed(tmp_path, monkeypatch):
     asked = []
 

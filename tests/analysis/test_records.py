@@ -28,6 +28,7 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
         (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5", "wallclock"),
     ],
 )
+@pytest.mark.usefixtures("empty_pictures")
 def test_the_committed_records_make_the_committed_tables(
     command, flags, committed, tmp_path, monkeypatch
 ):
@@ -61,6 +62,7 @@ def test_there_is_one_record_a_line_and_all_are_of_one_kind_or_the_other():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_finished_run_is_saved_and_then_found_without_its_folder(tmp_path, capsys):
     file = tmp_path / "records.jsonl"
     scale = scale_of("--runs", str(tmp_path / "runs"), "--seeds", "1")
@@ -77,6 +79,7 @@ def test_a_finished_run_is_saved_and_then_found_without_its_folder(tmp_path, cap
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_record_with_other_settings_is_another_run(tmp_path, capsys):
     flags = ["--runs", str(tmp_path), "--seconds", "0", "--", "--lr", "0.5"]
     assert views.main(flags) == 0
@@ -101,6 +104,7 @@ def test_records_that_cannot_be_read_are_one_line(content, tmp_path, capsys):
     assert said.startswith("error: --records") and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_records_are_not_saved_into_what_is_no_file(tmp_path, capsys):
     scale = scale_of("--runs", str(tmp_path), "--seeds", "1")
     write_runs(scale, [Recipe(2, 256, 1)], lambda recipe, seed: (40.0, 60.0))

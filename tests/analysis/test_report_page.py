@@ -194,7 +194,7 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary)
+        browser = playwright.chromium.launch(executable_path=binary, timeout=120_000)
         yield browser
         browser.close()
 
