@@ -32,7 +32,8 @@ def width(rows: pd.DataFrame) -> list[Part]:
     method in projector/runs.csv, d = 256 (or the width nearest to it) against the widest, both at
     the rule's weight: linear is no more than 1 point worse, and the widest takes more than 1 times
     the seconds; and at the smallest width, at the rule's weight beside the widest's, linear is
-    better, and the off-diagonal energy of z is less."""
+    better, and the off-diagonal energy of z is less. The first is not decided here unless the
+    widest is better than the untrained encoder, which would else do as well."""
     parts = []
     for (method,), own in groups(with_rule(rows), "method"):
         right = at_rule(own)
@@ -44,7 +45,8 @@ def width(rows: pd.DataFrame) -> list[Part]:
         ours, theirs = only(right, dim=small), only(right, dim=widest)
         what = f"{name}, the rule's weight, d = {small:.0f} against {widest:.0f}"
         gap = differences(ours, theirs, "linear", 100)
-        parts.append(over_seeds(f"{what}: no more than {MARGIN:g} point worse", gap, -MARGIN))
+        as_good = over_seeds(f"{what}: no more than {MARGIN:g} point worse", gap, -MARGIN)
+        parts.append(_if_it_trains(as_good, theirs))
         seconds = pairs(theirs, ours, "seconds")
         more = seconds["ours"] / seconds["others"] - 1
         unit = "of its seconds more for the widest"
@@ -60,6 +62,18 @@ def width(rows: pd.DataFrame) -> list[Part]:
     if not parts:
         raise Missing("projector/runs.csv has no method at two widths with the rule's weight")
     return parts
+
+
+def _if_it_trains(part: Part, widest: pd.DataFrame) -> Part:
+    """Return the part as not decided here, unless the runs that it is judged against, where they
+    say what they had before training, are shown to have gained by it."""
+    if "untrained" not in widest or widest["untrained"].isna().all():
+        return part
+    gain = over_seeds("", 100 * (widest["linear"] - widest["untrained"]))
+    if gain.outcome == "yes":
+        return part
+    note = f"control: the widest less the untrained encoder: {gain.seen}"
+    return part._replace(outcome="idle", p=1.0, note=note)
 
 
 def views(rows: pd.DataFrame) -> list[Part]:
@@ -187,11 +201,9 @@ def _times(faster: Speedup) -> str:
 Rules = dict[str, Rule]  # of one claim, by method
 
 
-def _by_method(
-    judge: Judge, command: str, numbers: Sequence[str], texts: Sequence[str] = ()
-) -> Rules:
+def _by_method(judge: Judge, command: str, numbers: Sequence[str], *others: Sequence[str]) -> Rules:
     return {
-        method: table_rule(judge, f"{folder_of(command, method)}/runs.csv", numbers, texts)
+        method: table_rule(judge, f"{folder_of(command, method)}/runs.csv", numbers, *others)
         for method in RULES
     }
 
@@ -201,6 +213,7 @@ WIDTH = _by_method(
     "projector",
     ("dim", "weight", "seed", "linear", "z/off_diagonal", "seconds"),
     ("method",),
+    ("untrained",),
 )
 VIEWS = _by_method(views, "views", ("views", "epochs", "seed", "linear", "seconds"))
 SUBSET = _by_method(subset, "subset", ("views", "part", "seed", "linear", "encoded_views"))

@@ -23,9 +23,16 @@ class Rule(NamedTuple):
     judge: Judge
 
 
-def table_rule(judge: Judge, name: str, numbers: Sequence[str], texts: Sequence[str] = ()) -> Rule:
-    """Return the rule that judges these columns of the CSV file `name`."""
-    return Rule(functools.partial(read_csv, name=name, numbers=numbers, texts=texts), judge)
+def table_rule(
+    judge: Judge,
+    name: str,
+    numbers: Sequence[str],
+    texts: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> Rule:
+    """Return the rule that judges these columns of the CSV file `name`, as read_csv takes them."""
+    read = functools.partial(read_csv, name=name, numbers=numbers, texts=texts, optional=optional)
+    return Rule(read, judge)
 
 
 def words(rule: Judge) -> str:

@@ -20,11 +20,15 @@ class Missing(Exception):
 
 
 def read_csv(
-    results: Path, name: str, numbers: Sequence[str], texts: Sequence[str] = ()
+    results: Path,
+    name: str,
+    numbers: Sequence[str],
+    texts: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the columns `numbers`, as floats, and `texts` of results/name, without the rows that
-    lack one of the numbers. Raises Missing if the file is not there, lacks a column, or has no such
-    row."""
+    lack one of the numbers. optional: further columns of numbers, which may be lacking. Raises
+    Missing if the file is not there, lacks a column, or has no such row."""
     file = results / name
     if not file.is_file():
         raise Missing(f"{name} is not there")
@@ -37,12 +41,13 @@ def read_csv(
     columns = [*numbers, *texts]
     if lacking := [column for column in columns if column not in table]:
         raise Missing(f"{name} has no column {', '.join(lacking)}")
-    table = table[columns].copy()
-    for column in numbers:
+    there = [column for column in optional if column in table]
+    table = table[columns + there].copy()
+    for column in (*numbers, *there):
         table[column] = pd.to_numeric(table[column], errors="coerce").replace(
             [np.inf, -np.inf], np.nan
         )
-    table = table.dropna().reset_index(drop=True)
+    table = table.dropna(subset=columns).reset_index(drop=True)
     if table.empty:
         raise Missing(f"{name} has no row with {', '.join(numbers)}")
     return table

@@ -157,6 +157,15 @@ def test_width(tmp_path, rows, expected):
     assert outcomes(WIDTH, tmp_path) == expected
 
 
+@pytest.mark.parametrize(("untrained", "first"), [(0.3, "yes"), (0.505, "idle"), (None, "yes")])
+def test_a_widest_projector_that_does_not_train_decides_nothing(tmp_path, untrained, first):
+    """It has 0.5 by projector_rows; an untrained encoder would do as well as d = 256 then."""
+    write(
+        tmp_path, "projector/runs.csv", [row | {"untrained": untrained} for row in projector_rows()]
+    )
+    assert outcomes(WIDTH, tmp_path) == [first, "yes", "yes", "yes"]
+
+
 def views_rows(at_two, eight, spread=EXACT, seconds_of_eight=80):
     """K = 2 reaches `at_two` after 1, 2, 4 epochs of 20 seconds; K = 8 `eight` after one."""
     rows = [
