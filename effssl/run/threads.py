@@ -8,12 +8,13 @@ import sys
 MOST_WORKERS = 8  # by default: each may need gigabytes for a large image
 
 
-def own_cores() -> int:
-    """Return how many cores there are for each process of this machine, at most MOST_WORKERS."""
+def own_cores(part: int = 1) -> int:
+    """Return how many cores there are for each process of this machine, or one in `part` of them,
+    at most MOST_WORKERS."""
     can_tell = hasattr(os, "sched_getaffinity")  # Linux; the others know the machine's cores alone
     num_cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
-    return max(1, min(num_cores // num_processes, MOST_WORKERS))
+    return max(1, min(num_cores // num_processes // part, MOST_WORKERS))
 
 
 def loading_threads(device: str) -> int:
@@ -22,7 +23,7 @@ def loading_threads(device: str) -> int:
     On a CPU the cores are the encoder's; what loads takes a quarter of them. On two cores a second
     thread that loads made a step a fifth to a third longer (analysis/LOG.md).
     """
-    return max(1, own_cores() // 4) if device == "cpu" else own_cores()
+    return own_cores(part=4) if device == "cpu" else own_cores()
 
 
 def keep_threads_awake() -> None:

@@ -12,7 +12,14 @@ from effssl.run import threads
 
 @pytest.mark.parametrize(
     ("num_cores", "num_processes", "on_a_gpu", "on_a_cpu"),
-    [(1, None, 1, 1), (2, None, 2, 1), (6, None, 6, 1), (64, None, 8, 2), (16, "4", 4, 1)],
+    [
+        (1, None, 1, 1),
+        (2, None, 2, 1),
+        (6, None, 6, 1),
+        (16, None, 8, 4),
+        (64, None, 8, 8),
+        (16, "4", 4, 1),
+    ],
 )
 def test_images_are_loaded_by_all_cores_of_a_process_or_by_a_quarter_of_them(
     monkeypatch, num_cores, num_processes, on_a_gpu, on_a_cpu
