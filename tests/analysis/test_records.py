@@ -25,7 +25,7 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
         (subset, "", "subset-18000"),
         (subset, "--preset scarce", "subset"),
         (projector, "", "projector"),
-        (projector, "--method vicreg --parallel 2", "projector-vicreg"),
+        (projector, "--method vicreg --rates 0.333 1 --parallel 2", "projector-vicreg"),
         (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5", "wallclock"),
     ],
 )
