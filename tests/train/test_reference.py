@@ -18,7 +18,8 @@ def test_the_reference_is_of_every_run():
 
 def assert_as_before(name: str, folder: Path) -> None:
     expected, actual = REFERENCE["runs"][name], reference.result_of(name, folder)
-    if actual["stored"] != expected["stored"]:
+    has_jpegs = reference.RUNS[name][0] == "photographs"
+    if has_jpegs and actual["stored"] != expected["stored"]:
         pytest.skip("the JPEG library of this machine writes other bytes than the reference's")
     # Measures that were added since are not in it.
     probes = zip(actual["probes"], expected["probes"], strict=True)
@@ -27,6 +28,7 @@ def assert_as_before(name: str, folder: Path) -> None:
         assert actual == expected
         return
     # Another torch or processor may round otherwise; what is computed is still the same.
+    assert actual["stored"] == expected["stored"]
     losses, before = ([float.fromhex(x) for x in each["losses"]] for each in (actual, expected))
     assert losses == pytest.approx(before, rel=1e-3)
 
