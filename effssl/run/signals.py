@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
+import torch
+
 from effssl import InputError
 from effssl.run import distributed
 from effssl.run.log import Clock
@@ -83,22 +85,29 @@ def exit_code(
     """Do a command's work in an `orderly` way, and show its errors as a command line does.
 
     Returns what the work returns (None counts as 0); 2 for bad input, for files that cannot be
-    written and for names that are not UTF-8 where a library wants it, and 3 for FloatingPointError,
-    a training that diverged, each said in one line by every process that has the error, behind its
-    number if it is not the first; 130 for Ctrl-C, with the line `interrupted`. SIGTERM leaves with
-    143, by SystemExit.
+    written, for names that are not UTF-8 where a library wants it and for a device whose memory is
+    full, and 3 for FloatingPointError, a training that diverged, each said in one line by every
+    process that has the error, behind its number if it is not the first; 130 for Ctrl-C, with the
+    line `interrupted`. SIGTERM leaves with 143, by SystemExit.
     """
     try:
         with orderly():
             return work() or 0
     except (InputError, OSError, UnicodeError, FloatingPointError) as error:
-        # It may be that of one process alone. RANK is set by torchrun; the group may not be there
-        # any more.
-        rank = os.environ.get("RANK", "0")
-        who = "" if rank == "0" else f"[rank {rank}] "
         what = "a name that is not UTF-8: " if isinstance(error, UnicodeError) else ""
-        print(f"{who}error: {what}{error}", file=sys.stderr)
+        _say(f"{what}{error}")
         return DIVERGED if isinstance(error, FloatingPointError) else 2
+    except torch.cuda.OutOfMemoryError as error:  # that of a training step is an InputError already
+        reason = str(error).partition(". ")[0]
+        _say(f"the memory of the device is full; free it, or take smaller batches ({reason})")
+        return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED
+
+
+def _say(reason: str) -> None:
+    """Print the error of this process, which may be the only one that has it."""
+    rank = os.environ.get("RANK", "0")  # of torchrun; the group may not be there any more
+    who = "" if rank == "0" else f"[rank {rank}] "
+    print(f"{who}error: {reason}", file=sys.stderr)

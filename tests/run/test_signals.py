@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from effssl import InputError
 from effssl.run import signals
@@ -65,6 +66,12 @@ def ending(error):
             ending(PermissionError(13, "Permission denied", "x")),
             2,
             "error: [Errno 13] Permission denied: 'x'\n",
+        ),
+        (
+            ending(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate. ...")),
+            2,
+            "error: the memory of the device is full; free it, or take smaller batches "
+            "(CUDA out of memory)\n",
         ),
         (ending(FloatingPointError("the loss is nan")), 3, "error: the loss is nan\n"),
         (ending(KeyboardInterrupt()), 130, "stopped by hand\n"),
