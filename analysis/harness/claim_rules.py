@@ -81,7 +81,9 @@ def views(rows: pd.DataFrame) -> list[Part]:
     K = 2, linear: better on the shortest runs, which have as many epochs; and their longest run
     better than that of K = 2 of as many encoded views, and than K = 2 after as many seconds of
     training, for which its accuracy is interpolated between its runs of that seed, linearly in log
-    seconds (beyond them: of the nearest)."""
+    seconds. Beyond them it is that of the nearest, a bound: after the last the difference is at
+    most, before the first at least so much, so that a yes in the one case and a no in the other are
+    not decided here."""
     shortest = rows["epochs"].min()
     two, parts = only(rows, views=2), []
     for k in (8, 4):
@@ -94,25 +96,30 @@ def views(rows: pd.DataFrame) -> list[Part]:
         ):
             gain = differences(only(own, epochs=epochs), only(two, epochs=same), "linear", 100)
             parts.append(over_seeds(f"{better} {budget}", gain))
-        gains, outside = _at_equal_seconds(only(own, epochs=longest), two)
-        note = f"{outside} outside K = 2's runs, against the nearest" if outside else ""
-        parts.append(over_seeds(f"{better} seconds", gains, note=note))
+        parts.append(_at_equal_seconds(f"{better} seconds", only(own, epochs=longest), two))
     return parts
 
 
-def _at_equal_seconds(own: pd.DataFrame, others: pd.DataFrame) -> tuple[list[float], int]:
-    """Return, for each run of `own`, its accuracy less that of `others` of its seed at its seconds,
-    and how many lie outside of those runs; seeds count that have runs of all lengths."""
+def _at_equal_seconds(says: str, own: pd.DataFrame, others: pd.DataFrame) -> Part:
+    """Return the part that asks whether the runs `own` are better than `others` of their seed after
+    as many seconds; seeds count that have runs of all lengths."""
     lengths = others["epochs"].nunique()
-    gains, outside = [], 0
+    gains, where = [], []
     for _, run in own.iterrows():
-        of_seed = only(others, seed=run["seed"])
+        of_seed = only(others, seed=run["seed"]).sort_values("epochs")
         if 0 < len(of_seed) == lengths:
             points = list(zip(of_seed["seconds"], of_seed["linear"], strict=True))
-            accuracy, inside = at_seconds(points, run["seconds"])
+            accuracy, lies = at_seconds(points, run["seconds"])
             gains.append(100 * (run["linear"] - accuracy))
-            outside += not inside
-    return gains, outside
+            where.append(lies)
+    notes = [
+        f"{where.count(lies)} {lies} K = 2's runs: {bound} so much"
+        for lies, bound in (("before", "at least"), ("after", "at most"))
+        if lies in where
+    ]
+    part = over_seeds(says, gains, note="; ".join(notes))
+    undecided = {"yes": "after", "no": "before"}.get(part.outcome) in where
+    return part._replace(outcome="idle", p=1.0) if undecided else part
 
 
 def subset(rows: pd.DataFrame) -> list[Part]:
@@ -220,6 +227,6 @@ SUBSET = _by_method(subset, "subset", ("views", "part", "seed", "linear", "encod
 WALLCLOCK = _by_method(
     wallclock,
     "wallclock",
-    ("views", "dim", "epochs", "seed", "linear", "seconds"),
+    ("views", "dim", "epochs", "seed", "linear", "seconds", "encoded_views"),
     ("recipe",),
 )

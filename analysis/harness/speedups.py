@@ -153,13 +153,13 @@ def speedup(
     """Return how many times faster the runs `own`, of one recipe at several lengths, have the
     accuracy of each run of `target`; paired by seed.
 
-    Seeds count that have runs of all `lengths`. Seconds are interpolated between the runs, linearly
-    in their logarithm. clock: the column of the seconds.
+    Seeds count that have runs of all `lengths`. Seconds are interpolated between the runs in order
+    of their encoded views, linearly in their logarithm. clock: the column of the seconds.
     """
     ratios, reached = [], []
     bound_of = {"at": "", "by": "at least", "not by": "at most"}
     for _, other in target.iterrows():
-        runs = own[own["seed"] == other["seed"]]
+        runs = own[own["seed"] == other["seed"]].sort_values("encoded_views")
         if 0 < len(runs) == lengths:
             points = list(zip(runs[clock], runs["linear"], strict=True))
             seconds, when = seconds_to(points, other["linear"])

@@ -77,29 +77,39 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, bool]:
-    """Return the accuracy at `seconds` between runs (seconds, accuracy), linear in log seconds, and
-    True; outside of all runs that of the nearest, and False."""
-    points = sorted(points)
+def at_seconds(points: Sequence[tuple[float, float]], seconds: float) -> tuple[float, str]:
+    """Return the accuracy at `seconds` between runs (seconds, accuracy), the shortest run first,
+    linear in log seconds, and "at"; of the shortest run and "before" it, of the longest and "after"
+    it."""
+    points = _in_time(points)
+    if seconds < points[0][0]:
+        return points[0][1], "before"
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= seconds <= x1:
             share = math.log(seconds / x0) / math.log(x1 / x0) if x1 > x0 else 0.0
-            return y0 + share * (y1 - y0), True
-    nearest = points[0] if seconds < points[0][0] else points[-1]
-    return nearest[1], nearest[0] == seconds
+            return y0 + share * (y1 - y0), "at"
+    return points[-1][1], "at" if seconds == points[-1][0] else "after"
 
 
 def seconds_to(points: Sequence[tuple[float, float]], accuracy: float) -> tuple[float, str]:
-    """Return the seconds at which runs (seconds, accuracy) first reach `accuracy`, linear in log
-    seconds between them, and "at"; the shortest run's and "by" if that has it already; the longest
-    run's and "not by" if none has it."""
-    points = sorted(points)
+    """Return the seconds at which runs (seconds, accuracy), the shortest run first, reach
+    `accuracy`, linear in log seconds between them, and "at"; the shortest run's and "by" if that
+    has it already; the longest run's and "not by" if none has it."""
+    points = _in_time(points)
     if points[0][1] >= accuracy:
         return points[0][0], "at" if points[0][1] == accuracy else "by"
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if y1 >= accuracy:
             return x0 * (x1 / x0) ** ((accuracy - y0) / (y1 - y0)), "at"
     return points[-1][0], "not by"
+
+
+def _in_time(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return runs of growing length with seconds that do not fall. Beside other work a longer run
+    may have taken less time than a shorter one; in order of seconds the shorter would drop out, and
+    what lies between them be taken from runs further apart."""
+    seconds = itertools.accumulate((x for x, _ in points), max)
+    return [(x, y) for x, (_, y) in zip(seconds, points, strict=True)]
 
 
 def interval(estimated: Estimate | None, form: str = "{:.1f}") -> str:

@@ -116,12 +116,12 @@ def test_differences_are_paired_by_seed():
 
 
 def test_accuracy_between_runs_is_linear_in_log_seconds():
-    points = [(1000.0, 70.0), (10.0, 40.0), (100.0, 60.0)]  # in any order
-    assert stats.at_seconds(points, 10 * 10**0.5) == (pytest.approx(50), True)
-    assert stats.at_seconds(points, 100) == (pytest.approx(60), True)
-    assert stats.at_seconds(points, 1000) == (pytest.approx(70), True)
-    assert stats.at_seconds(points, 5) == (40, False)
-    assert stats.at_seconds(points, 2000) == (70, False)
+    points = [(10.0, 40.0), (100.0, 60.0), (1000.0, 70.0)]
+    assert stats.at_seconds(points, 10 * 10**0.5) == (pytest.approx(50), "at")
+    assert stats.at_seconds(points, 100) == (pytest.approx(60), "at")
+    assert stats.at_seconds(points, 1000) == (pytest.approx(70), "at")
+    assert stats.at_seconds(points, 5) == (40, "before")
+    assert stats.at_seconds(points, 2000) == (70, "after")
 
 
 def test_seconds_to_an_accuracy_invert_that():
@@ -135,6 +135,15 @@ def test_seconds_to_an_accuracy_invert_that():
     assert stats.seconds_to([(1.0, 10.0), (2.0, 30.0), (4.0, 20.0), (8.0, 40.0)], 20)[
         0
     ] == pytest.approx(2**0.5)
+
+
+def test_a_longer_run_that_took_less_time_does_not_hide_a_shorter_one():
+    points = [(10.0, 40.0), (100.0, 60.0), (90.0, 70.0)]
+    assert stats.seconds_to(points, 50) == (pytest.approx(10 * 10**0.5), "at")
+    assert stats.seconds_to(points, 65) == (100, "at")
+    assert stats.at_seconds(points, 10 * 10**0.5) == (pytest.approx(50), "at")
+    assert stats.at_seconds(points, 100) == (60, "at")
+    assert stats.at_seconds(points, 101) == (70, "after")
 
 
 @pytest.mark.parametrize(
