@@ -118,7 +118,7 @@ def _race(race: Race, wanted: list[Contender]) -> None:
     seeds = [(race.args.first_seed + i) % race.args.seeds for i in range(race.args.seeds)]
     starts = race_runs.timed(race, chosen, seeds[:1])
     # All have had their trials before any is timed.
-    is_chosen = len(chosen) == len(race.contenders)
+    is_chosen = len(chosen) + len(out_of_the_race(race)) == len(race.contenders)
     finished = race_runs.trained(race, starts, began) if is_chosen else []
     if is_chosen and all(s in finished or _has_diverged(race, s) for s in starts):
         rows = race_tables.table([(start, race_runs.record_of(race, start)) for start in finished])
@@ -137,6 +137,13 @@ def _race(race: Race, wanted: list[Contender]) -> None:
 
 def _has_diverged(race: Race, start: Start) -> bool:
     return race_runs.diverged(race.args.runs / start.name)
+
+
+def out_of_the_race(race: Race) -> set[str]:
+    """Return the names of the contenders whose trials have diverged, all of them."""
+    trials = race_runs.trials(race)
+    still_in = {start.contender.name for start in trials if not _has_diverged(race, start)}
+    return {start.contender.name for start in trials} - still_in
 
 
 def choose(race: Race, tried: list[Start]) -> dict[str, int]:
@@ -176,7 +183,7 @@ def _write(
         if race_runs.diverged(race.args.runs / start.name)
     }
     text = f"{verdict(race, all_compared, peer)}\n\n"
-    text += race_tables.standings(rows, probes, wanted, chosen)
+    text += race_tables.standings(rows, probes, wanted, chosen, out_of_the_race(race))
     text += f"\n{markdown(lines)}\nTrials, linear probe in %:\n\n"
     text += race_tables.trials_table(trials, wanted, diverged)
     text += f"\n{PROBE} {splits_in_words(rows) if len(rows) else ''}\n\n"

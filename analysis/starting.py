@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +124,8 @@ def _study(args: argparse.Namespace) -> None:
         for way in study.ways
         for rate in RATES
     }
-    tried = table(args, _complete(args, trials))
+    began_s = time.monotonic()
+    tried = table(args, _complete(args, trials, began_s))
     chosen = choose(tried, study)
     timed = {
         f"{way.name}_lr{chosen[way.name]}_s{seed}": flags_of(
@@ -133,13 +135,14 @@ def _study(args: argparse.Namespace) -> None:
         for way in study.ways
         if way.name in chosen
     }
-    names = _complete(args, timed) if len(chosen) == len(study.ways) else []
+    names = _complete(args, timed, began_s) if len(chosen) == len(study.ways) else []
     if names:
         _write(args, study, tried, table(args, names), names)
 
 
-def _complete(args: argparse.Namespace, wanted: training.Flags) -> list[str]:
-    names = training.complete(wanted, args.runs, parallel=args.parallel, seconds=args.seconds)
+def _complete(args: argparse.Namespace, wanted: training.Flags, began_s: float) -> list[str]:
+    seconds = args.seconds and max(0.0, args.seconds - (time.monotonic() - began_s))
+    names = training.complete(wanted, args.runs, parallel=args.parallel, seconds=seconds)
     print(f"{runs.finished_of(names, wanted)} runs are finished")
     return names
 
@@ -205,7 +208,8 @@ def summary(rows: pd.DataFrame, study: Study) -> str:
     lines, parts = [], []
     for way in study.ways:
         own, first = (rows[rows["way"] == name] for name in (way.name, study.ways[0].name))
-        line: dict[str, Any] = {"": way.name, "rate": own["lr"].iloc[0], "seeds": len(own)}
+        line: dict[str, Any] = {"": way.name, "rate": own["lr"].iloc[0] if len(own) else ""}
+        line["seeds"] = len(own)
         line |= {f"{c} (%)": mean_std(100 * own[c]) for c in ("start", "linear", "knn")}
         if rows["recall_at_1"].notna().any():
             line["recall at 1 (%)"] = mean_std(100 * own["recall_at_1"].dropna())

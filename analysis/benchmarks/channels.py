@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(report(args, Path(folder)))
 
-    return cli.exit_code(work)
+    return cli.exit_code(work, resumes=False)
 
 
 def report(args, folder: Path) -> str:

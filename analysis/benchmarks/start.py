@@ -88,7 +88,7 @@ def _begin(flags: list[str], machine_code: Path) -> dict[str, list[float]]:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with exit code {done.returncode}")
+        raise SystemExit(done.returncode)  # it has said why
     return json.loads(done.stdout.splitlines()[-1])
 
 

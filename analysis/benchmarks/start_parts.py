@@ -12,6 +12,7 @@ from contextlib import suppress
 from unittest import mock
 
 from effssl.cli import parse
+from effssl.run import signals
 
 
 class _Begun(BaseException):
@@ -19,7 +20,11 @@ class _Begun(BaseException):
 
 
 def main(argv: list[str]) -> int:
-    began_s, cfg = float(argv[0]), parse(argv[1:])
+    return signals.exit_code(lambda: _begin(float(argv[0]), argv[1:]))
+
+
+def _begin(began_s: float, flags: list[str]) -> None:
+    cfg = parse(flags)
     ends: dict[str, list[float]] = {}
 
     def ends_here(part: str) -> None:
@@ -46,7 +51,6 @@ def main(argv: list[str]) -> int:
         ):
             loop.train(job)
     print(json.dumps(ends | {"numba": _compiled(compilations.buffer)}), flush=True)
-    return 0
 
 
 def _compiled(events: list) -> list[float]:

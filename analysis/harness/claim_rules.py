@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.harness.at_rule import at_rule, close, with_rule
-from analysis.harness.methods import NAMES, RULES, folder_of
+from analysis.harness.methods import MEASURED, NAMES, folder_of
 from analysis.harness.rules import Judge, Rule, table_rule
 from analysis.harness.speedups import Speedup, speedup
 from analysis.harness.stats import at_seconds
@@ -205,26 +205,28 @@ def _times(faster: Speedup) -> str:
     return f"{seen}; {faster.note}" if faster.note else seen
 
 
-Rules = dict[str, Rule]  # of one claim, by method
+Rules = dict[str, Rule]  # of one claim, by how it is measured
 
 
-def _by_method(judge: Judge, command: str, numbers: Sequence[str], *others: Sequence[str]) -> Rules:
+def _as_measured(
+    judge: Judge, command: str, numbers: Sequence[str], *others: Sequence[str]
+) -> Rules:
     return {
-        method: table_rule(judge, f"{folder_of(command, method)}/runs.csv", numbers, *others)
-        for method in RULES
+        how: table_rule(judge, f"{folder_of(command, how)}/runs.csv", numbers, *others)
+        for how in MEASURED
     }
 
 
-WIDTH = _by_method(
+WIDTH = _as_measured(
     width,
     "projector",
     ("dim", "weight", "seed", "linear", "z/off_diagonal", "seconds"),
     ("method",),
     ("untrained",),
 )
-VIEWS = _by_method(views, "views", ("views", "epochs", "seed", "linear", "seconds"))
-SUBSET = _by_method(subset, "subset", ("views", "part", "seed", "linear", "encoded_views"))
-WALLCLOCK = _by_method(
+VIEWS = _as_measured(views, "views", ("views", "epochs", "seed", "linear", "seconds"))
+SUBSET = _as_measured(subset, "subset", ("views", "part", "seed", "linear", "encoded_views"))
+WALLCLOCK = _as_measured(
     wallclock,
     "wallclock",
     ("views", "dim", "epochs", "seed", "linear", "seconds", "encoded_views"),

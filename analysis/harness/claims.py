@@ -36,10 +36,11 @@ def parser(doc: str | None) -> cli.Parser:
         doc,
         CLAIMS,
         "runs/claims-PRESET",
-        "the preset's: gpu 1, else 3",
+        "the preset's: gpu 1, scarce 5, else 3",
         "E is 8 epochs of 1,295 digits for digits, 1 of 18,000 CIFAR-10 images with a half-width "
-        "ResNet-18 for cpu, 4 of 45,000 with a ResNet-18 for gpu, 100 with a ResNet-50 for paper; "
-        "-- --epochs sets E.\n",
+        "ResNet-18 for cpu, 50 of 5,120 with a quarter-width one for scarce, 3 of a folder of "
+        "photographs for photographs, 4 of 45,000 with a ResNet-18 for gpu, 100 with a ResNet-50 "
+        "for paper; -- --epochs sets E.\n",
     )
     flags.add_argument("--method", choices=SHORT, default=OF_CLAIMS, help="loss of all runs")
     cli.add_records(flags, "claims-PRESET")

@@ -6,7 +6,7 @@ This weight is `redundancy_weight` for Barlow Twins and `cov_weight / inv_weight
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from effssl.config import Loss
 from effssl.losses.auto_weights import cov_weight, decorrelation_weight, redundancy_weight
@@ -20,6 +20,24 @@ NAMES = {
 # Weight times width, w d, by the rule for each method that has one.
 RULES = {"vicreg": cov_weight(1, 1.0), "barlow_twins": redundancy_weight(1)}
 OF_CLAIMS = "barlow_twins"  # method of the claims' commands, unless --method says another
+
+
+class Measured(NamedTuple):
+    """How a claim is measured: the end of its results' folder, its name in tables, and what its
+    command is called with."""
+
+    ending: str
+    name: str
+    flags: str
+
+
+# Each is judged by itself. The first was measured first, so its folders are called as the commands.
+MEASURED = {
+    "barlow_twins": Measured("", "Barlow Twins", ""),
+    "vicreg": Measured("-vicreg", "VICReg", " --method vicreg"),
+    "photographs": Measured("-photographs", "Barlow Twins, photographs", " --preset photographs"),
+    "gpu": Measured("-gpu", "Barlow Twins, one GPU", " --preset gpu"),
+}
 INV_WEIGHT = 25.0  # of VICReg's invariance and variance, where a command chooses them
 
 
@@ -47,7 +65,7 @@ def rule_weight(method: str, dim: int) -> float:
     return redundancy_weight(dim)
 
 
-def folder_of(command: str, method: str) -> str:
-    """Return the name of the folder with the results of a claim's command: of Barlow Twins, which
-    was measured first, that of the command."""
-    return command if method == "barlow_twins" else f"{command}-{method}"
+def folder_of(command: str, how: str) -> str:
+    """Return the name of the folder with the results of a claim's command, by how it is measured:
+    the method, or another name in MEASURED."""
+    return command + MEASURED[how].ending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -120,15 +120,16 @@ def standings(
     probes: pd.DataFrame,
     contenders: Iterable[Contender],
     chosen: dict[str, int],
+    out: Collection[str] = (),
 ) -> str:
-    """Return the ends of all contenders as a Markdown table, with those that do not race and
-    why."""
+    """Return the ends of all contenders as a Markdown table, with those that do not race and why.
+    out: names of those whose trials all diverged."""
     lines = []
     for each in contenders:
         own = ends(rows, each.name) if len(rows) else rows
         missing = "" if each.is_installed else f"not installed: {each.install}"
         if not len(own) and not missing:
-            missing = "not finished"
+            missing = "all trials diverged" if each.name in out else "not finished"
         line = {"contender": each.name, "trial": "", "seeds": len(own), "linear (%)": missing}
         line |= dict.fromkeys(("kNN (%)", "untrained (%)", "seconds", "views/s"), "")
         if len(own):

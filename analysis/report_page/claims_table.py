@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.harness import claims, verdicts
-from analysis.harness.methods import NAMES
+from analysis.harness.methods import MEASURED, OF_CLAIMS
 from analysis.harness.speedups import INTERVAL
 from analysis.harness.tables import Missing, markdown, read_csv
 from analysis.harness.verdicts import Part, Verdict
-from analysis.report_page.sections import SUPPORT, Section, claims_of, measured_claims
+from analysis.report_page.sections import SUPPORT, Section, claims_as, measured_claims
 from analysis.report_page.summaries import origin_of
 
 
 def claims_table(results: Path, in_brief: bool = False) -> str:
-    """Return the table of the claims by method: verdict, deciding figures, seeds and, unless in
-    brief, hardware."""
-    wallclock = _wallclock_in_brief if in_brief else _wallclock
-    figures = {"projector": _width, "views": _views, "subset": _subset, "wallclock": wallclock}
+    """Return the table of the claims in every way that they were measured: verdict, deciding
+    figures, seeds and, unless in brief, hardware."""
+    figures = _IN_BRIEF if in_brief else _FIGURES
     rows = []
     for section in measured_claims(results):
         verdict, folder = verdicts.decide(results, section.rules), section.folders[0]
@@ -28,7 +29,7 @@ def claims_table(results: Path, in_brief: bool = False) -> str:
         rows.append(
             {
                 "claim": section.title,
-                "method": NAMES[section.method],
+                "method": MEASURED[section.how].name,
                 "verdict": f"**{verdict.verdict}**",
                 "measured (95% interval)": figures_of(verdict, results, folder),
                 "n": _num_seeds(verdict, results, folder),
@@ -37,18 +38,20 @@ def claims_table(results: Path, in_brief: bool = False) -> str:
         )
     if in_brief:
         rows = [{name: row[name] for name in row if name != "hardware"} for row in rows]
+        for before, row in reversed([*itertools.pairwise(rows)]):
+            row["claim"] = "" if row["claim"] == before["claim"] else row["claim"]
     return markdown(rows)
 
 
 def claim_parts(results: Path, number: int) -> str:
-    """Return the verdict on the number-th claim and the table of its parts, for each method that it
-    was measured with."""
-    title = claims_of("barlow_twins")[number - 1].title
+    """Return the verdict on the number-th claim and the table of its parts, for each way in which
+    it was measured."""
+    title = claims_as(OF_CLAIMS)[number - 1].title
     texts = []
     for section in measured_claims(results):
         if section.title == title:
             verdict = verdicts.decide(results, section.rules)
-            name, about = NAMES[section.method], about_claim(results, section)
+            name, about = MEASURED[section.how].name, about_claim(results, section)
             table = markdown([_row(part) for part in verdict.parts])
             texts.append(f"With {name}: **{verdict.verdict}**.\n\n{table}\n{about}")
     return "\n\n".join(texts)
@@ -153,9 +156,23 @@ def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
     )
 
 
+def _views_in_brief(verdict: Verdict, results: Path, folder: str) -> str:
+    """Return the figures of claim 2, of what is open the mean alone."""
+    epoch, views, seconds = (
+        _difference(verdict, "K = 8", f"equal {what}")
+        for what in ("epochs", "encoded views", "seconds")
+    )
+    views, seconds = (re.sub(r" \(.*\)(, open)", r"\1", each) for each in (views, seconds))
+    return f"K = 8 minus K = 2 after one epoch: {epoch}; as many views: {views}; seconds: {seconds}"
+
+
 def _wallclock_in_brief(verdict: Verdict, results: Path, folder: str) -> str:
     """Return of claim 4 the seconds of the recommended recipe against the baseline's alone."""
     return _wallclock(verdict, results, folder).partition("; by step cost")[0]
+
+
+_FIGURES = {"projector": _width, "views": _views, "subset": _subset, "wallclock": _wallclock}
+_IN_BRIEF = _FIGURES | {"views": _views_in_brief, "wallclock": _wallclock_in_brief}
 
 
 def _times(ratio: pd.Series) -> str:

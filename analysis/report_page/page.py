@@ -72,5 +72,5 @@ def _shown(section: Section, results: Path, commands: dict[str, str]) -> Shown:
         verdicts.counts(judged.parts),
         [words(rule.judge) for rule in section.rules],
         [folder_of(results, name, commands) for name in section.folders],
-        about_claim(results, section) if section.method else "",
+        about_claim(results, section) if section.how else "",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis.harness import claim_rules, support_rules
-from analysis.harness.methods import NAMES, OF_CLAIMS, RULES, folder_of
+from analysis.harness.methods import MEASURED, OF_CLAIMS, folder_of
 from analysis.harness.rules import Rule
 
 
@@ -16,30 +16,29 @@ class Section(NamedTuple):
     claim: str  # in one sentence
     rules: tuple[Rule, ...]
     folders: tuple[str, ...]  # of the results that it shows
-    method: str = ""  # of a claim's runs
+    how: str = ""  # a claim is measured, in MEASURED
 
     @property
     def heading(self) -> str:
-        """The title, with the method's name: a claim is judged for each method by itself."""
-        return f"{self.title}, {NAMES[self.method]}" if self.method else self.title
+        """The title, with how a claim is measured: each is judged by itself."""
+        return f"{self.title}, {MEASURED[self.how].name}" if self.how else self.title
 
 
-def claims_of(method: str) -> tuple[Section, ...]:
-    """Return the four claims as they are measured with a method."""
+def claims_as(how: str) -> tuple[Section, ...]:
+    """Return the four claims as they are measured with a method, or elsewhere."""
     return tuple(
-        Section(title, claim, (rules[method],), (folder_of(command, method),), method)
+        Section(title, claim, (rules[how],), (folder_of(command, how),), how)
         for command, (title, claim, rules) in _CLAIMS.items()
     )
 
 
 def measured_claims(results: Path) -> tuple[Section, ...]:
-    """Return each claim with every method that it was measured with; if there is none, with that of
-    the claims' commands."""
+    """Return each claim in every way that it was measured; if there is none, in that of the claims'
+    commands."""
     sections: list[Section] = []
-    methods = sorted(RULES, key=lambda method: method != OF_CLAIMS)
-    for of_claim in zip(*(claims_of(method) for method in methods), strict=True):
+    for of_claim in zip(*(claims_as(how) for how in MEASURED), strict=True):
         there = [s for s in of_claim if (results / s.folders[0]).is_dir()]
-        sections += there or [s for s in of_claim if s.method == OF_CLAIMS]
+        sections += there or [s for s in of_claim if s.how == OF_CLAIMS]
     return tuple(sections)
 
 
@@ -66,8 +65,8 @@ _CLAIMS = {
     "wallclock": (
         "Together: half the time",
         "A small projector and more views reach the accuracy of the baseline (two views, a "
-        "projector that is as large a part of the encoder as the paper's, its rate chosen too) in "
-        "at most half its seconds of training.",
+        "projector as wide as the paper's or as large a part of the encoder, its rate chosen too) "
+        "in at most half its seconds of training.",
         claim_rules.WALLCLOCK,
     ),
 }
@@ -128,10 +127,9 @@ SUPPORT = (
     ),
 )
 COMMANDS = {
-    folder_of(command, method): f"python analysis/{command}.py --data-dir DIR"
-    + (f" --method {method}" if method != OF_CLAIMS else "")
+    folder_of(command, how): f"python analysis/{command}.py --data-dir DIR{measured.flags}"
     for command in _CLAIMS
-    for method in RULES
+    for how, measured in MEASURED.items()
 }
 COMMANDS |= {
     "orthogonality": "python analysis/orthogonality.py",
@@ -189,6 +187,10 @@ ALT = {
     "cka.png": "Similarity of the layers to those of the untrained backbone, by linear CKA.",
 }
 ALT_IMAGES = "Sample images and the views made of them."
-DATA = {folder_of(command, method): "CIFAR-10" for command in _CLAIMS for method in RULES}
+DATA = {
+    folder_of(command, how): "Imagenette" if how == "photographs" else "CIFAR-10"
+    for command in _CLAIMS
+    for how in MEASURED
+}
 DATA |= {"weight_rule": "CIFAR-10"}
 DATA |= {"theory": "a synthetic augmentation graph", "losses_cost": "random embeddings"}

@@ -139,6 +139,14 @@ def test_the_bare_backbone_is_a_part_of_a_step(digits_dir, sizes):
     assert len(steps) == 1 and steps[0] > 0
 
 
+def test_a_start_without_images_is_one_line(tmp_path, capfd):
+    flags = ["--data-dir", str(tmp_path / "none"), "--", "--data", "folder"]
+    with pytest.raises(SystemExit) as ended:
+        start.main(flags)
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and said.count("error: ") == 1 and "Traceback" not in said
+
+
 def test_a_starts_parts_add_up_to_all():
     ends = {part: [1.0 + i, 2.0 + i] for i, part in enumerate(start.PARTS)} | {"numba": [3, 0.5]}
     row = start.shown([ends] * 3)

@@ -395,6 +395,7 @@ def test_the_other_rules(tmp_path):
     )
     assert outcomes(support_rules.LOSSES_COST, tmp_path) == ["yes", "yes", "no", "no"]
     speeds = [("effssl", 2, 1), ("x", 2, 1.5), ("x", 4, 2), ("y", 2, 0.9), ("effssl", 0, 1)]
+    speeds += [("effssl without FFCV", 2, 0.9)]  # no other loader
     names = ("loader", "views", "effssl_over_it")
     write(
         tmp_path,

@@ -69,6 +69,13 @@ def test_the_summary_pairs_the_ways_by_seed():
     assert f"| {says} | +5.3 | +3.9 to +6.8 | 3 | 0.0039 | yes |" in text
 
 
+def test_a_way_without_a_finished_run_is_said_to_be_missing():
+    study = starting.Study((), (starting.Way("scratch", ()), starting.Way("continued", ())))
+    text = starting.summary(rows_of(0.05)[:1], study)
+    assert "| scratch | 2e-2 | 1 |" in text and "| continued |  | 0 |" in text
+    assert "| continued better than scratch |" in text and "| not measured |" in text
+
+
 def test_two_questions_are_corrected_by_holm():
     """Of the committed runs the histograms alone would be behind, at p = 0.031."""
     rows = pd.read_csv(Path(starting.__file__).parent / "results" / "starting-beside" / "runs.csv")
