@@ -27,6 +27,11 @@ COMMITTED = records.FOLDER / "claims-cpu.jsonl"
         (projector, "", "projector"),
         (projector, "--method vicreg --rates 0.333 1 --parallel 2", "projector-vicreg"),
         (wallclock, "--wide share --rates 1 3 9 --weights 1 --seeds 5", "wallclock"),
+        (
+            wallclock,
+            "--method vicreg --wide share --rates 0.333 1 3 9 --weights 1 --parallel 2",
+            "wallclock-vicreg",
+        ),
     ],
 )
 @pytest.mark.usefixtures("empty_pictures")
