@@ -110,16 +110,20 @@ def _encode_all(
         replace(augment, image_size=spec.image_size, mean=spec.mean, std=spec.std)
     )
     positions = np.unique(data.pretrain_positions)
-    with atomic(file) as temporary:
-        shape = len(data.train.labels), representation_dim(model)
-        vectors = np.lib.format.open_memmap(str(temporary), "w+", np.float16, shape)
-        start = 0
+    shape, start = (len(data.train.labels), representation_dim(model)), 0
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    # Written, not mapped: through a map a full disk is no error but the signal SIGBUS.
+    with atomic(file) as temporary, temporary.open("wb") as rows:
+        np.lib.format.write_array_header_1_0(rows, header)
+        begin, row_bytes = rows.tell(), 2 * shape[1]
+        rows.truncate(begin + row_bytes * shape[0])
         with closing(seen.clean(positions)) as batches:
             for views in batches:
-                h = encode(model, [views], runtime).cpu().numpy()
-                vectors[positions[start : start + len(h)]] = h
-                start += len(h)
-        vectors.flush()
+                h = encode(model, [views], runtime).cpu().numpy().astype("<f2")
+                for row in h:
+                    rows.seek(begin + row_bytes * int(positions[start]))
+                    rows.write(row.tobytes())
+                    start += 1
 
 
 def _is_there(file: Path, shape: tuple[int, int]) -> bool:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from effssl.run import checkpoint
 from effssl.run.files import append_line, write_json
 from effssl.run.log import RunLog, read_metrics
 from effssl.train import loop as train
-from tests.conftest import QUICK, dots_for_pictures
+from tests.conftest import QUICK, command, dots_for_pictures
 from tests.run.test_records import record
 
 
@@ -114,3 +117,26 @@ def test_a_run_without_room_for_its_first_checkpoint_can_begin_later(digits_dir,
         assert train.main(cli.parse([*map(str, flags)])) == 2
     assert "File too large; no checkpoint was written yet" in capsys.readouterr().err
     assert train.main(cli.parse(["--resume", str(run)])) == 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_what_a_teacher_says_is_one_line(digits_dir, finished, tmp_path):
+    """A real one, of 40 kB: on it, but not beyond a limit, a file may have holes where it is full.
+
+    Its 1,437 rows of 16 numbers of float16 take 46 kB.
+    """
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=40k tmpfs {shlex.quote(str(disk))}"
+    if not shutil.which("unshare") or subprocess.run([*own, mount], check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    flags = [*QUICK, "--data-dir", digits_dir, "--out", disk / "run", "--teacher", finished]
+    listed = f"{mount} && {shlex.join(command(flags))}; echo code $?; ls -A {disk / 'run'}"
+    done = subprocess.run([*own, listed], capture_output=True, text=True, timeout=240, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {disk / 'run' / 'teacher.npy'} cannot be written: No space left on device; no "
+        "checkpoint was written yet"
+    )
+    _, after = done.stdout.split("code 2\n")
+    assert "config.yaml" in after and "teacher" not in after
