@@ -38,7 +38,8 @@ def resume(job: Job) -> None:
     if job.keep is not None:
         job.keep.load(job.out)
     if "scaler" in state:  # checkpoints of older versions have none
-        job.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # else it went on in another precision, and this scaler begins anew
+            job.scaler.load_state_dict(state["scaler"])
         job.micro_batch, job.norms = state["micro_batch"], state["norms"]
         job.skipped = state["skipped"]
     if job.average is not None:
