@@ -141,9 +141,10 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> bool:
     Returns whether --stop-when-flat has ended it: then its table alone may be wanting.
     """
     if job.step == 0:
+        with clock.paused():
+            save_start(job)  # before the checkpoint, which does not go on without it
         _save(job, clock)
         with clock.paused():
-            save_start(job)
             picture_of_views(job, log)
     is_due = job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step))
     if distributed.from_first(is_due):

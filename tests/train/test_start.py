@@ -128,6 +128,19 @@ def test_a_run_that_keeps_its_start_ends_the_same_if_it_was_stopped(digits_dir, 
     assert ends[0] == ends[1]
 
 
+def test_a_run_that_died_before_its_start_was_kept_begins_again(
+    digits_dir, finished, tmp_path, monkeypatch
+):
+    def full(job):
+        raise InputError("the disk is full")
+
+    flags = ["--init", finished, "--keep", 1, "--epochs", 1, "--probe-every", 0]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_start", full)
+        assert train.main(cli.parse(flags_of(digits_dir, tmp_path / "run", *flags))) == 2
+    assert train.main(cli.parse(["--resume", str(tmp_path / "run")])) == 0
+
+
 def test_there_is_nothing_to_keep_without_a_start():
     with pytest.raises(InputError, match="--keep: there is nothing to keep without --init"):
         cli.parse(["--keep", "1"])
