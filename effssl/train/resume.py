@@ -18,6 +18,7 @@ def state_of(job: Job) -> dict[str, Any]:
     return state | {
         "step": job.step,
         "images": job.images,
+        "epoch": _epoch(job),
         "scaler": job.scaler.state_dict(),
         "micro_batch": job.micro_batch,
         "norms": job.norms,
@@ -27,11 +28,19 @@ def state_of(job: Job) -> dict[str, Any]:
 
 
 def resume(job: Job) -> None:
-    """Go on where the run's checkpoint was saved. Raises InputError if its images were others."""
+    """Go on where the run's checkpoint was saved. Raises InputError if its images were others, or
+    if its epochs had other steps, which the number of processes may change with --no-drop-last."""
     state = checkpoint.load(job.out / "checkpoint.pt")
     if state["images"] != job.images:
         raise InputError(
             f"--resume {job.out}: its images were others ({state['images']}; here {job.images})"
+        )
+    own = _epoch(job)
+    if (its := state.get("epoch", own)) != own:  # checkpoints of older versions have none
+        raise InputError(
+            f"--resume {job.out}: its epochs have {its[0]} steps on {its[1]} images, but {own[0]} "
+            f"on {own[1]} in {distributed.world_size()} processes, by whose number a small last "
+            "batch is left out; go on with as many processes as before"
         )
     checkpoint.restore(state, job.encoder, job.optimizer, job.runtime.device)
     job.step, job.seconds = state["step"], state["seconds"]
@@ -44,6 +53,11 @@ def resume(job: Job) -> None:
         job.skipped = state["skipped"]
     if job.average is not None:
         job.average.load_state_dict(state["average"])
+
+
+def _epoch(job: Job) -> list[int]:
+    """Return the steps of an epoch, and its images."""
+    return [job.steps_per_epoch, int(job.batch_ends[-1])]
 
 
 def extension(job: Job) -> dict[str, float] | None:

@@ -32,7 +32,7 @@ from effssl.models.shared_batch_norm import share_batch_norms
 from effssl.run import log as log_module
 from effssl.run import signals
 from effssl.run.log import RunLog, read_metrics
-from effssl.train import forward
+from effssl.train import forward, parts
 from effssl.train import job as job_module
 from effssl.train import loop as train
 from effssl.train.job import build_job
@@ -564,6 +564,19 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, capsys):
     (images / "class-0" / "0.png").unlink()
     assert train.main(cli.parse(["--resume", str(run), "--max-seconds", "9"])) == 2
     assert "its images were others" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_steps(digits_dir, tmp_path, monkeypatch, capsys):
+    """A last batch of three images is for one process, and too small for four."""
+    run = tmp_path / "run"
+    flags = ["--no-drop-last", "--batch-size", 1292, "--epochs", 2, "--max-seconds", 1e-6]
+    assert train.main(cli.parse(quick(digits_dir, run, *flags))) == 0
+    on = ["--resume", str(run), "--max-seconds", "1000"]
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "fewest_images", lambda cfg: 4)
+        assert train.main(cli.parse(on)) == 2
+    assert "its epochs have 2 steps on 1295 images, but 1 on 1292" in capsys.readouterr().err
+    assert train.main(cli.parse(on)) == 0
 
 
 def test_a_damaged_checkpoint_is_named(digits_dir, tmp_path, capsys):
