@@ -25,49 +25,50 @@ class State(NamedTuple):
 
 
 def probes_of(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the probes among a run's records, each with the loss of the training record before
-    it, if there is one."""
+    """Return the probes among a run's records, each with the loss of the last training record since
+    the probe before it, if there is one."""
     probes, loss = [], {}
     for record in metrics:
         if record["kind"] == "train":
             loss = {"loss": record["loss"]}
         elif record["kind"] == "probe":
             probes.append(record | loss)
+            loss = {}  # the next probe would be taken for flat by it
     return probes
 
 
 def state_of_probes(probes: Sequence[dict[str, Any]], loss: Loss | None = None) -> State | None:
-    """Judge a run by its probes, in order; None if there is none, or it has no measure.
+    """Judge a run by its probes, in order; None if none has a measure.
 
-    The measure is the linear probe on validation images, or UNLABELLED. loss: what the run
-    minimises, on which it depends what may be tried; None is the default.
+    The measure is the linear probe on validation images, or UNLABELLED, which probes lack between
+    two records of training: these are judged for a collapse alone. loss: what the run minimises, on
+    which it depends what may be tried; None is the default.
     """
-    if not probes:
-        return None
-    name, sign = ("linear", 1) if "linear" in probes[-1] else UNLABELLED
-    if name not in probes[-1]:
-        return None
+    name, sign = ("linear", 1) if any("linear" in probe for probe in probes) else UNLABELLED
     measured = [probe for probe in probes if name in probe]
+    if not measured:
+        return None
     values = [sign * probe[name] for probe in measured]
     best, last_gain = values[0], 0
     for i, value in enumerate(values):
         if value >= best + (GAIN if name == "linear" else GAIN_OF_LOSS * abs(best)):
             best, last_gain = value, i
     flat_for = len(values) - 1 - last_gain
-    is_best = all(values[-1] > value for value in values[:-1])
+    is_best = name in probes[-1] and all(values[-1] > value for value in values[:-1])
     collapse = _collapse(probes, loss or Loss())
     if collapse:
         line = collapse
     elif len(values) == 1:  # without labels there is no loss before training
-        epoch = probes[-1]["epoch"]
+        epoch = measured[-1]["epoch"]
         at = f"at epoch {epoch:.4g}" if epoch else "before training"
-        line = f"{name} is {probes[-1][name]:.4g} {at}"
+        line = f"{name} is {values[0] * sign:.4g} {at}"
     elif flat_for:
         top = max(range(len(values)), key=values.__getitem__)
         at = f"{measured[top][name]:.4g} at epoch {measured[top]['epoch']:.4g}"
         line = f"flat for {flat_for} probe{'s' * (flat_for > 1)}: the best {name} is {at}"
     else:
-        line = f"still improving: {name} {probes[-1][name]:.4g}, before {measured[-2][name]:.4g}"
+        now, before = (measured[i][name] for i in (-1, -2))
+        line = f"still improving: {name} {now:.4g}, before {before:.4g}"
     return State(line, is_best, flat_for, bool(collapse))
 
 

@@ -53,13 +53,13 @@ def test_without_labels_the_measure_that_earned_it_judges():
     assert state_of_probes([{"epoch": 0, "something": 1.0}]) is None
 
 
-def test_the_loss_is_that_of_the_record_before_a_probe():
+def test_the_loss_is_that_of_the_last_record_since_the_probe_before():
     kinds = [("probe", 0), ("train", 1), ("train", 2), ("probe", 2), ("probe", 3)]
     metrics = [{"kind": kind, "step": step} for kind, step in kinds]
     for record in metrics:
         if record["kind"] == "train":
             record["loss"] = 10.0 * record["step"]
-    assert [p.get("loss") for p in steered(metrics)] == [None, 20.0, 20.0]
+    assert [p.get("loss") for p in steered(metrics)] == [None, 20.0, None]
     assert "loss" not in metrics[3]
 
 
@@ -78,6 +78,16 @@ def test_an_unlabelled_run_has_been_flat_only_if_it_was(tmp_path, losses, is_fla
     write_metrics(tmp_path, losses)
     job = SimpleNamespace(out=tmp_path, cfg=cli.parse(["--stop-when-flat", "3"]))
     assert has_been_flat(job) == is_flat
+
+
+def test_probes_closer_than_records_do_not_make_an_improving_run_flat():
+    metrics = [{"kind": "probe", "epoch": 0}]
+    for epoch in range(1, 13):
+        metrics += [{"kind": "train", "loss": 40.0 - epoch}] * (epoch % 4 == 1)
+        metrics.append({"kind": "probe", "epoch": epoch})
+        state = state_of_probes(steered(metrics))
+        assert state.flat_for == 0 and state.is_best == (epoch % 4 == 1)
+    assert state.line == "still improving: loss 31, before 35"
 
 
 def write_metrics(folder, losses):

@@ -306,10 +306,10 @@ def test_a_run_goes_on_in_another_precision(digits_dir, tmp_path, monkeypatch, w
     flags = [*QUICK, "--data-dir", digits_dir, "--out", run, "--epochs", 2, "--max-seconds", 1e-6]
     for precision, given in ((was, flags), (now, ["--resume", run, "--max-seconds", 1000])):
         monkeypatch.setattr(device, "_fast_precision", lambda where, kind=precision: kind)
-        given = ["--precision", "auto", *given]
         assert train.main(cli.parse([*map(str, given)])) == 0
     last = [r for r in read_metrics(run) if r["kind"] == "train"][-1]
     assert last["step"] == 10 and ("gradient_scale" in last) == (now == "fp16")
+
 
 def test_what_weighs_keep_waits_for_a_scale_that_float16_holds(job_of, finished):
     job = job_of("--init", finished, "--keep", 1, "--precision", "fp16")
