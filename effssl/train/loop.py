@@ -146,7 +146,8 @@ def _look_before_training(job: Job, clock: Clock, log: RunLog) -> bool:
         _save(job, clock)
         with clock.paused():
             picture_of_views(job, log)
-    is_due = job.step == 0 or (_is_probe_due(job) and not log.has_probe(job.step))
+    is_wanted = _is_probe_due(job) or _is_out_of_time(job)
+    is_due = job.step == 0 or (is_wanted and not log.has_probe(job.step))
     if distributed.from_first(is_due):
         return probe(job, _axes(job, clock), clock, log)
     with clock.paused():
@@ -197,15 +198,19 @@ def _is_probe_due(job: Job) -> bool:
     return job.step == job.total_steps or (rest == 0 and every > 0 and epoch % every == 0)
 
 
+def _is_out_of_time(job: Job) -> bool:
+    """Say whether a run that is gone on with has used up --max-seconds."""
+    return job.cfg.optim.max_seconds is not None and job.seconds >= job.cfg.optim.max_seconds
+
+
 def _is_finished(job: Job) -> bool:
     """Say whether a run that is gone on with has its result already, and show that."""
-    file, max_seconds = job.out / "result.json", job.cfg.optim.max_seconds
-    is_late = max_seconds is not None and job.seconds >= max_seconds
+    file, is_late = job.out / "result.json", _is_out_of_time(job)
     is_flat = job.step < job.total_steps and has_been_flat(job)
     if not (file.is_file() and (job.step == job.total_steps or is_late or is_flat)):
         return False
     if distributed.is_first():
-        why = f": --max-seconds {max_seconds:g} are used up" if is_late else ""
+        why = f": --max-seconds {job.cfg.optim.max_seconds:g} are used up" if is_late else ""
         why = f": --stop-when-flat {job.cfg.probe.stop_when_flat}" if is_flat else why
         final = json.loads(file.read_text())["final"]
         print(f"{job.out} is finished{why}\n{format_table(final)}")
