@@ -201,9 +201,9 @@ def _say_errors_of_threads(error: threading.ExceptHookArgs) -> None:
 def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, Any]]:
     """Return the records of a run, in order, without a last line that a kill cut short.
 
-    at_most: of the records of training, evenly spread from the first; beside these, the one before
-    each record of another kind, whose loss a probe may be judged by (None: all). A long run has a
-    million of them, which are gigabytes as dictionaries.
+    at_most: of the records of training, evenly spread from the first; beside these, the last and
+    the one before each record of another kind, whose loss a probe may be judged by (None: all). A
+    long run has a million of them, which are gigabytes as dictionaries.
     """
     file = folder / "metrics.jsonl"
     if not file.is_file():
@@ -213,7 +213,7 @@ def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, 
         with file.open() as lines:
             every = max(1, -(-sum(line.startswith(_OF_TRAINING) for line in lines) // at_most))
     records, seen, left_out = [], 0, ""
-    with file.open() as lines:
+    with file.open() as lines, contextlib.suppress(json.JSONDecodeError):
         for line in lines:
             if line.startswith(_OF_TRAINING):
                 seen += 1
@@ -223,8 +223,7 @@ def read_metrics(folder: Path, *, at_most: int | None = None) -> list[dict[str, 
             elif left_out:
                 records.append(json.loads(left_out))
             left_out = ""
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+            records.append(json.loads(line))
+        if left_out:
+            records.append(json.loads(left_out))
     return records

@@ -31,12 +31,16 @@ def probe(job: Job, axes: dict[str, Any], clock: Clock, log: RunLog) -> bool:
     is_flat = False
     if distributed.is_first():
         with clock.paused():
-            log.probe(axes | _columns(job))
-            metrics = read_metrics(job.out, at_most=DRAWN)
-            probes = probes_of(metrics)
+            record = axes | _columns(job)
+            metrics = [*read_metrics(job.out, at_most=DRAWN), {"kind": "probe", **record}]
+            state = state_of_probes(probes_of(metrics), job.cfg.loss)
+            if state is not None and state.is_best:
+                # Before the record: of two that a kill comes between, the probe is made again.
+                save_backbone(job.encoder.backbone, job.out / BEST, backbone_spec(job))
+            log.probe(record)
             with pictures.or_a_line(picture := job.out / "curves.png", log.say):
                 pictures.save_curves(picture, metrics, job.out.name)
-            is_flat = _act_on(job, state_of_probes(probes, job.cfg.loss), log)
+            is_flat = _act_on(job, state, log)
     return distributed.from_first(is_flat)
 
 
@@ -48,15 +52,13 @@ def has_been_flat(job: Job) -> bool:
 
 
 def _act_on(job: Job, state: State | None, log: RunLog) -> bool:
-    """Say what the probes say, keep the best backbone; returns whether training is to end."""
+    """Say what the probes say; returns whether training is to end."""
     if state is None:
         return False
     log.say(state.line)
     settings = job.cfg.probe
     if state.is_collapsed and settings.on_collapse == "stop":
         raise FloatingPointError(f"{state.line} (--on-collapse stop)")
-    if state.is_best:
-        save_backbone(job.encoder.backbone, job.out / BEST, backbone_spec(job))
     return 0 < settings.stop_when_flat <= state.flat_for
 
 

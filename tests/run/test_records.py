@@ -185,11 +185,13 @@ def test_curves_are_drawn_with_and_without_probes(tmp_path, probes):
 
 
 def test_of_a_long_run_as_many_records_are_read_as_are_asked_for(tmp_path):
-    """All of the others, each behind what came before it, and the first of training."""
+    """All of the others, each behind what came before it, and the first and the last of training:
+    the last is what the next probe is judged by."""
     rows = [{"kind": "train", **record(step)} for step in range(1, 1001)]
     rows[300:300] = [{"kind": "probe", **record(300, linear=0.5)}]
     rows += [{"kind": "extension", **record(1000)}, {"kind": "probe", **record(1000, linear=0.6)}]
     file = tmp_path / "metrics.jsonl"
+    rows += [{"kind": "train", **record(step)} for step in (1001, 1002)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tra')
     assert read_metrics(tmp_path) == rows
     others = [row for row in rows if row["kind"] != "train"]
@@ -197,9 +199,9 @@ def test_of_a_long_run_as_many_records_are_read_as_are_asked_for(tmp_path):
         read = read_metrics(tmp_path, at_most=at_most)
         steps = [row["step"] for row in read if row["kind"] == "train"]
         assert [row for row in read if row["kind"] != "train"] == others
-        spread = range(1, 1001, -(-1000 // at_most))
+        spread = range(1, 1003, -(-1002 // at_most))
         assert len(spread) <= at_most and (len(spread) > at_most / 2 or at_most == 2000)
-        assert steps == sorted({*spread, 300, 1000})
+        assert steps == sorted({*spread, 300, 1000, 1002})
         assert [row["step"] for row in read] == sorted(row["step"] for row in read)
     assert read_metrics(tmp_path / "none", at_most=5) == []
 

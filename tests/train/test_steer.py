@@ -11,7 +11,7 @@ import torch
 
 from effssl import cli
 from effssl.config import Loss
-from effssl.models import load_backbone
+from effssl.models import load_backbone, save_backbone
 from effssl.run import signals
 from effssl.run.log import read_metrics
 from effssl.train import loop as train
@@ -210,6 +210,30 @@ def test_an_ordinary_run_is_no_collapse_and_keeps_its_best(digits_dir, tmp_path,
         for k, v in load_backbone(out / "backbone-best.safetensors")[0].state_dict().items()
     ]
     assert all(same) == (best == len(probes) - 1)
+
+
+@pytest.mark.slow
+def test_the_best_backbone_is_that_of_the_best_probe_after_a_kill(
+    digits_dir, tmp_path, monkeypatch
+):
+    """One comes between the second probe's backbone and its record, whichever is first."""
+    out, saved = tmp_path / "run", []
+
+    def killed(backbone, file, spec):
+        saved.append(file)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        save_backbone(backbone, file, spec)
+
+    flags = ["--data-dir", digits_dir, "--epochs", 1, "--probe-every", 1, "--lr", "3e-2"]
+    with monkeypatch.context() as patch:
+        patch.setattr("effssl.train.probe.save_backbone", killed)
+        assert train.main(cli.parse(flags_of(out, *flags))) == 130
+    assert train.main(cli.parse(["--resume", str(out)])) == 0
+    probes = [r for r in read_metrics(out) if r["kind"] == "probe"]
+    assert [r["step"] for r in probes] == [0, 5] and probes[0]["linear"] < probes[1]["linear"]
+    best, last = (out / f"backbone{name}.safetensors" for name in ("-best", ""))
+    assert best.read_bytes() == last.read_bytes()
 
 
 @pytest.mark.slow
