@@ -153,8 +153,8 @@ def train(job: Job, steps: int) -> Iterator[int]:
             for batch in batches:
                 job.encoder.train()
                 set_learning_rate(job.optimizer, job.schedule(job.step))
-                leave_gradients(job, batch, print)
-                update(job, is_logged=False, say=print)
+                terms = leave_gradients(job, batch, print)
+                update(job, terms["loss"], is_logged=False, say=print)
                 job.step += 1
                 yield job.step
                 if job.step == steps:

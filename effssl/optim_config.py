@@ -59,7 +59,8 @@ class Optim:
     """Largest norm of the gradient; a longer one is shortened to it."""
     max_skipped: AtLeast0 = 0
     """Steps that may be skipped because their gradient is not finite, or its norm is ten times the
-    median of those before it (0: none, and such a loss ends the run)."""
+    median of those before it (0: none, and such a loss ends the run). With fp16, whose scaler skips
+    gradients that overflow, it is the loss that has to be finite."""
     drop_last: bool = True
     """Leave out what an epoch's images leave over for a last, smaller batch; else train on it."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -119,7 +119,7 @@ def _train_epochs(
                 is_saved = time.monotonic() - saved_s > run.save_every_s
                 if is_logged or is_saved or job.runtime.device.type == "cpu":
                     check_finite(job, terms["loss"])  # on a GPU, looking at it waits for it
-                norm = update(job, is_logged=is_logged, say=log.say)
+                norm = update(job, terms["loss"], is_logged=is_logged, say=log.say)
                 job.step += 1
                 trace.step()
                 if is_logged:

@@ -92,8 +92,8 @@ def _seconds_of_a_step(job: Job, size: ImageSize) -> float:
     timed, began = -WARM_UP, time.perf_counter()
     with closing(_batches(job, size)) as batches:
         for batch in batches:
-            leave_gradients(job, batch, _say)
-            update(job, is_logged=False, say=_say)
+            terms = leave_gradients(job, batch, _say)
+            update(job, terms["loss"], is_logged=False, say=_say)
             timed += 1
             if timed < 0 or 0 < timed < AT_LEAST_STEPS:
                 continue

@@ -37,8 +37,7 @@ def leave_gradients(job: Job, batch: Batch, say: Callable[[str], None]) -> dict[
         batch: what is trained on.
         say: is told of the halves.
 
-    Raises:
-        InputError: if the step does not fit.
+    Raises InputError if the step does not fit.
     """
     images, is_auto = batch.groups[0].shape[1], job.cfg.optim.micro_batch == "auto"
     fewest = fewest_in_part(job.cfg, job.encoder)
@@ -139,7 +138,7 @@ def in_a_row(views: Tensor) -> Tensor:
     return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor | None:
+def update(job: Job, loss: Tensor, *, is_logged: bool, say: Callable[[str], None]) -> Tensor | None:
     """Move the weights by the gradients that there are, and remove these.
 
     `--clip-grad` shortens them before. With `--max-skipped`, a step whose gradient is not finite or
@@ -149,6 +148,7 @@ def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor |
 
     Args:
         job: whose weights.
+        loss: of the batch.
         is_logged: whether the gradient's norm is wanted.
         say: is told of steps that are skipped.
 
@@ -163,7 +163,7 @@ def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor |
         job.scaler.unscale_(job.optimizer)
         parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, optim.clip_grad or math.inf)
-    if optim.max_skipped and norm is not None and _is_spike(job, norm.item()):
+    if optim.max_skipped and norm is not None and _is_spike(job, loss, norm.item()):
         is_skipped = True
         job.skipped += 1
         say(f"step {job.step} is skipped: the norm of its gradient is {norm.item():.3g}")
@@ -179,11 +179,11 @@ def update(job: Job, *, is_logged: bool, say: Callable[[str], None]) -> Tensor |
     return norm
 
 
-def _is_spike(job: Job, norm: float) -> bool:
+def _is_spike(job: Job, loss: Tensor, norm: float) -> bool:
     """Say whether a step is to be skipped; else keep its norm for those to come."""
     if not math.isfinite(norm):
-        # Of float16 that is the scaler's business: it skips the step, and scales by less.
-        return not job.scaler.is_enabled()
+        # The scaler of float16 skips such a step itself, and scales by less: that mends no loss.
+        return not (job.scaler.is_enabled() and bool(loss.isfinite()))
     if len(job.norms) >= SPIKE_AFTER and norm > SPIKE * statistics.median(job.norms):
         return True
     job.norms = [*job.norms, norm][-_KEPT:]

@@ -193,7 +193,7 @@ def test_the_gradient_is_shortened_to_its_largest_norm(job_of):
     true = math.sqrt(sum(float(g.square().sum()) for g in gradients(job)))
     for group in job.optimizer.param_groups:
         group["lr"] = 1.0
-    norm = step.update(job, is_logged=False, say=print)
+    norm = step.update(job, torch.ones(()), is_logged=False, say=print)
     assert true > 0.5 and norm.item() == pytest.approx(true, rel=1e-5)
     moved = [a - p.detach() for a, p in zip(before, job.encoder.parameters(), strict=True)]
     assert math.sqrt(sum(float(m.square().sum()) for m in moved)) == pytest.approx(0.5, rel=1e-4)
@@ -212,7 +212,7 @@ def test_spikes_and_steps_that_are_not_finite_are_skipped_up_to_a_number(job_of)
     def weights_after(value):
         step.leave_gradients(job, whole, lines.append)
         set_gradients(job, value)
-        step.update(job, is_logged=False, say=lines.append)
+        step.update(job, torch.ones(()), is_logged=False, say=lines.append)
         return torch.cat([p.detach().flatten() for p in job.encoder.parameters()])
 
     for _ in range(step.SPIKE_AFTER - 1):
@@ -238,16 +238,33 @@ def test_a_step_that_is_skipped_leaves_running_averages_and_averaged_weights(job
 
     before = states()
     spoilt = Batch([math.inf * group for group in batch(job).groups], [])
-    step.leave_gradients(job, spoilt, print)
+    terms = step.leave_gradients(job, spoilt, print)
     assert not all(buffer.isfinite().all() for buffer in job.encoder.buffers())
-    step.update(job, is_logged=False, say=print)
+    step.update(job, terms["loss"], is_logged=False, say=print)
     for one, other in zip(before, states(), strict=True):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert job.skipped == ("--max-skipped" in flags)
     for _ in range(16):  # the first scales of float16 may be too large
-        step.leave_gradients(job, batch(job), print)
-        step.update(job, is_logged=False, say=print)
+        terms = step.leave_gradients(job, batch(job), print)
+        step.update(job, terms["loss"], is_logged=False, say=print)
     assert 0 < job.average.n_averaged <= 16
+
+
+def test_with_float16_steps_are_counted_whose_loss_itself_is_not_finite(job_of):
+    """The scaler skips those whose gradients alone overflow, which a smaller scale mends."""
+    job = job_of("--max-skipped", 1, "--precision", "fp16")
+
+    def spoilt(views_times):
+        groups = [views_times * group for group in batch(job).groups]
+        terms = step.leave_gradients(job, Batch(groups, []), print)
+        set_gradients(job, math.inf)
+        step.update(job, terms["loss"], is_logged=False, say=print)
+
+    for times, skipped in ((1, 0), (math.inf, 1), (1, 1)):
+        spoilt(times)
+        assert job.skipped == skipped
+    with pytest.raises(FloatingPointError, match="2 steps were skipped"):
+        spoilt(math.nan)
 
 
 def test_running_averages_that_are_not_finite_are_not_saved(job_of):
