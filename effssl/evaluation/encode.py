@@ -183,6 +183,13 @@ def crops_and_flips(augment: Augment, *, views: int) -> Augment:
     )
 
 
+def finite(h: Tensor) -> Tensor:
+    """Return representations. Raises FloatingPointError if they are not finite."""
+    if not h.isfinite().all():  # weights may diverge before the loss shows it
+        raise FloatingPointError("representations are not finite: the training has diverged")
+    return h
+
+
 def spread(rows: T, count: int) -> T:
     """Return at most `count` rows of an array or tensor, evenly over its length.
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from effssl.data.stored import Data
 from effssl.evaluation import protocols
-from effssl.evaluation.encode import Features, spread
+from effssl.evaluation.encode import Features, finite, spread
 from effssl.evaluation.probes import best_linear_probe, knn_accuracy
 from effssl.evaluation.protocols import (
     Columns,
@@ -40,7 +40,7 @@ def validation_probe(
     """
     columns = Columns()
     if len(labelled_positions(data)) == 0:
-        val_h = features("train", spread(data.val_positions, protocols.RANK_IMAGES))
+        val_h = finite(features("train", spread(data.val_positions, protocols.RANK_IMAGES)))
     else:
         encoded = encode_splits(features, data, max_images)
         columns, val_h = _accuracies(encoded), encoded.val_h

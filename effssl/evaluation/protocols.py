@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from effssl.data.splits import class_balanced, folds, per_class
 from effssl.data.stored import Data, Split
-from effssl.evaluation.encode import Features, embed, spread
+from effssl.evaluation.encode import Features, embed, finite, spread
 from effssl.evaluation.probes import (
     L2_GRID,
     LinearProbe,
@@ -241,7 +241,5 @@ def _measured(
 def _with_labels(
     features: Features, data: Data, split: Split, positions: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    h = features(split, positions)
-    if not h.isfinite().all():  # weights may diverge before the loss shows it
-        raise FloatingPointError("representations are not finite: the training has diverged")
+    h = finite(features(split, positions))
     return h, torch.from_numpy(data.stored(split).labels[positions]).to(h.device)

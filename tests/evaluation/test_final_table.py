@@ -139,6 +139,19 @@ def test_without_any_label_there_are_the_measures_alone():
     assert "no labels" in format_table(final)
 
 
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_representations_that_are_not_finite_are_a_diverged_training(has_labels):
+    data = make_data()
+    if not has_labels:
+        data = data._replace(train=data.train._replace(labels=np.full(150, -1)))
+
+    def features(split, positions):
+        return torch.full((len(positions), 8), torch.nan)
+
+    with pytest.raises(FloatingPointError, match="the training has diverged"):
+        validation_probe(features, data, 1000, PROJECTOR)
+
+
 def test_h_and_z_are_measured_apart():
     doubled = torch.nn.Linear(8, 4, bias=False)
     with torch.no_grad():
