@@ -7,12 +7,19 @@ from pathlib import Path
 from effssl import InputError
 from effssl.evaluate import report
 from effssl.evaluate.compare_layers import compare_layers
-from effssl.evaluate.images import about_classes, find_corruptions, open_probed
+from effssl.evaluate.images import (
+    Corruptions,
+    ImageSet,
+    about_classes,
+    find_corruptions,
+    open_probed,
+)
 from effssl.evaluate.judge import draw_labels, judge
 from effssl.evaluate.report import Judged
 from effssl.evaluate.rows import rows_of
 from effssl.evaluation import tables
 from effssl.evaluation.finished_run import FinishedRun, open_run
+from effssl.evaluation.ssl_fisher import loss_of
 from effssl.job_config import Evaluation
 from effssl.run import signals
 from effssl.run.device import Runtime, open_runtime
@@ -36,6 +43,8 @@ def evaluate(settings: Evaluation) -> None:
     if settings.to:
         check_writable(settings.to, f"--to {settings.to}")
     _check_together(opened, settings)
+    for run in opened[1:]:  # evaluate_run looks at the first
+        _open_images(run, settings)
     runs = dict(zip(_names(settings.runs), opened, strict=True))
     runtime = open_runtime(settings.device, settings.precision)
     together: dict[tuple[str, str], tables.Numbers] = {}
@@ -49,9 +58,7 @@ def evaluate(settings: Evaluation) -> None:
 
 def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Judged:
     """Judge one run, write its files and print its table."""
-    probed = open_probed(run, settings)
-    corruptions, corruptions_note = find_corruptions(probed, settings)
-    draw_labels(probed, settings)
+    probed, corruptions, corruptions_note = _open_images(run, settings)
     rows = list(rows_of(run, probed, settings, runtime))  # all first: one may not load
     columns, confusions = {}, []
     for row in rows:
@@ -68,6 +75,15 @@ def evaluate_run(run: FinishedRun, settings: Evaluation, runtime: Runtime) -> Ju
     return judged
 
 
+def _open_images(
+    run: FinishedRun, settings: Evaluation
+) -> tuple[ImageSet, Corruptions | None, str | None]:
+    """Open what a run is judged on. Raises InputError for what is wrong with it."""
+    probed = open_probed(run, settings)
+    draw_labels(probed, settings)
+    return probed, *find_corruptions(probed, settings)
+
+
 def _check_together(runs: list[FinishedRun], settings: Evaluation) -> None:
     """Raise InputError, before hours are spent, for what runs cannot be asked for."""
     channels = {run.folder: run.cfg.augment.channels for run in runs}
@@ -81,6 +97,8 @@ def _check_together(runs: list[FinishedRun], settings: Evaluation) -> None:
             f"--keep: {without[0] / 'checkpoint.pt'} is not there, and with it the projector of "
             "the run's loss; --keep-fisher none weighs all weights alike"
         )
+    for run in runs if needs_projector else ():
+        loss_of(run.cfg, run.projector)
 
 
 def _names(folders: tuple[Path, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
@@ -15,6 +16,20 @@ from effssl.config import Config
 from effssl.losses.near_start import FISHER_BATCHES, diagonal_fisher
 from effssl.losses.objective import build_objective
 from effssl.views.stream import ViewStream
+
+
+def loss_of(cfg: Config, projector: nn.Module | None) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return the loss of a run's views of the first size.
+
+    Raises InputError if there is one of them, or for `authors` who give no weight for so many.
+    """
+    views, part = cfg.augment.views, cfg.images.fraction
+    if views < 2:
+        raise InputError("--keep-fisher ssl: the run has one view beside its small ones; try none")
+    assert isinstance(projector, nn.Sequential)
+    last_layer = projector[-1]
+    assert isinstance(last_layer, nn.Linear)
+    return build_objective(cfg.loss, cfg.model.proj_dim, last_layer, views=views, part=part)
 
 
 def ssl_fisher(
@@ -36,25 +51,18 @@ def ssl_fisher(
         positions: of these images.
 
     Raises:
-        InputError: if the run has one view of the first size alone.
+        InputError: as loss_of does.
     """
     augment, runtime = cfg.augment, stream.runtime
     if runtime.autocast_dtype == torch.float16:
         runtime = replace(runtime, autocast_dtype=None)
-    if augment.views < 2:
-        raise InputError("--keep-fisher ssl: the run has one view beside its small ones; try none")
-    last_layer = projector[-1]
-    assert isinstance(last_layer, nn.Linear)
-    part = cfg.images.fraction
-    loss_of = build_objective(
-        cfg.loss, cfg.model.proj_dim, last_layer, views=augment.views, part=part
-    )
+    objective = loss_of(cfg, projector)
 
     def leave_gradients(views: Tensor) -> None:
         x = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         with runtime.autocast():
             z = projector(backbone(x))
-        loss_of(z.unflatten(0, views.shape[:2]))["loss"].backward()
+        objective(z.unflatten(0, views.shape[:2]))["loss"].backward()
 
     batch_size = min(cfg.optim.batch_size, len(positions))
     seen = stream.with_views(augment, seed=cfg.run.seed, batch_size=batch_size)

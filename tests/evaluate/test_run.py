@@ -474,6 +474,34 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, capsys, spoil):
     assert sorted(run.iterdir()) == before
 
 
+def edited(run, *changes):
+    settings = (file := run / "config.yaml").read_text()
+    for before, after in changes:
+        assert before in settings
+        settings = settings.replace(before, after)
+    file.write_text(settings)
+
+
+def test_what_is_wrong_with_a_run_is_told_before_another_is_judged(
+    run, finished_on_a_folder, tmp_path, capsys
+):
+    other = shutil.copytree(finished_on_a_folder, tmp_path / "other")
+    edited(other, (str(finished_on_a_folder.parent / "set"), str(tmp_path / "gone")))
+    assert judge(run, other, *SHORT) == 2
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'gone'}" in said.err and f"{run}: trained" not in said.out
+    assert not (run / "evaluation.json").exists()
+
+
+def test_a_loss_that_cannot_weigh_keep_is_told_before_anything_is_judged(run, capsys):
+    edited(run, ("\nviews: 2\n", "\nviews: 1\n"), ("small_views: 0\n", "small_views: 1\n"))
+    flags = [run, *SHORT, "--fine-tune", 1, "--keep", 0.01]
+    assert judge(*flags) == 2
+    said = capsys.readouterr()
+    assert "the run has one view beside its small ones" in said.err
+    assert f"{run}: trained" not in said.out
+
+
 @pytest.mark.parametrize("at", ["protocol", "picture"])
 def test_an_interrupt_leaves_nothing_half_written(run, monkeypatch, at):
     def interrupted(self, file, **how):
