@@ -12,6 +12,7 @@ from effssl.ranges import (
     AtLeast0,
     AtLeast1,
     Decay,
+    Epochs,
     NotNegative,
     OptimizerName,
     Part,
@@ -43,7 +44,7 @@ class Optim:
     weight_decay: NotNegative = 1e-4
     """Weight decay; not on biases, normalisation, class tokens and position embeddings. adam: an
     L2 term, on all parameters."""
-    warmup_epochs: NotNegative = 1.0
+    warmup_epochs: Epochs = 1.0
     """Epochs of linear warm-up."""
     decay: Decay = "cosine"
     """How the learning rate falls after the warm-up: by half a cosine, or linearly."""

@@ -143,6 +143,7 @@ ImageSize = Annotated[
         )
     ),
 ]
+Epochs = Annotated[float, Field(ge=0, le=1e9)]  # that many steps are a number still
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 GrayRange = Annotated[tuple[Finite, Finite], AfterValidator(_apart)]
 # Pydantic is given the pair alone, as above.

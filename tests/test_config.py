@@ -79,6 +79,9 @@ def test_a_name_is_a_field_of_one_group():
 def test_settings_are_validated_wherever_they_are_made():
     with pytest.raises(ValidationError, match="lr"):
         Optim(lr=float("inf"))
+    for epochs in (float("inf"), 1e308):  # as steps they would be no whole number
+        with pytest.raises(ValidationError, match="warmup_epochs"):
+            Optim(warmup_epochs=epochs)
     with pytest.raises(ValidationError, match="workers"):
         dataclasses.replace(Images(), workers=0)
     with pytest.raises(ValidationError, match="low <= high"):
