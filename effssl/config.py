@@ -111,9 +111,10 @@ class Probe:
     probe_every: Annotated[int, Field(ge=0)] = 10
     """Epochs between probes on the validation split (0: only before training and at the end)."""
     probe_images: AtLeast1 = 10_000
-    """At most this many training images are encoded for a probe on the way."""
+    """Training images that are encoded for a probe on the way, if there are more: about so many, a
+    part of every class, at least one."""
     final_images: Annotated[int, Field(ge=0)] = 100_000
-    """At most this many training images are encoded at the end (0: none, and test is not read)."""
+    """Training images that are encoded at the end, likewise (0: none, and test is not read)."""
     probe_labels: AtLeast1 = 10
     """Labels per class in the few-label probe at the end."""
     stop_when_flat: AtLeast0 = 0

@@ -86,7 +86,8 @@ class Evaluation:
     fraction: Part | None = None
     """Part of the training images to fit probes on (None: the run's; 1 with other `data`)."""
     train_images: AtLeast1 = 100_000
-    """At most this many training images are encoded."""
+    """Training images that are encoded, if there are more: about so many, a part of every class, at
+    least one."""
     num_averaged_views: Annotated[int, Field(ge=0)] = 16
     """Views of an image whose mean representation is probed as a second column (0: none)."""
     averaged_views: tuple[Literal["authors", "crops"], ...] = ("authors",)

@@ -33,10 +33,10 @@ def validation_probe(
 ) -> Columns:
     """Judge a run on the validation split: kNN and linear accuracy in [0, 1].
 
-    At most `max_images` training images are fitted on. Beside these come the measures of the
-    representations h and of the embeddings z = projector(h), of clean views (`features`) and of
-    random ones (`of_views`) if they are given; a set without labels has these alone. All are of
-    validation images.
+    About `max_images` training images are fitted on, as encode_splits takes them. Beside these come
+    the measures of the representations h and of the embeddings z = projector(h), of clean views
+    (`features`) and of random ones (`of_views`) if they are given; a set without labels has these
+    alone. All are of validation images.
     """
     columns = Columns()
     if len(labelled_positions(data)) == 0:
@@ -76,7 +76,7 @@ def final_rows(
 
     For every row it has accuracies in [0, 1] of a linear probe on all labels, of one on
     `few_labels` labels a class (mean and standard deviation over draws from `seed`) and of kNN,
-    with at most `max_images` training images.
+    with about `max_images` training images.
 
     The penalty of each probe is chosen on the validation split, or within the few labels; the test
     split is encoded once a row, after that, without images that have no label, which are counted. A

@@ -64,7 +64,8 @@ class Encoded(NamedTuple):
 
 
 def encode_splits(features: Features, data: Data, max_images: int) -> Encoded:
-    """Encode at most `max_images` labelled training images, class-balanced, and validation.
+    """Encode about `max_images` labelled training images, a part of every class and at least one,
+    and validation.
 
     Raises FloatingPointError for representations that are not finite, as `reported` does."""
     labels, labelled = data.train.labels, labelled_positions(data)
