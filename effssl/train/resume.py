@@ -79,7 +79,8 @@ def extension(job: Job) -> dict[str, float] | None:
 
 
 def seed_dropout(job: Job) -> None:
-    """Let every process but the first draw dropout of its own."""
+    """Let every process but the first draw dropout of its own, another after each start: what they
+    drew before is not kept, as the first one's is."""
     if (rank := distributed.rank()) > 0:
         seed = job.cfg.run.seed + rank + distributed.world_size() * (job.step + 1)
         torch.manual_seed(seed)
