@@ -13,7 +13,15 @@ from pydantic_core import ErrorDetails
 
 from effssl import InputError
 from effssl.config import FIELDS, Config, flag_of, flat, resolved
-from effssl.flags import POSITIONAL, Given, did_you_mean, print_help, read_flags, types_of
+from effssl.flags import (
+    POSITIONAL,
+    Given,
+    check_needs,
+    did_you_mean,
+    print_help,
+    read_flags,
+    types_of,
+)
 from effssl.image_config import Storage
 from effssl.job_config import Embed, Evaluation, Export
 from effssl.ranges import local_path
@@ -59,6 +67,7 @@ def parse(argv: list[str] | None = None) -> Config:
     cfg = _config(set_defaults | given)
     if cfg.run.go_on and cfg.run.out and (cfg.run.out / "config.yaml").is_file():
         return _resumed(cfg.run.out, given | {"resume": str(cfg.run.out)}, flags)
+    check_needs(flags, flat(cfg))
     return cfg
 
 

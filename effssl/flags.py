@@ -22,6 +22,16 @@ Given = dict[str, Any]  # the fields that were given: a text, a list of texts, o
 POSITIONAL = {"run": "?", "runs": "*"}  # field -> how many, in argparse's letters
 ALONE = {"profile": "20", "plan": "0"}  # what a flag means that no value follows
 REPEATED = {"checkpoint": "NAME=FILE"}  # field -> what `--help` shows as its value
+# Flags that do nothing by themselves: the setting that each needs, and of which value, if not any.
+_NEEDS = {
+    **dict.fromkeys(("inv_weight", "cov_weight"), ("method", "vicreg")),
+    "redundancy_weight": ("method", "barlow_twins"),
+    "temperature": ("method", "simclr"),
+    "concentration": ("method", "entropy_reconstruction"),
+    **dict.fromkeys(("small_size", "small_crop_scale"), ("small_views", "")),
+    **dict.fromkeys(("grow_by", "grow_until"), ("first_size", "")),
+    "keep_fisher": ("keep", ""),
+}
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.IGNORECASE)
 _HELP_FORMAT = functools.partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=26)
 
@@ -46,6 +56,15 @@ def read_flags(kind: type, job: str, argv: list[str] | None) -> Given:
         flag = unknown[0].partition("=")[0]
         raise InputError(f"unknown flag {flag}{did_you_mean(flag, _flags(kind))}")
     return vars(given)
+
+
+def check_needs(flags: Given, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a flag that does nothing beside the other settings. Files may hold it:
+    they are for flags to override."""
+    for name, (other, value) in _NEEDS.items():
+        if name in flags and (not settings[other] or value not in ("", settings[other])):
+            needed = f"{flag_of(other)} {value}".rstrip()
+            raise InputError(f"{flag_of(name)} does nothing without {needed}")
 
 
 def print_help(kind: type, job: str, defaults: Mapping[str, Any]) -> NoReturn:

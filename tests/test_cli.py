@@ -117,13 +117,20 @@ def test_flags_of_every_kind():
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--data", "cifar10"], ["--max-seconds", "9.5", "--redundancy-weight", "1e-4"]],
+    [[], ["--data", "cifar10"], ["--max-seconds", "9.5", "--cov-weight", "1e-4"]],
 )
 def test_saved_config_is_a_valid_config(tmp_path, flags):
     cfg = cli.parse([*flags, "--data-dir", str(tmp_path / "data")])
     file = write(tmp_path / "config.yaml", cli.dump(cfg))
     assert cli.parse(["--config", file]) == cfg
     assert cli.load(Path(file)) == cfg
+
+
+def test_a_file_may_hold_what_does_nothing_beside_a_flag(tmp_path):
+    file = write(tmp_path / "own.yaml", "method: barlow_twins\nredundancy_weight: 1e-3\n")
+    assert cli.parse(["--config", file, "--method", "vicreg"]).loss.method == "vicreg"
+    given = cli.parse(["--config", file, "--redundancy-weight", "0.1", "--var-weight", "1"])
+    assert given.loss.redundancy_weight == 0.1
 
 
 def test_a_saved_config_says_where_its_folders_are_from_anywhere(tmp_path, monkeypatch):

@@ -56,6 +56,12 @@ BAD = [
     ([*RUN, "--data", "cifar11"], "cifar11"),
     (["evaluate", "--fine-tune", "0.1", "RUN"], "--fine-tune RUN: must be a number"),
     ([*EMBED, "--images", "a", "--split", "val"], "--split val: must be train or test"),
+    # Flags that do nothing beside the others
+    (["train", "--temperature", "0.1"], "--temperature does nothing without --method simclr"),
+    (["train", "--method", "barlow_twins", "--inv-weight", "1"], "without --method vicreg"),
+    (["train", "--small-size", "8"], "--small-size does nothing without --small-views"),
+    (["train", "--grow-by", "4"], "--grow-by does nothing without --first-size"),
+    (["train", "--keep-fisher", "none"], "--keep-fisher does nothing without --keep"),
     # Values out of their range
     (["train", "--views", "1"], "--views 1: must be at least 2"),
     (["train", "--proj-dim", "0"], "--proj-dim 0: must be at least 1"),

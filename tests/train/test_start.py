@@ -92,9 +92,9 @@ def moved(digits_dir, finished, out, *more) -> tuple[float, list]:
 
 @pytest.mark.parametrize("fisher", ["ssl", "none"])
 def test_what_is_kept_moves_less(digits_dir, finished, tmp_path, fisher):
-    flags = ["--epochs", 2, "--keep-fisher", fisher]
-    freely, free = moved(digits_dir, finished, tmp_path / "free", *flags)
-    hardly, kept = moved(digits_dir, finished, tmp_path / "kept", *flags, "--keep", 1000)
+    keep = ["--keep", 1000, "--keep-fisher", fisher]
+    freely, free = moved(digits_dir, finished, tmp_path / "free", "--epochs", 2)
+    hardly, kept = moved(digits_dir, finished, tmp_path / "kept", "--epochs", 2, *keep)
     assert hardly < 0.5 * freely
     assert "loss/keep" not in free[0]
     assert kept[0]["loss/keep"] == 0  # and nothing else has moved before the first step
