@@ -21,6 +21,7 @@ from analysis.harness.records import Record, of_folder
 from analysis.harness.runs import changed
 from effssl import InputError, cli
 from effssl.config import Config, flat
+from effssl.run.threads import num_cores
 
 Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
 
@@ -114,7 +115,7 @@ def complete(
         return name in recorded or has_result(folder / name)
 
     missing = [name for name in runs if not is_done(name)]
-    slots = parallel or torch.cuda.device_count() or os.cpu_count() or 1
+    slots = parallel or torch.cuda.device_count() or num_cores()
     running = Running(folder, slots, trainers or {})
     ends = math.inf if seconds is None else time.monotonic() + seconds
     with progress.bar(configs, missing, folder, costs) as show, _sigterm_is_ctrl_c():
@@ -175,8 +176,7 @@ def start_process(
 
 def threads_each(parallel: int | None) -> int:
     """Return the threads of each run, where so many share the cores."""
-    cores = os.cpu_count() or 1
-    return max(1, cores // (parallel or cores))
+    return max(1, num_cores() // (parallel or num_cores()))
 
 
 def remove_large_checkpoint(run: Path, keep_mb: float) -> None:

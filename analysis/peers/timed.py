@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import json
 import math
-import os
 import random
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,10 +34,11 @@ from effssl.run.device import open_runtime
 from effssl.run.files import append_line, write_json, write_text
 from effssl.run.log import Clock
 from effssl.run.provenance import machine
+from effssl.run.threads import num_cores
 
 # Probes stand at these parts of the seconds, beside one before the first step.
 PROBED = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
-WORKERS = os.cpu_count() or 1  # processes that make views
+WORKERS = num_cores()  # processes that make views
 Transform = Callable[[Image.Image], Sequence[Tensor]]  # an image -> its views, each [3, h, w]
 
 

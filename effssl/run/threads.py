@@ -8,13 +8,17 @@ import sys
 MOST_WORKERS = 8  # by default: each may need gigabytes for a large image
 
 
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    can_tell = hasattr(os, "sched_getaffinity")  # Linux; the others know the machine's cores alone
+    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+
+
 def own_cores(part: int = 1) -> int:
     """Return how many cores there are for each process of this machine, or one in `part` of them,
     at most MOST_WORKERS."""
-    can_tell = hasattr(os, "sched_getaffinity")  # Linux; the others know the machine's cores alone
-    num_cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
     num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
-    return max(1, min(num_cores // num_processes // part, MOST_WORKERS))
+    return max(1, min(num_cores() // num_processes // part, MOST_WORKERS))
 
 
 def loading_threads(device: str) -> int:

@@ -1,4 +1,5 @@
 import math
+import os
 import subprocess
 import time
 import types
@@ -96,3 +97,19 @@ def test_a_trainer_of_the_checkout_is_found_from_any_folder(tmp_path, monkeypatc
     assert process.wait() != 0
     # A package without a main part: it was found, which is what is asked here.
     assert "analysis.peers.__main__" in (tmp_path / "run.log").read_text()
+
+
+def test_runs_share_the_cores_that_this_process_may_use(digits_dir, tmp_path, monkeypatch):
+    slots = []
+
+    def start(run, flags, slot, of, trainer):
+        slots.append(of)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(training, "start_process", start)
+    monkeypatch.setattr(training.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    training.complete({"one": [*TINY, "--data-dir", str(digits_dir)]}, tmp_path)
+    assert slots == [3]
+    assert [training.threads_each(parallel) for parallel in (None, 1, 2)] == [1, 3, 1]
