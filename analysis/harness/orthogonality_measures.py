@@ -36,7 +36,8 @@ SHOWN = 256  # dimensions of a correlation matrix, in order
 MEASURES = ("effective_rank", "off_diagonal", "alpha", "lidar")
 # Settings that make no other recipe of a run.
 _NO_RECIPE = MAY_DIFFER | {
-    *("seed", "final_images", "probe_labels", "max_side", "jpeg_quality", "skip_corrupt")
+    *("seed", "final_images", "probe_labels", "max_side", "jpeg_quality", "skip_corrupt"),
+    *("probe_images", "on_collapse"),  # here all are measured anew
 }
 # Settings that the name of a recipe has already.
 _NAMED = {"method", "proj_dim", "cov_weight", "redundancy_weight"}

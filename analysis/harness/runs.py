@@ -9,8 +9,10 @@ from analysis.harness.records import Record
 from effssl import cli
 from effssl.config import Config, flat
 
-# Settings that do not tell two runs apart. Seconds do: a run that the clock ends is another one.
-MAY_DIFFER = cli.RESUME_MAY_CHANGE - {"max_seconds"}
+# Settings that do not tell two runs apart. What ends one early does, and what its figures are of.
+MAY_DIFFER = cli.RESUME_MAY_CHANGE - {
+    *("max_seconds", "stop_when_flat", "on_collapse", "probe_images", "normalize")
+}
 
 
 class Run(NamedTuple):
@@ -30,10 +32,10 @@ def of_record(record: Record) -> Run:
 
 
 def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the settings that tell two runs apart, of those that `was` has; not where they run,
-    nor what they report."""
-    known = [name for name in was if name in now and name not in MAY_DIFFER]
-    return [name for name in known if was[name] != now[name]]
+    """Return the settings of `now` that tell two runs apart; not where they run, nor what they
+    report on the way. Those that were added since `was` have their defaults there."""
+    was = flat(Config()) | was
+    return [name for name in now if name not in MAY_DIFFER and was[name] != now[name]]
 
 
 def finished_of(runs: Sequence, wanted: Sequence | dict) -> str:

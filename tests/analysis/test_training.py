@@ -7,7 +7,9 @@ import types
 import pytest
 
 from analysis.harness import training
+from analysis.harness.runs import changed
 from effssl import InputError, cli
+from effssl.config import flat
 from effssl.run.log import read_metrics
 
 TINY = [
@@ -39,6 +41,23 @@ def test_a_run_with_other_settings_is_not_taken_for_the_one_asked_for(digits_dir
     (tmp_path / "one" / "config.yaml").write_text(cli.dump(other))
     with pytest.raises(InputError, match=r"one holds a run with other settings.*lr 0.5 -> "):
         training.complete({"one": flags}, tmp_path)
+
+
+@pytest.mark.parametrize("flag", [None, "--norm-by-view", "--probe-images 9", "--normalize auto"])
+def test_a_record_has_the_defaults_of_settings_that_were_added_since(flag, digits_dir, tmp_path):
+    flags = [*TINY, "--data-dir", str(digits_dir)]
+    added = {"norm_by_view", "probe_images", "normalize"}
+    was = {name: value for name, value in flat(cli.parse(flags)).items() if name not in added}
+    known = {"one": {"name": "one", "config": was, "result": {}}}
+    asked = {"one": [*flags, *(flag or "").split()]}
+    found = training.complete(asked, tmp_path, records=known, seconds=0)
+    assert found == (["one"] if flag is None else [])
+
+
+@pytest.mark.parametrize("flags", ["--on-collapse stop", "--stop-when-flat 3", "--probe-images 9"])
+def test_a_run_whose_figures_are_of_something_else_is_another(flags):
+    was, now = (flat(cli.parse([*TINY, *more])) for more in ([], flags.split()))
+    assert len(changed(was, now)) == 1
 
 
 def test_a_failing_run_is_named_with_its_last_words(tmp_path, monkeypatch):
