@@ -22,12 +22,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from analysis.harness import records
 from analysis.harness.methods import folder_of, weight_flags
 from analysis.harness.presets import CLAIMS
+from analysis.harness.runs import changed
 from analysis.harness.training import Flags
 from effssl import InputError, cli
-from effssl.config import Config, flag_of
+from effssl.config import Config, flag_of, resolved
 
 SHORT = {"barlow_twins": "bt", "vicreg": "vr"}
 # What the commands choose themselves, from K, d and the length of a run.
@@ -81,8 +84,23 @@ def scale_of(args: argparse.Namespace, command: str) -> Scale:
     args.runs = args.runs or Path(f"runs/claims-{args.preset}")
     args.out = args.out or args.runs / folder_of(command, args.method)
     args.seeds = args.seeds or preset.seeds
-    one_split = records.share_a_split(records.file_of(args), args.runs, f"{SHORT[args.method]}_")
-    return Scale(args, flags, cli.parse(list(flags)), preset.warmup, one_split)
+    cfg = cli.parse(list(flags))
+    return Scale(args, flags, cfg, preset.warmup, _share_a_split(args, cfg))
+
+
+def _share_a_split(args: argparse.Namespace, cfg: Config) -> bool:
+    """Say whether runs at the scale's own settings, recorded or in the folder of runs, share one
+    validation split over their seeds. Raises InputError for a damaged file of records."""
+    file, begins = records.file_of(args), f"{SHORT[args.method]}_"
+    recorded = records.read(file).values() if file.is_file() else ()
+    configs = [r.get("config", {}) for r in recorded if r["name"].startswith(begins)]
+    there = args.runs.glob(f"{begins}*_s[1-9]/config.yaml")
+    configs += [yaml.safe_load(f.read_text()) for f in there]
+    now, free = resolved(cfg), {*CHOSEN, "proj_dim", "epochs"}
+    return any(
+        was.get("seed", 0) != 0 == was.get("split_seed") and not {*changed(was, now)} - free
+        for was in configs
+    )
 
 
 def runs_of(scale: Scale, recipes: Iterable[Recipe]) -> Flags:

@@ -43,15 +43,6 @@ def known(args: argparse.Namespace, file: Path) -> dict[str, Record]:
     return {} if may_be_missing and not file.exists() else read(file)
 
 
-def share_a_split(file: Path, runs: Path, begins: str) -> bool:
-    """Say whether runs whose names begin so, recorded or in the folder `runs`, share one validation
-    split over their seeds. Raises InputError for a damaged file of records."""
-    recorded = read(file).values() if file.is_file() else ()
-    configs = [r.get("config", {}) for r in recorded if r["name"].startswith(begins)]
-    configs += [yaml.safe_load(f.read_text()) for f in runs.glob(f"{begins}*_s[1-9]/config.yaml")]
-    return any(config.get("seed", 0) != 0 == config.get("split_seed") for config in configs)
-
-
 def read(file: Path) -> dict[str, Record]:
     """Return the records of a file by name. Raises InputError for one that is not there or
     damaged."""

@@ -115,12 +115,16 @@ def test_the_split_goes_with_the_seed_unless_the_study_began_with_one(tmp_path):
     committed = str(records.FOLDER / "claims-cpu.jsonl")  # of one split, with Barlow Twins alone
     assert split_seeds(*runs, "--records", committed) == [0, 0]
     assert split_seeds(*runs, "--records", committed, "--method", "vicreg") == [0, 1]
+    # A study of other settings has no runs in common with it.
+    assert split_seeds(*runs, "--records", committed, "--", "--norm-by-view") == [0, 1]
     begun = tmp_path / "bt_k2_d256_f1_e1_s1" / "config.yaml"
     begun.parent.mkdir()
-    begun.write_text("seed: 1\nsplit_seed: 1\n")
+    flags = recipes.flags_of(scale_of(), Recipe(2, 256, 1), 1)
+    begun.write_text(cli.dump(cli.parse(flags)))
     assert split_seeds(*runs) == [0, 1]
-    begun.write_text("seed: 1\nsplit_seed: 0\n")
+    begun.write_text(cli.dump(cli.parse([*flags, "--split-seed", "0"])))
     assert split_seeds(*runs) == [0, 0]
+    assert split_seeds(*runs, "--", "--lr", "0.5") == [0, 1]
     with pytest.raises(InputError, match="--split-seed: the script chooses it"):
         scale_of(*runs, "--", "--split-seed", "3")
 
