@@ -56,11 +56,12 @@ def add_records(parser: Parser, name: str | None) -> None:
     """Add the flags of finished runs that are known; name: of their file, in words; None if none
     is read unless it is named."""
     default = f"; /dev/null for none (default: analysis/records/{name}.jsonl)" if name else ""
+    own = ", of a user's own images only those of a file that is named"
     parser.add_argument(
         "--records",
         type=path,
         metavar="FILE",
-        help=f"finished runs that need not be trained again{default}",
+        help=f"finished runs that need not be trained again{own if name else ''}{default}",
     )
     parser.add_argument(
         "--save-records", action="store_true", help="put this call's finished runs into that file"

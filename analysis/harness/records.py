@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock
 
 from effssl import InputError
+from effssl.data.stored import OWN_SETS
 from effssl.run.files import check_writable, write_text
 from effssl.run.log import read_metrics
 
@@ -36,11 +37,17 @@ def file_of(args: argparse.Namespace) -> Path:
 
 def known(args: argparse.Namespace, file: Path) -> dict[str, Record]:
     """Return the records of `file`, which need not be there unless --records names it, nor if
-    --save-records writes it. Raises InputError for a file that cannot be read, or not written."""
+    --save-records writes it; of a set of a user's own only if --records names it, as all of these
+    have one name. Raises InputError for a file that cannot be read, or not written."""
     if args.save_records:
         check_writable(file.parent, f"--records {file}")
     may_be_missing = args.records is None or args.save_records
-    return {} if may_be_missing and not file.exists() else read(file)
+    found = {} if may_be_missing and not file.exists() else read(file)
+    return {name: r for name, r in found.items() if args.records or not _of_own_set(r)}
+
+
+def _of_own_set(record: Record) -> bool:
+    return record.get("config", {}).get("data") in OWN_SETS
 
 
 def read(file: Path) -> dict[str, Record]:

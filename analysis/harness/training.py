@@ -4,6 +4,7 @@ missing is trained, what is there stays."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from analysis.harness import progress
+from analysis.harness import own_images, progress
 from analysis.harness.records import Record, of_folder
 from analysis.harness.runs import changed
 from effssl import InputError, cli
@@ -107,9 +108,12 @@ def complete(
     over `keep_mb` is removed: that of a projector 8192 wide is 0.9 GB, of which nothing but that
     projector's weights is lost. trainers: of the runs that effssl.train does not train. costs: what
     the bar weighs the runs by (None: encoded views). Raises InputError for bad flags, or if a
-    folder holds a run with other settings; RunFailed when a run fails, with the end of its log."""
-    configs = {name: _config(folder / name, flags) for name, flags in runs.items()}
-    recorded = {name for name, cfg in configs.items() if _is_recorded(name, cfg, records or {})}
+    folder holds a run with other settings or of other images; RunFailed when a run fails, with the
+    end of its log."""
+    identify = functools.cache(own_images.identity)  # a large set takes seconds
+    configs = {name: _config(folder / name, flags, identify) for name, flags in runs.items()}
+    known = records or {}
+    recorded = {name for name, cfg in configs.items() if _is_recorded(name, cfg, known, identify)}
 
     def is_done(name: str) -> bool:
         return name in recorded or has_result(folder / name)
@@ -185,25 +189,28 @@ def remove_large_checkpoint(run: Path, keep_mb: float) -> None:
         file.unlink()
 
 
-def _config(run: Path, flags: list[str]) -> Config:
-    """Return the settings of a wanted run. Raises InputError if its folder holds one with
-    others."""
+def _config(run: Path, flags: list[str], identify: own_images.Identify) -> Config:
+    """Return the settings of a wanted run. Raises InputError if its folder holds one with others,
+    or of other images."""
     cfg = cli.parse([*flags, "--out", str(run)])
     if (run / "config.yaml").is_file():
-        was, now = flat(cli.load(run / "config.yaml")), flat(cfg)
-        if names := changed(was, now):
-            which = ", ".join(f"{name} {was[name]} -> {now[name]}" for name in names)
-            raise InputError(
-                f"{run} holds a run with other settings ({which}); "
-                "move it away or name another folder"
-            )
+        began = cli.load(run / "config.yaml")
+        was, now = flat(began), flat(cfg)
+        which = ", ".join(f"{name} {was[name]} -> {now[name]}" for name in changed(was, now))
+        if which or own_images.has_others(run, began, cfg, identify):
+            differs = f"with other settings ({which})" if which else "of other images"
+            raise InputError(f"{run} holds a run {differs}; move it away or name another folder")
     return cfg
 
 
-def _is_recorded(name: str, cfg: Config, records: Mapping[str, Record]) -> bool:
-    """Say whether there is a record of this run; one of the same name with other settings is
-    none."""
-    return name in records and not changed(records[name]["config"], flat(cfg))
+def _is_recorded(
+    name: str, cfg: Config, records: Mapping[str, Record], identify: own_images.Identify
+) -> bool:
+    """Say whether there is a record of this run; one of the same name with other settings, or known
+    to be of other images, is none."""
+    if name not in records or changed(records[name]["config"], flat(cfg)):
+        return False
+    return not own_images.are_others(records[name]["result"].get("images"), cfg, identify)
 
 
 @contextlib.contextmanager

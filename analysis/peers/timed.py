@@ -219,6 +219,7 @@ def _result(run: _Run, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "encoded_views": run.encoded_views,
         "views_per_s": round(run.encoded_views / seconds, 1),
+        "images": run.data.identity,
         **about,
     }
 

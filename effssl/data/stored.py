@@ -46,6 +46,12 @@ class Data(NamedTuple):
         """What the training images are known by, wherever they lie."""
         return f"{len(self.train.labels)} images {self.train.identity}"
 
+    @property
+    def identity(self) -> str | None:
+        """What the training images are known by before any is stored: those that cannot be are
+        among them."""
+        return None if self.source is None else self.source.identity
+
     def stored(self, split: Split) -> Beton:
         """Return a split that the set has."""
         beton = self.train if split == "train" else self.test

@@ -70,15 +70,18 @@ def write_result(
     steps: int,
     seconds: float,
     encoded_views: int,
+    images: str | None,
     device: torch.device,
 ) -> None:
-    """Write result.json: the final table, its cost, and the machine that it was measured on."""
+    """Write result.json: the final table, its cost, what the images are known by, and the machine
+    that it was measured on."""
     result = {
         "final": final,
         "steps": steps,
         "seconds": round(seconds, 3),
         "encoded_views": encoded_views,
         "views_per_s": round(encoded_views / seconds, 1),
+        "images": images,
         **machine(device),
     }
     write_json(out / "result.json", result)

@@ -43,6 +43,7 @@ def finish(job: Job, seconds: float, log: RunLog) -> None:
         steps=job.step,
         seconds=seconds,
         encoded_views=job.encoded_views,
+        images=job.data.identity,
         device=job.runtime.device,
     )
     log.close()

@@ -52,6 +52,7 @@ def test_the_committed_records_make_the_committed_tables(
 def test_the_committed_records_make_the_table_of_own_photographs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["defaults", "--preset", "photographs", "--method", "vicreg", "--seeds", "4"]
+    flags += ["--records", str(records.FOLDER / "claims-photographs.jsonl")]
     assert changes.main([*flags, "--data-dir", "nowhere", "--seconds", "0"]) == 0
     made = tmp_path / "runs" / "claims-photographs" / "changes-defaults-vicreg" / "runs.csv"
     assert made.read_bytes() == (RESULTS / "changes-defaults" / "runs.csv").read_bytes()

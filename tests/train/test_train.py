@@ -102,6 +102,8 @@ def test_a_run_leaves_what_it_says(uninterrupted):
     )
     result = json.loads((run / "result.json").read_text())
     assert result["encoded_views"] == 20 * 256 * 2
+    images = torch.load(run / "checkpoint.pt", weights_only=True)["images"]
+    assert images.endswith(f"images {result['images']}")
     assert set(result["final"]["rows"]) == {"trained", "untrained", "pixels"}
     assert result["final"]["split"] == "test"
     assert result["hardware"]["cpu_cores"] == os.cpu_count()
