@@ -52,7 +52,7 @@ from analysis.harness.plots import write_picture
 from analysis.harness.race_contenders import OURS, RACES, Contender
 from analysis.harness.race_runs import Race, Start
 from analysis.harness.tables import markdown, write_csv
-from analysis.harness.training import has_result
+from analysis.harness.training import diverged, has_result
 from effssl import InputError
 from effssl.run.files import check_writable, write_text
 
@@ -136,7 +136,7 @@ def _race(race: Race, wanted: list[Contender]) -> None:
 
 
 def _has_diverged(race: Race, start: Start) -> bool:
-    return race_runs.diverged(race.args.runs / start.name)
+    return diverged(race.args.runs / start.name)
 
 
 def out_of_the_race(race: Race) -> set[str]:
@@ -177,15 +177,11 @@ def _write(
     all_compared = list(race_tables.compared(rows, race.contenders)) if len(rows) else []
     peer = race_tables.best_peer(rows, race.contenders) if len(rows) else None
     lines = race_tables.ratios(all_compared)
-    diverged = {
-        start.name
-        for start in race_runs.trials(race)
-        if race_runs.diverged(race.args.runs / start.name)
-    }
+    failed = {start.name for start in race_runs.trials(race) if _has_diverged(race, start)}
     text = f"{verdict(race, all_compared, peer)}\n\n"
     text += race_tables.standings(rows, probes, wanted, chosen, out_of_the_race(race))
     text += f"\n{markdown(lines)}\nTrials, linear probe in %:\n\n"
-    text += race_tables.trials_table(trials, wanted, diverged)
+    text += race_tables.trials_table(trials, wanted, failed)
     text += f"\n{PROBE} {splits_in_words(rows) if len(rows) else ''}\n\n"
     results = [record["result"] for _, record in (*of_trials, *of_runs)]
     if mixed := race_tables.of_several_machines(of_runs):

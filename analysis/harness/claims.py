@@ -154,6 +154,9 @@ def write(
     out: Path = scale.args.out
     origin = runs.origin([record["result"] for record in finished], scale.args.command)
     about = f"{NAMES[scale.args.method]}. {PROBE} {splits_in_words(table)}"
+    left = wanted.keys() - {record["name"] for record in finished}
+    if lost := sorted(name for name in left if training.diverged(scale.args.runs / name)):
+        about += f" Diverged, and so without figures here: {', '.join(lost)}."
     text = f"{text}\n{about}\n\n{runs.finished_of(finished, wanted)} runs finished; {origin}\n"
     write_csv(out / "runs.csv", table)
     write_picture(out / f"{name}.png", figure)

@@ -19,8 +19,6 @@ from analysis.harness.records import Record
 from effssl import cli
 from effssl.config import Config
 from effssl.losses.auto_weights import resolve
-from effssl.run.files import write_text
-from effssl.run.signals import DIVERGED
 
 TRIAL_SEED = 1000  # none that is reported
 BUSY = 0.5  # load average above which other work is said to run
@@ -110,37 +108,27 @@ def trial_flags(cfg: Config, trial: Trial) -> list[str]:
 
 
 def trained(race: Race, starts: Iterable[Start], began: float) -> list[Start]:
-    """Train what is missing, one at a time in this order, and return what has a result. A training
-    that diverged has none, and is not tried again. began: when --seconds began to count.
-
-    Raises InputError for bad flags and folders, RunFailed for a run that fails otherwise."""
+    """Train what is missing, one at a time in this order, and return what has a result. began: when
+    --seconds began to count. Raises as training.complete does."""
     starts, folder = list(starts), race.args.runs
-    flags = {start.name: flags_of(race, start) for start in starts}
-    missing = [s for s in starts if s.name not in race.known and not _is_done(folder / s.name)]
+    missing = [s for s in starts if s.name not in race.known and not _is_over(folder / s.name)]
     if missing and (load := os.getloadavg()[0]) > BUSY:
         print(
             f"warning: a load average of {load:.1f}: other work runs, or did a minute ago; beside "
             "it seconds are not those of a race",
             file=sys.stderr,
         )
-    while True:
-        left = {s.name: flags[s.name] for s in starts if not diverged(folder / s.name)}
-        try:
-            done = training.complete(
-                left,
-                folder,
-                records=race.known,
-                parallel=1,
-                seconds=_left_s(race.args.seconds, began),
-                keep_mb=0,
-                trainers={s.name: s.contender.trainer for s in starts},
-                costs={s.name: s.length for s in starts},
-            )
-            return [start for start in starts if start.name in done]
-        except training.RunFailed as error:
-            if error.code != DIVERGED:
-                raise
-            write_text(_mark(folder / error.name), f"{error}\n")
+    done = training.complete(
+        {start.name: flags_of(race, start) for start in starts},
+        folder,
+        records=race.known,
+        parallel=1,
+        seconds=_left_s(race.args.seconds, began),
+        keep_mb=0,
+        trainers={s.name: s.contender.trainer for s in starts},
+        costs={s.name: s.length for s in starts},
+    )
+    return [start for start in starts if start.name in done]
 
 
 @functools.lru_cache
@@ -149,21 +137,13 @@ def _parsed(flags: tuple[str, ...]) -> Config:
     return cli.parse(list(flags))
 
 
-def diverged(run: Path) -> bool:
-    return _mark(run).is_file()
-
-
 def record_of(race: Race, start: Start) -> Record:
     """Return what a finished run left: in its folder, else among the records."""
     return training.record_of(race.args.runs / start.name, race.known)
 
 
-def _is_done(run: Path) -> bool:
-    return training.has_result(run) or diverged(run)
-
-
-def _mark(run: Path) -> Path:
-    return run.parent / f"{run.name}.diverged"
+def _is_over(run: Path) -> bool:
+    return training.has_result(run) or training.diverged(run)
 
 
 def _left_s(seconds: float | None, began: float) -> float | None:

@@ -22,6 +22,8 @@ from analysis.harness.records import Record, of_folder
 from analysis.harness.runs import changed
 from effssl import InputError, cli
 from effssl.config import Config, flat
+from effssl.run.files import write_text
+from effssl.run.signals import DIVERGED
 from effssl.run.threads import num_cores
 
 Flags = dict[str, list[str]]  # name of a run -> flags of effssl.train
@@ -40,10 +42,6 @@ EFFSSL = Trainer("effssl.train")
 
 class RunFailed(InputError):
     """A run ended with an error; the message is one line."""
-
-    def __init__(self, message: str, name: str, code: int):
-        super().__init__(message)
-        self.name, self.code = name, code
 
 
 class Running:
@@ -67,7 +65,8 @@ class Running:
         self._processes[name] = start_process(run, flags, slot, self._slots, trainer), slot
 
     def take_ended(self) -> list[str]:
-        """Return the names of runs that ended since. Raises RunFailed with a log's last lines."""
+        """Return the names of runs that ended since; one that diverged is marked. Raises RunFailed
+        with a log's last lines."""
         ended = [
             name for name, (process, _) in self._processes.items() if process.poll() is not None
         ]
@@ -77,7 +76,9 @@ class Running:
             if process.returncode != 0:
                 last_lines = (self._folder / f"{name}.log").read_text().splitlines()[-3:]
                 said = f"{self._folder / name} failed: {' | '.join(last_lines)}"
-                raise RunFailed(said, name, process.returncode)
+                if process.returncode != DIVERGED:
+                    raise RunFailed(said)
+                write_text(_mark(self._folder / name), f"{said}\n")
         return ended
 
     def stop(self) -> None:
@@ -100,7 +101,8 @@ def complete(
     costs: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Train every run that has no result in folder/NAME yet, nor a record with its settings; return
-    the names of those that have one at the end.
+    the names of those that have one at the end. One that diverged has none, which is said; it would
+    diverge again, so it is not tried again, and keeps no other from its end.
 
     parallel: how many at once; None is one per GPU, or one per core without a GPU (a core each: on
     small encoders faster than one run on all of them). After `seconds`, on Ctrl-C and on SIGTERM
@@ -118,7 +120,10 @@ def complete(
     def is_done(name: str) -> bool:
         return name in recorded or has_result(folder / name)
 
-    missing = [name for name in runs if not is_done(name)]
+    def is_over(name: str) -> bool:
+        return is_done(name) or diverged(folder / name)
+
+    missing = [name for name in runs if not is_over(name)]
     slots = parallel or torch.cuda.device_count() or num_cores()
     running = Running(folder, slots, trainers or {})
     ends = math.inf if seconds is None else time.monotonic() + seconds
@@ -127,9 +132,8 @@ def complete(
             while (missing or len(running)) and time.monotonic() < ends:
                 while missing and not running.is_full:
                     name = missing.pop(0)
-                    if not is_done(
-                        name
-                    ):  # another script that shares the folder may have been quicker
+                    # Another script that shares the folder may have been quicker.
+                    if not is_over(name):
                         running.start(name, runs[name])
                 time.sleep(0.2)
                 ended = running.take_ended()
@@ -138,11 +142,23 @@ def complete(
                 show(len(runs) - len(missing) - len(running), bool(ended))
         finally:
             running.stop()
+    for name in runs:
+        if is_over(name) and not is_done(name):
+            run, mark = folder / name, _mark(folder / name)
+            print(f"{run} diverged and is left out; remove it and {mark} to train it again")
     return [name for name in runs if is_done(name)]
 
 
 def has_result(run: Path) -> bool:
     return (run / "result.json").is_file()
+
+
+def diverged(run: Path) -> bool:
+    return _mark(run).is_file()
+
+
+def _mark(run: Path) -> Path:
+    return run.parent / f"{run.name}.diverged"
 
 
 def record_of(run: Path, known: Mapping[str, Record]) -> Record:

@@ -4,7 +4,8 @@ The baseline and the recommended recipe of claim 4 have all pairs of a rate and 
 multiples of the scale's rate and of the rule's weight at their width, of the shortest length of the
 study; each K of claims 2 and 3 has as many rates, on all images, for as many encoded views as the
 study compares, and each width of claim 1 as many. All have a seed of their own. The best linear
-probe on the validation split is taken; of equals, the pair nearest to the scale's and the rule's.
+probe on the validation split is taken; of equals, the pair nearest to the scale's and the rule's. A
+trial that diverged is worse than any.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from analysis.harness.presets import CLAIMS
 from analysis.harness.recipes import Recipe, Scale, epochs_for, flags_of, name_of
 from analysis.harness.records import Record
 from analysis.harness.tables import markdown
-from analysis.harness.training import Flags
+from analysis.harness.training import Flags, diverged
 
 SEED = 1000  # none that is reported
 RATES = (1 / 3, 1.0, 3.0)  # of the scale's rate
@@ -166,12 +167,12 @@ def _at_rate(scale: Scale, recipe: Recipe, rate: float) -> Recipe:
 
 
 def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | None:
-    """Return the best trial of a side; None until all of them are finished. table: a row a run."""
-    linear = table.set_index("name")["linear"] if len(table) else pd.Series(dtype=float)
-    names = [name_of(scale, trial.recipe, SEED) for trial in trials]
-    if not set(names) <= set(linear.index):
+    """Return the best trial of a side; None until all of them are finished, and if all diverged.
+    table: a row a run."""
+    ended = _ended(scale, table, trials)
+    if len(ended) < len(trials) or all(map(math.isinf, ended.values())):
         return None
-    reached = [float(linear[name]) for name in names]
+    reached = [ended[trial] for trial in trials]
     away = [abs(math.log(t.rate)) + abs(math.log(t.weight)) for t in trials]
     best = max(range(len(trials)), key=lambda i: (reached[i], -away[i]))
     trial = trials[best]
@@ -183,18 +184,31 @@ def choose(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> Chosen | N
     return Chosen(trial, reached[best], tuple(ends))
 
 
+def _ended(scale: Scale, table: pd.DataFrame, trials: list[Trial]) -> dict[Trial, float]:
+    """Return the accuracy of each trial that is over: -inf of one that diverged."""
+    linear = dict(zip(table["name"], table["linear"], strict=True)) if len(table) else {}
+    ended = {}
+    for trial in trials:
+        name = name_of(scale, trial.recipe, SEED)
+        if name in linear:
+            ended[trial] = float(linear[name])
+        elif diverged(scale.args.runs / name):
+            ended[trial] = -math.inf
+    return ended
+
+
 def lines(scale: Scale, table: pd.DataFrame, sides: Sides) -> list[dict[str, Any]]:
     """Return the grid as a table, a line for each side and rate, a column for each weight:
     accuracy in %, the best of a side in bold, nothing for a trial that is not finished."""
-    linear = dict(zip(table["name"], table["linear"], strict=True)) if len(table) else {}
     shown = []
     for side, trials in sides.items():
-        chosen = choose(scale, table, trials)
+        chosen, ended = choose(scale, table, trials), _ended(scale, table, trials)
         for rate in sorted({trial.rate for trial in trials}):
             line = {"side": side, "rate": f"{rate * scale.cfg.lr:.3g}"}
             for trial in (each for each in trials if each.rate == rate):
-                reached = linear.get(name_of(scale, trial.recipe, SEED))
+                reached = ended.get(trial)
                 text = "" if reached is None else f"{100 * reached:.1f}"
+                text = "diverged" if reached == -math.inf else text
                 best = chosen is not None and trial == chosen.trial
                 line[f"{trial.weight:g} of the rule's weight"] = f"**{text}**" if best else text
             shown.append(line)
@@ -204,6 +218,8 @@ def lines(scale: Scale, table: pd.DataFrame, sides: Sides) -> list[dict[str, Any
 def in_words(scale: Scale, side: str, chosen: Chosen | None, trials: list[Trial]) -> str:
     """Say what was chosen for a side, and whether that lies at an end of the grid."""
     if chosen is None:
+        if all(diverged(scale.args.runs / name_of(scale, t.recipe, SEED)) for t in trials):
+            return f"{side}: all of its {len(trials)} trials diverged, so nothing is chosen."
         return f"{side}: its {len(trials)} trials are not finished, so nothing is chosen yet."
     dim = chosen.trial.recipe.dim
     product = chosen.trial.weight * rule_weight(scale.args.method, dim) * dim

@@ -281,6 +281,35 @@ def test_each_k_has_its_own_best_rate(module, tmp_path):
     assert f"{count} of {count} runs finished" in said
 
 
+def test_a_trial_that_diverged_is_worse_than_any(tmp_path):
+    scale = scale_of("--runs", str(tmp_path), "--seconds", "0")
+    scale.args.rates = [1.0, 3.0, 9.0]
+    sides = trials.by_views(scale, [2, 4])
+    *ended, lost = sides["K = 2"]
+    reached = {trial.recipe: 30.0 + trial.rate for trial in ended}
+    write_runs(scale, reached, lambda r, seed: (reached[r], 30.0), seeds=[trials.SEED])
+    for trial in (lost, *sides["K = 4"]):
+        name = recipes.name_of(scale, trial.recipe, trials.SEED)
+        (tmp_path / f"{name}.diverged").touch()
+    tried = trials.complete(scale, sides)
+    assert tried.chosen["K = 2"].trial.rate == 3.0 and tried.chosen["K = 4"] is None
+    said = tried.words(scale, "")
+    assert cells(said, "K = 2 | 0.009")[2] == "**33.0**"
+    assert cells(said, "K = 2 | 0.027")[2] == "diverged"
+    assert "K = 4: all of its 3 trials diverged, so nothing is chosen." in said
+
+
+@pytest.mark.usefixtures("empty_pictures")
+def test_a_run_that_diverged_is_in_no_table_and_named(tmp_path):
+    flags = ["--runs", str(tmp_path), "--seeds", "1", "--seconds", "0"]
+    write_runs(scale_of(*flags), [Recipe(8, 256, 1)], lambda r, seed: (40.0, 60.0))
+    (tmp_path / "bt_k2_d256_f1_e4_s0.diverged").touch()
+    assert views.main([*NO_RECORDS, *flags]) == 0
+    said = (tmp_path / "views" / "summary.md").read_text()
+    assert "Diverged, and so without figures here: bt_k2_d256_f1_e4_s0.\n" in said
+    assert "1 of 6 runs finished" in said
+
+
 def test_no_rates_is_no_trial_and_the_scarce_scale_has_three_for_each_k():
     scale = scale_of()
     scale.args.rates = None

@@ -64,9 +64,29 @@ def test_a_failing_run_is_named_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "failing.py").write_text(r"print('1\n2\n3\nno image'); raise SystemExit(2)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     trainers = {"bad": training.Trainer("failing", resumes=False)}
-    with pytest.raises(training.RunFailed, match=r"bad failed: 2 \| 3 \| no image$") as told:
+    with pytest.raises(training.RunFailed, match=r"bad failed: 2 \| 3 \| no image$"):
         training.complete({"bad": []}, tmp_path, trainers=trainers)
-    assert (told.value.name, told.value.code) == ("bad", 2)
+
+
+def test_a_run_that_diverges_ends_no_other_and_is_not_tried_again(tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def start(run, *_):
+        begun.append(run.name)
+        (tmp_path / f"{run.name}.log").write_text("the loss is nan\n")
+        if run.name != "b":
+            run.mkdir()
+            (run / "result.json").write_text("{}")
+        return subprocess.Popen(["false" if run.name == "b" else "true"])
+
+    monkeypatch.setattr(training, "start_process", start)
+    monkeypatch.setattr(training, "DIVERGED", 1)
+    for _ in range(2):
+        assert training.complete({"a": [], "b": [], "c": []}, tmp_path, parallel=3) == ["a", "c"]
+        assert f"{tmp_path / 'b'} diverged and is left out; remove" in capsys.readouterr().out
+    assert begun == ["a", "b", "c"]
+    assert training.diverged(tmp_path / "b")
+    assert (tmp_path / "b.diverged").read_text().endswith("b failed: the loss is nan\n")
 
 
 def test_a_run_that_another_script_finishes_meanwhile_is_not_begun_again(
