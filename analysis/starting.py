@@ -20,6 +20,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +128,8 @@ def _study(args: argparse.Namespace) -> None:
     }
     began_s = time.monotonic()
     tried = table(args, _complete(args, trials, began_s))
-    chosen = choose(tried, study)
+    lost = [name for name in trials if training.diverged(args.runs / name)]
+    chosen = choose(tried, study, lost)
     timed = {
         f"{way.name}_lr{chosen[way.name]}_s{seed}": flags_of(
             args, study, way, chosen[way.name], seed
@@ -177,12 +180,14 @@ def table(args: argparse.Namespace, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(tried: pd.DataFrame, study: Study) -> dict[str, str]:
-    """Return the rate of the best trial of each way that has all of its trials."""
+def choose(tried: pd.DataFrame, study: Study, lost: Iterable[str] = ()) -> dict[str, str]:
+    """Return the rate of the best trial of each way that has all of its trials, those included that
+    diverged: lost, by name."""
+    diverged = Counter(name.partition("_")[0] for name in lost)
     chosen = {}
     for way in study.ways:
         own = tried[tried["way"] == way.name] if len(tried) else tried
-        if len(own) == len(RATES):
+        if 0 < len(own) == len(RATES) - diverged[way.name]:
             chosen[way.name] = str(own.sort_values("linear")["lr"].iloc[-1])
     return chosen
 

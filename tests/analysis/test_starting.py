@@ -92,3 +92,5 @@ def test_the_best_rate_is_chosen_when_all_trials_are_there():
     )
     assert starting.choose(tried, study) == {"scratch": "2e-2"}
     assert starting.choose(tried[:2], study) == {}
+    assert starting.choose(tried[:2], study, ["scratch_lr6e-2_s1000"]) == {"scratch": "2e-2"}
+    assert starting.choose(tried[:2], study, ["other_lr6e-2_s1000"]) == {}
