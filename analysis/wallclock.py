@@ -48,6 +48,7 @@ from analysis.harness import claims, cli, records, training, trials
 from analysis.harness.claim_rules import FACTOR, TUNED, UNTUNED
 from analysis.harness.matched_width import matched_width
 from analysis.harness.recipes import Recipe, Scale, flags_of, in_epochs, name_of, runs_of, scale_of
+from analysis.harness.runs import machine_of
 from analysis.harness.tables import write_csv
 from analysis.harness.trials import Chosen, Trial
 from analysis.harness.wallclock_picture import label, picture
@@ -153,7 +154,7 @@ def _claim(scale: Scale) -> None:
         table = claims.table_of(scale, finished)
         recipe_of = _names(scale, planned)
         table.insert(1, "recipe", [recipe_of[name] for name in table["name"]])
-        steps = _cost_of_steps(scale, planned)
+        steps, measured_on = _cost_of_steps(scale, planned, list(table["name"]))
         table["seconds_by_steps"] = _seconds_by_steps(table, planned, steps)
         compared = comparisons(scale, table, planned, steps)
         parts = waterfall(scale, table, planned, steps)
@@ -162,7 +163,7 @@ def _claim(scale: Scale) -> None:
         write_csv(out / "ratios.csv", [compared_line(each) for each in compared])
         if tried.records:
             write_csv(out / "trials.csv", tried.table)
-        text = summary(scale, table, planned, steps, compared, parts)
+        text = summary(scale, table, planned, steps, measured_on, compared, parts)
         text += tried.words(scale, in_epochs(scale.epochs))
         curves = {
             name: [claims.rows_of(scale, table, r) for r in lengths]
@@ -184,9 +185,10 @@ def _names(scale: Scale, planned: Planned) -> dict[str, str]:
     }
 
 
-def _cost_of_steps(scale: Scale, planned: Planned) -> Steps:
-    """Return the milliseconds of a step's parts and its encoded views, by what makes a step;
-    measured once, kept beside the runs and among the records."""
+def _cost_of_steps(scale: Scale, planned: Planned, names: list[str]) -> tuple[Steps, str]:
+    """Return the milliseconds of a step's parts and its encoded views, by what makes a step, and on
+    what they were measured: once, kept beside the runs and among the records; on this machine if it
+    trains some of the runs that are called so."""
     configs = {
         step_name(lengths[0]): parse(flags_of(scale, lengths[0], 0)) for lengths in planned.values()
     }
@@ -194,14 +196,19 @@ def _cost_of_steps(scale: Scale, planned: Planned) -> Steps:
     file, record = scale.args.runs / f"{name}.json", claims.known_record(scale, name)
     on_gpu = torch.cuda.is_available()
     threads = None if on_gpu else training.threads_each(scale.args.parallel)
-    cost = kept_steps.kept_or_measured(configs, file, record, threads=threads)
+    trains = scale.args.seconds != 0
+    here = trains and any(training.has_result(scale.args.runs / each) for each in names)
+    cost = kept_steps.kept_or_measured(configs, file, record, threads=threads, here=here)
     if scale.args.save_records:
         new = {"kind": "step_cost", "name": name} | cost
         records.save(records.file_of(scale.args), [new])
-    return {
+    steps = {
         step: {**cost["ms"][step], "encoded_views": cfg.optim.batch_size * cfg.augment.views}
         for step, cfg in configs.items()
     }
+    used = f" ({cost['threads']} used)" if cost.get("threads") else ""
+    version = f"commit {cost['versions']['commit']}, {cost['finished']}"
+    return steps, f"{machine_of(cost)}{used}, {version}"
 
 
 def _seconds_by_steps(table: pd.DataFrame, planned: Planned, steps: Steps) -> list[float]:

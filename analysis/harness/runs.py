@@ -50,14 +50,17 @@ def processor_of(result: dict[str, Any]) -> str:
     return f"{hardware['cpu']} with {vectors}" if vectors else hardware["cpu"]
 
 
+def machine_of(result: dict[str, Any]) -> str:
+    """Return the GPU's name, or the processor's, and how many cores there are."""
+    gpu, cores = (result["hardware"][name] for name in ("gpu", "cpu_cores"))
+    return f"{gpu or processor_of(result)}, {cores} cores"
+
+
 def origin(results: Iterable[dict[str, Any]], command: str = "") -> str:
     """Return one line: hardware, versions, commits and dates of result.json of runs, or of
     `machine`; and the command, as a path below analysis/."""
     results = list(results)
-    hardware = {
-        f"{r['hardware']['gpu'] or processor_of(r)}, {r['hardware']['cpu_cores']} cores"
-        for r in results
-    }
+    hardware = {machine_of(result) for result in results}
     versions = {f"torch {r['versions']['torch']}" for r in results}
     commits = {str(r["versions"]["commit"]) for r in results}
     dates = {r["finished"].split()[0] for r in results}

@@ -127,6 +127,7 @@ def summary(
     table: pd.DataFrame,
     planned: Planned,
     steps: Steps,
+    measured_on: str,
     compared: list[Compared],
     parts: list[Part],
 ) -> str:
@@ -143,7 +144,8 @@ def summary(
         "how many times cheaper a view is, projector, loss and optimizer included. Mean and "
         "standard deviation over seeds:\n\n"
         f"{markdown(_length_lines(scale, table, planned))}\n"
-        f"Milliseconds of the parts of a training step:\n\n{markdown(_step_lines(steps))}"
+        f"Milliseconds of the parts of a training step, measured on {measured_on}:\n\n"
+        f"{markdown(_step_lines(steps))}"
         f"{_in_parts(parts)}"
     )
 

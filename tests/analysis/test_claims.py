@@ -197,6 +197,7 @@ def test_wallclock_ratios(tmp_path, monkeypatch):
     assert cli.load(tmp_path / "bt_k4_d256_f1_e3_fast_s1" / "config.yaml").optim.lr == 0.01
     # K = 2, d = 256 ends at 49 % in 400 s, which the recipe has at 50 * 4 ** 0.75 s.
     assert cells(said, "K = 4, d = 256, to the accuracy of K")[2] == f"{400 / (50 * 4**0.75):.2f}"
+    assert "Milliseconds of the parts of a training step, measured on " in said
     assert "| K = 4, d = 256 | 15.0 | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 59 |" in said
     # In parts, which multiply out: K = 2, d = 256 has it by its shortest run, at least so early.
     small, cheaper, views, halves, whole = (
@@ -232,6 +233,22 @@ def test_what_the_trials_choose_is_trained(tmp_path, monkeypatch):
     assert tuned["recipe"] == "baseline, tuned: K = 2, d = 8192" and tuned["lr"] == "0.009"
     assert rows["bt_k2_d256_w0.03984_f1_e4_s0"]["recipe"] == "K = 2, d = 256"
     assert rows["bt_k4_d8192_w0.0001245_lr0.009_f1_e1_s0"]["recipe"] == "K = 4, d = 8192"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("empty_pictures")
+def test_step_costs_of_another_machine_are_measured_anew_where_runs_are_trained(
+    tmp_path, monkeypatch
+):
+    made_wallclock(tmp_path, monkeypatch, AS_GIVEN, seeds=1)
+    file = tmp_path / "step_cost_barlow_twins.json"
+    file.write_text(file.read_text().replace('"cpu": "', '"cpu": "another '))
+    flags = [*NO_RECORDS, "--runs", str(tmp_path), "--seeds", "1", "--recipe", "fast", "--lr 0.01"]
+    for more, is_kept in ((["--seconds", "0"], True), ([], False)):
+        assert wallclock.main([*flags, *more]) == 0
+        assert ("another" in file.read_text()) == is_kept
+        said = (tmp_path / "wallclock" / "summary.md").read_text()
+        assert ("step, measured on another " in said) == is_kept
 
 
 def made_with_rates(module, tmp_path, rates, best):
