@@ -25,7 +25,7 @@ TURNS = {  # EXIF's orientation -> what makes the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BITS_PER_SAMPLE = 258  # TIFF's tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF's tags
 WHITE_OF_16_BITS = 65_535
 # Pillow warns of half as many pixels and refuses more, to guard servers from files of strangers.
 # These files are the user's own: `_check_size` holds them to a memory limit instead.
@@ -76,7 +76,11 @@ class Readable(Protocol):
 def opened(file: Path | Readable) -> Image.Image:
     """Open an image, of which the header is read. Raises what Pillow does, which is nearly any
     exception for damaged files."""
-    return Image.open(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
+    image = Image.open(file if isinstance(file, Path) else io.BytesIO(file.read_bytes()))
+    # Pillow maps a named file into memory where it can, and TIFFs that EXIF turns on their side by
+    # the sides of the upright image, which scrambles them.
+    image.filename = ""
+    return image
 
 
 def stream_of(file: Path | Readable) -> BinaryIO:
@@ -168,6 +172,8 @@ def _decoded(image: Image.Image, decoding: Decoding) -> Decoded:
     upright = image if turn is None else image.transpose(turn)
     if upright.mode[0] in "IF":  # Pillow would clip to 255 instead of scaling
         values = np.asarray(upright)
+        if has_16_bits and isinstance(image, TiffImageFile) and not image.tag_v2.get(_PHOTOMETRIC):
+            values = ~values  # white is 0, which Pillow minds in 8 bits alone
         if decoding.gray_range is not None:
             gray = _scaled(values, *decoding.gray_range)
         elif has_16_bits:

@@ -45,6 +45,18 @@ def test_a_gray_range_is_mapped_to_black_and_white(tmp_path, name, values, gray_
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+def test_16_bits_whose_white_is_0_are_no_negatives(tmp_path, compression):
+    values = (RAMP * 65_535).astype(np.uint16)
+    file = tmp_path / "x.tif"
+    Image.fromarray(~values).save(file, tiffinfo={262: 0}, compression=compression)
+    decoded = decode(file, Decoding())
+    np.testing.assert_array_equal(decoded.pixels[..., 0], values // 256)
+    assert decoded.gray_high == 65_535
+    ranged = decode(file, Decoding((0, 4095))).pixels[..., 0]
+    assert np.abs(ranged - (255 * (values / 4095)).clip(0, 255)).max() <= 0.5001
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_gray_of_an_unknown_range_is_an_error_that_names_the_flag(tmp_path, kind):
     file = saved(tmp_path / "x.tif", (RAMP * 40).astype(kind))

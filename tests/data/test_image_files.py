@@ -9,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from effssl import InputError
-from effssl.data.decode import Decoding
+from effssl.data.decode import TURNS, Decoding
 from effssl.data.image_files import ImageFiles, about_others, find_images, images_below, suffixes
 from tests.conftest import write_class_folders
 
@@ -151,6 +151,23 @@ def test_exif_turns_images_upright(tmp_path, suffix, orientation):
     assert turned.shape == upright.shape
     for row, column in [(4, 4), (4, 44), (28, 4), (28, 44)]:
         assert np.abs(turned[row, column].astype(int) - upright[row, column]).max() <= 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_tiffs_that_pillow_would_map_into_memory_are_turned_too(tmp_path, mode, orientation):
+    values = np.arange(40 * 60).reshape(40, 60)
+    image = Image.fromarray((16 * values).astype(np.uint16))
+    if mode != "I;16":
+        image = Image.fromarray((values % 251).astype(np.uint8)).convert("RGB").convert(mode)
+    image.save(tmp_path / "x.tif")
+    stored = decoded(tmp_path / "x.tif")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(tmp_path / "y.tif", exif=exif)
+    turn = TURNS.get(orientation)
+    upright = stored if turn is None else np.asarray(Image.fromarray(stored).transpose(turn))
+    np.testing.assert_array_equal(decoded(tmp_path / "y.tif"), upright)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
