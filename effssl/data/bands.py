@@ -89,10 +89,11 @@ def read_raster(file: BinaryIO) -> Raster:
         case "tiff":
             with _tiff(file) as tiff:
                 return _of_tiff(tiff)
-    if _is_deep_png(file):
-        return _of_deep_png(file)
     with Image.open(file) as image:
-        return _of_pillow(image)
+        image.load()  # PNG knows its orientation only now
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda a: a)
+        values, has_alpha = _of_deep_png(file) if _is_deep_png(file) else _of_pillow(image)
+        return Raster(turn(values), has_alpha)
 
 
 def with_channels(raster: Raster, channels: int) -> np.ndarray:
@@ -222,16 +223,13 @@ def _of_deep_png(file: BinaryIO) -> Raster:
 
 
 def _of_pillow(image: Image.Image) -> Raster:
-    image.load()  # PNG knows its orientation only now
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if (mode := _mode_read(image)) != image.mode:
         image = image.convert(mode)
     values = np.asarray(image)
     if (image.mode, image.format) == ("I", "PPM"):  # of 16 bits
         values = values.astype(np.uint16)
     values = values if values.ndim == 3 else values[..., None]
-    upright = _TURNS.get(orientation, lambda a: a)(values)
-    return Raster(upright, image.mode in ("RGBA", "LA"))
+    return Raster(values, image.mode in ("RGBA", "LA"))
 
 
 def _mode_read(image: Image.Image) -> str:

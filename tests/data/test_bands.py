@@ -91,12 +91,15 @@ def test_values_are_those_of_the_file(kind):
     np.testing.assert_array_equal(values, expected)
 
 
+def with_chunk(png, name, text):
+    content = png.getvalue()
+    chunk = struct.pack(">I", len(text)) + name + text + struct.pack(">I", zlib.crc32(name + text))
+    return io.BytesIO(content[:33] + chunk + content[33:])  # behind the header
+
+
 def with_transparent(png):
     """Say that black is transparent, in a PNG that has no alpha."""
-    content = png.getvalue()
-    chunk = b"tRNS" + bytes(6)
-    chunk = struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return io.BytesIO(content[:33] + chunk + content[33:])  # behind the header
+    return with_chunk(png, b"tRNS", bytes(6))
 
 
 PALETTE = Image.fromarray(BYTES[..., :3]).quantize(16)
@@ -147,6 +150,8 @@ def test_images_are_upright(orientation):
     by_pillow = ImageOps.exif_transpose(Image.open(file)).getpixel((0, 0))
     place = np.argwhere((BYTES[..., :3] == by_pillow).all(-1))[0]
     np.testing.assert_array_equal(turned[0, 0], HWC[tuple(place)])
+    deep = with_chunk(deep_png(HWC[..., :3]), b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    np.testing.assert_array_equal(read_raster(deep).values, turned[..., :3])
 
 
 def test_channels_are_those_that_are_asked_for():
