@@ -18,12 +18,13 @@ from effssl import InputError
 from effssl.data.fingerprints import digest
 from effssl.data.folders import is_read
 from effssl.data.image_files import abridged, counted, describe_labels, is_image, printable
-from effssl.data.split_folders import split_of
+from effssl.data.split_folders import split_of, told_apart
 
 KINDS = (".zip", ".tar")
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a file in a zip: signature, lengths of name and more
 _READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED = 0x1  # a bit of a zip's flags
+_OF_DOS = 0  # a zip's number for the system that a file comes from
 
 
 class Member(NamedTuple):
@@ -124,9 +125,11 @@ def _places(file: Path, names: list[str], *, check: bool) -> tuple[list[_Place],
         if split_of(every[0][0]) is not None or all(len(parts) == 2 for parts in every):
             break
         every = [parts[1:] for parts in every]
+    folders = [file / name for name in sorted({parts[0] for parts in every if len(parts) > 1})]
+    if len({parts[0] for parts in every}) > 1:  # else one holds all, whatever it is called
+        told_apart(file, folders, folders)
     spelled = [split_of(parts[0]) if len(parts) > 1 else None for parts in every]
     has_train = "train" in spelled
-    held_out = "test" if "test" in spelled else "val"
     inside = [parts[1:] if s else parts for parts, s in zip(every, spelled, strict=True)]
     deeper = sorted({p for parts in inside for p in parts[:-1] if split_of(p) is not None})
     if check and deeper:
@@ -134,6 +137,10 @@ def _places(file: Path, names: list[str], *, check: bool) -> tuple[list[_Place],
             f"{file}: folders with the names of splits ({abridged(deeper)}) lie among the images "
             "(--no-labels takes all as they are, if folders mean nothing here)"
         )
+    # As in a folder, a test without class folders gives way to a val that has some.
+    with_classes = {s for s, parts in zip(spelled, inside, strict=True) if len(parts) > 1}
+    is_test = "test" in spelled and ("test" in with_classes or "val" not in with_classes)
+    held_out = "test" if is_test else "val"
     role = {"train": "train", None: None if has_train else "train", held_out: "test"}
     places = [
         _Place(role.get(s), parts[0] if len(parts) > 1 else "")
@@ -168,13 +175,16 @@ def _members(file: Path, arrays: bool) -> tuple[list[Member], Counter[str]]:
 def _of_zip(file: Path) -> Iterator[Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if info.is_dir():
+            name = info.filename
+            if info.create_system == _OF_DOS and "/" not in name:
+                name = name.replace("\\", "/")  # as unzip does: old tools of Windows wrote them
+            if name.endswith("/"):
                 continue
             if info.compress_type not in _READABLE or info.flag_bits & _ENCRYPTED:
-                raise OSError(f"{info.filename} is encrypted, or neither stored nor deflated")
+                raise OSError(f"{name} is encrypted, or neither stored nor deflated")
             yield Member(
                 file,
-                info.filename,
+                name,
                 info.header_offset,
                 info.compress_size,
                 info.file_size,

@@ -60,15 +60,8 @@ def find_split_folders(data_dir: Path, *, arrays: bool = False) -> SplitFolders:
     if not data_dir.is_dir():
         raise InputError(f"--data-dir {data_dir}: no such folder")
     folders = subfolders(data_dir)
-    train, val, test = (_only(folders, split) for split in SPELLINGS)
     others = [f for f in folders if split_of(f.name) is None and has_images(f, arrays=arrays)]
-    alike = [folder for folder in others if ALIKE.fullmatch(folder.name)]
-    if alike:
-        raise InputError(
-            f"{_listed(alike)}: by its name a split of {data_dir}, but which is not clear; rename "
-            "it to train, val or test, or move it away (if it is a class, move all classes into "
-            f"{data_dir / 'train'})"
-        )
+    train, val, test = told_apart(data_dir, folders, others)
     notes = []
     inside = [] if train is None else list(data_dir.iterdir())
     loose = [path for path in inside if is_image(path.name, arrays=arrays)]
@@ -87,6 +80,25 @@ def find_split_folders(data_dir: Path, *, arrays: bool = False) -> SplitFolders:
             )
     apart = [folder for folder in (val, test) if folder is not None]
     return SplitFolders(train or data_dir, held_out, apart, notes)
+
+
+def told_apart(
+    data_dir: Path, folders: Sequence[Path], with_images: Sequence[Path]
+) -> list[Path | None]:
+    """Return which of a set's folders hold train, val and test, None for a split without one.
+
+    Raises InputError if a split is there twice, and for a folder with images whose name is like a
+    split's. An archive's folders need not be there to be listed.
+    """
+    found = [_only(folders, split) for split in SPELLINGS]
+    alike = [f for f in with_images if split_of(f.name) is None and ALIKE.fullmatch(f.name)]
+    if alike:
+        raise InputError(
+            f"{_listed(alike)}: by its name a split of {data_dir}, but which is not clear; rename "
+            "it to train, val or test, or move it away (if it is a class, move all classes into "
+            f"{data_dir / 'train'})"
+        )
+    return found
 
 
 def check_nested(paths: FilePaths, root: Path, *, is_train: bool) -> None:

@@ -106,6 +106,50 @@ def test_val_is_held_out_if_there_is_no_test_and_else_not_read(folder, tmp_path)
     assert len(open_source("folder", file, "test").images) == 4
 
 
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train2017/a", "val2017/a"), "train2017, .*val2017: by its name a split"),
+        (("cat", "dog", "eval"), "eval: by its name a split"),
+        (("train/a", "training/a"), "train, .*training: the train split is there more than once"),
+    ],
+)
+def test_what_could_be_a_split_is_an_error_as_in_the_folder(tmp_path, folders, message):
+    for folder in folders:
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / folder / "x.png")
+    for data_dir in (tmp_path / "set", packed(tmp_path / "set", tmp_path / "x.zip", "all/")):
+        with pytest.raises(InputError, match=message):
+            open_source("folder", data_dir, "train")
+
+
+def test_a_folder_around_everything_is_no_split_by_its_name(folder, tmp_path):
+    file = packed(folder / "train" / "class-0", tmp_path / "train2017.zip", "train2017/")
+    assert len(open_source("folder", file, "train").images) == 5
+
+
+def test_a_test_folder_without_classes_gives_way_to_a_labelled_val(folder, tmp_path):
+    (folder / "test").rename(folder / "val")
+    (folder / "test").mkdir()
+    shutil.copy(folder / "train" / "loose.png", folder / "test")
+    file = packed(folder, tmp_path / "x.zip")
+    for data_dir in (folder, file):
+        assert open_source("folder", data_dir, "test").labels.tolist() == [0, 0, 1, 1]
+    assert "not read: 1 images beside train and val" in open_source("folder", file, "train").notes
+
+
+def test_backslashes_of_old_tools_part_folders(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in folder.rglob("*.png"):
+            info = zipfile.ZipInfo(str(path.relative_to(folder)).replace("/", "\\"))
+            info.create_system = 0
+            archive.writestr(info, path.read_bytes())
+    for split in ("train", "test"):
+        found, expected = (open_source("folder", at, split) for at in (tmp_path / "x.zip", folder))
+        assert found.classes == expected.classes
+        assert found.labels.tolist() == expected.labels.tolist()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_archive_that_is_cut_short_or_damaged_is_told(folder, tmp_path, way):
     file = packed(folder, tmp_path / way)
