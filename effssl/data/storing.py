@@ -103,15 +103,16 @@ def as_jpeg(image: np.ndarray, quality: int) -> bytes:
 def about_bytes(source: Source, storage: Storage) -> str:
     """Say how many bytes images of varied size would take as JPEGs, if they may, and without loss.
 
-    Estimated from up to SAMPLED images, evenly spread, that decode; "" for images of one size,
-    which are stored raw anyhow, and if none decodes.
+    Estimated from up to SAMPLED images, evenly spread, that can be stored; "" for images of one
+    size, which are stored raw anyhow, and if none can.
     """
     if source.side is not None:
         return ""
     jpeg_sizes, raw_sizes = [], []
     for position in np.unique(np.linspace(0, len(source.images) - 1, SAMPLED).astype(int)).tolist():
         with contextlib.suppress(InputError):
-            image = smaller(source.images[position], storage.max_side)
+            image, _ = storable(source, position, storage.max_side)
+            image = smaller(image, storage.max_side)
             if storage.channels is None:
                 jpeg_sizes.append(len(as_jpeg(image, storage.jpeg_quality)))
             raw_sizes.append(image.nbytes)

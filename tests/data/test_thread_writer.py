@@ -105,6 +105,15 @@ def test_damaged_images_are_left_out_and_named(tmp_path):
     assert len(read_all(stored.path, 4, square=16)[1]) == 4
 
 
+@pytest.mark.parametrize("loader", ["threads", "ffcv"])
+def test_images_too_narrow_to_store_are_left_out_and_named(tmp_path, loader):
+    root = photographs(tmp_path)
+    Image.new("RGB", (600, 1)).save(root / "train" / "class-1" / "narrow.png")
+    with pytest.raises(InputError, match=r"1 of 6 .*\n.*narrow\.png is too narrow to store: 600x1"):
+        store(root, loader)
+    assert len(store(root, loader, skip_corrupt=True)[1].labels) == 5
+
+
 def test_no_image_lies_in_two_pages(tmp_path):
     rng = np.random.default_rng(0)
     page = 2**12
