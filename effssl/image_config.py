@@ -27,6 +27,7 @@ from effssl.ranges import (
     Range,
     RangeTo1,
     SetName,
+    StoredSide,
     Storing,
 )
 
@@ -50,7 +51,7 @@ class Storage:
     """Where the .beton files go (None: DATA_DIR/beton)."""
     more_dirs: tuple[LocalPath, ...] = ()
     """Further folders or files of `folder`, `list` and `hf`, which are one set with `data_dir`."""
-    max_side: AtLeast8 = 500
+    max_side: StoredSide = 500
     """Images of varied size are stored with their longer side at most this, in pixels."""
     store: Storing = "auto"
     """auto: small images of one size are stored raw, others as JPEG. lossless: all raw, so that no

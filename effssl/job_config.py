@@ -25,6 +25,7 @@ from effssl.ranges import (
     PositiveFinite,
     Precision,
     SetName,
+    StoredSide,
     Storing,
 )
 
@@ -190,7 +191,7 @@ class Embed:
     """Further folders of the set, as it was stored."""
     beton_dir: LocalPath | None = None
     """Where its .beton files lie, or go if there are none (None: DATA_DIR/beton)."""
-    max_side: AtLeast8 = 500
+    max_side: StoredSide = 500
     """As the set was stored."""
     store: Storing = "auto"
     """As the set was stored."""

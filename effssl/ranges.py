@@ -121,6 +121,7 @@ TeacherFrom = Annotated[str, AfterValidator(_teacher)]  # the last two of these
 AtLeast0 = Annotated[int, Field(ge=0)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 AtLeast8 = Annotated[int, Field(ge=8)]  # pixels
+StoredSide = Annotated[int, Field(ge=8, le=65_500)]  # pixels, as many as a JPEG can have
 MOST_CHANNELS = 512
 Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 AUTO = 0  # channels, where what the images have is to be found out

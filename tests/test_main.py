@@ -82,6 +82,7 @@ BAD = [
     (["train", "--seed", str(2**63)], "--seed 9223372036854775808: must be less than"),
     (["prepare", "--workers", "0"], "--workers 0: must be at least 1"),
     (["prepare", "--jpeg-quality", "101"], "--jpeg-quality 101: must be at most 100"),
+    (["prepare", "--max-side", "65501"], "--max-side 65501: must be at most 65500"),
     ([*RUN, "--knn-k", "0"], "--knn-k 0: must be at least 1"),
     ([*RUN, "--fraction", "2"], "--fraction 2: must be at most 1"),
     ([*RUN, "--fine-tune", "0.1", "2"], "--fine-tune 2: must be at most 1"),
@@ -114,6 +115,7 @@ BAD = [
     ([*RUN, "--checkpoint", "a=x", "--checkpoint", "a=y"], "two rows of that name, a"),
     ([*RUN, "--checkpoint", "trained=x"], "two rows of that name, trained"),
     (EMBED, "name what to embed: --images DIR"),
+    ([*EMBED, "--data", "digits", "--max-side", "65501"], "--max-side 65501: must be at most"),
     ([*EMBED, "--images", "a", "--data", "digits"], "name what to embed"),
     # Files that are not there
     (["train", "--config", "absent.yaml"], "absent.yaml: No such file"),

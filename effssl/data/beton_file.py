@@ -19,7 +19,9 @@ import numpy as np
 from effssl import InputError
 
 JPEG, RAW = 0, 1  # how an image is stored
-SMALLEST_PAGE, LARGEST_PAGE = 2**23, 2**31  # bytes, a power of 2; FFCV's field for it has 32 bits
+# Bytes, powers of 2. FFCV's field for it has 32 bits, and it writes a page by a single write(2), of
+# which Linux takes 2**31 - 4096 bytes at most and leaves the rest.
+SMALLEST_PAGE, LARGEST_PAGE = 2**23, 2**30
 _VERSION, _RGB_IMAGE, _INT = 2, 2, 1  # of the format; types of fields
 _HEADER = np.dtype(
     [
