@@ -199,9 +199,9 @@ def central_crop(stored_height, stored_width, crop_ratio):
     """
     height, width = int(stored_height), int(stored_width)
     if width / height < crop_ratio[0]:
-        height = int(np.rint(width / crop_ratio[0]))
+        height = max(1, int(np.rint(width / crop_ratio[0])))
     elif width / height > crop_ratio[1]:
-        width = int(np.rint(height * crop_ratio[1]))
+        width = max(1, int(np.rint(height * crop_ratio[1])))
     top, left = (int(stored_height) - height) // 2, (int(stored_width) - width) // 2
     return top, left, height, width
 

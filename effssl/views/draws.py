@@ -68,12 +68,13 @@ def crop_ratios(augment: Augment) -> tuple[float, float]:
 
 
 def largest_central(stored: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
-    """Return height and width of the largest central crop whose width over height is allowed."""
+    """Return height and width of the largest central crop whose width over height is allowed, which
+    is at least a pixel: images may have one row."""
     height, width = stored
     if width / height < ratio[0]:
-        return round(width / ratio[0]), width
+        return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
-        return height, round(height * ratio[1])
+        return height, max(1, round(height * ratio[1]))
     return height, width
 
 

@@ -26,6 +26,7 @@ from effssl.views import assemble
 from effssl.views.counters import uniform
 from effssl.views.decode_crops import (
     MultiViewDecoder,
+    central_part,
     crops_of_groups,
     random_crop,
     resized_crop,
@@ -111,6 +112,17 @@ def test_crops_are_those_of_the_device(stored, scale, ratio):
         # million by a pixel
         assert (actual != expected).any(0).sum() <= 1
         assert np.abs(actual - expected).max() <= 1
+
+
+@pytest.mark.parametrize("stored", [(1, 1), (1, 499), (499, 1)])
+def test_crops_of_a_single_row_or_column_are_not_empty(stored):
+    for ratio in ((3.0, 4.0), (0.25, 0.3)):
+        actual = many_crops(SEED, 0, 50, 2, *stored, SCALE, ratio)
+        expected = torch.stack(drawn(50, stored, 0, ratio=ratio)).numpy()
+        assert np.array_equal(actual, expected) and actual[2:].min() >= 1
+    for size in ((64, 16), (16, 64)):
+        white = np.full((*stored, 3), 255, np.uint8)
+        assert central_part(white, size).min() == 255
 
 
 def test_crops_are_distributed_as_on_the_device():
