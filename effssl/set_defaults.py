@@ -59,7 +59,8 @@ def defaults_for(data: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     of_set, channels = SET_DEFAULTS.get(data, {}), given.get("channels")
     is_other = given.get("optimizer", of_set.get("optimizer")) != of_set.get("optimizer")
-    if is_other or (of_set is _OWN_IMAGES and "init" in given):
+    has_init = given.get("init", "None") != "None"  # null in a file of settings is this text too
+    if is_other or (of_set is _OWN_IMAGES and has_init):
         of_set = {name: value for name, value in of_set.items() if name not in _OWN_IMAGES}
     are_given = {"normalize": "given"} if {"mean", "std"} <= given.keys() else {}
     if channels == "3":

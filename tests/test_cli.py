@@ -211,7 +211,7 @@ def test_bad_yaml_names_the_file_and_the_key(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("data", ["folder", "list", "hf"])
-def test_images_of_a_users_own_have_muon_from_random_weights(data):
+def test_images_of_a_users_own_have_muon_from_random_weights(tmp_path, data):
     def optimizer(*flags):
         optim = cli.parse(["--data", data, *flags]).optim
         return optim.optimizer, optim.lr, optim.decay
@@ -219,6 +219,9 @@ def test_images_of_a_users_own_have_muon_from_random_weights(data):
     assert optimizer() == optimizer("--optimizer", "muon") == ("muon", 0.02, "linear")
     assert optimizer("--lr", "1e-2") == ("muon", 0.01, "linear")
     assert optimizer("--init", "timm") == ("adamw", 1e-3, "cosine")
+    (tmp_path / "x.yaml").write_text("init: null")
+    without = optimizer("--init", "None"), optimizer("--config", str(tmp_path / "x.yaml"))
+    assert without == (optimizer(), optimizer())
 
 
 @pytest.mark.parametrize("data", ["folder", "digits"])
