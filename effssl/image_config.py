@@ -60,8 +60,8 @@ class Storage:
     """JPEG quality of what is stored as JPEG."""
     workers: AtLeast1 | None = None
     """Threads that load, in each process; processes that write the .beton. It alters no result.
-    None: as many as there are cores for each process of a machine, at most 8; on a CPU, where the
-    encoder needs them, a quarter of these load."""
+    None: as many as there are cores for each process of a machine, or to load on a CPU, where the
+    encoder needs them, a quarter as many; at most 8."""
     loader: LoaderName = "auto"
     """What reads and writes the .beton: FFCV, or threads of this process, which need no FFCV. JPEGs
     are decoded and encoded by other libraries then, which round differently. auto: FFCV if it can
