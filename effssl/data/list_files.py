@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -197,7 +198,14 @@ def _of_parquet(file: Path) -> Columns:
     if "path" not in by_name:
         return {name: [] for name in by_name}
     return {
-        k: ["" if v is None else str(v).strip() for v in table[by_name[k]].to_pylist()]
+        k: [text_of(value) for value in table[by_name[k]].to_pylist()]
         for k in COLUMNS
         if k in by_name
     }
+
+
+def text_of(value: object) -> str:
+    """Return a value of a column as text without the spaces around it, "" for null and NaN, which
+    some tools write for it."""
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_missing else str(value).strip()

@@ -14,7 +14,7 @@ from effssl import InputError
 from effssl.data.fingerprints import digest
 from effssl.data.folders import check_listed, names_in
 from effssl.data.image_files import abridged, describe_labels
-from effssl.data.list_files import number_labels
+from effssl.data.list_files import number_labels, text_of
 from effssl.data.shard_files import (
     KINDS,
     Row,
@@ -213,7 +213,7 @@ def _label_column(data_dir: Path, schema: pyarrow.Schema, wanted: str | None) ->
 
 def _texts(shards: Sequence[Shard], column: str) -> list[str]:
     """Return the labels of all rows as texts, "" for none."""
-    texts = []
+    texts: list[str] = []
     for shard in shards:
         if column not in shard.schema.names:
             raise InputError(_lacks(shard.path, column, shard.schema))
@@ -221,7 +221,7 @@ def _texts(shards: Sequence[Shard], column: str) -> list[str]:
         values = column_of(shard.path, column)
         if names:
             values = [names[v] if v is not None and 0 <= v < len(names) else "" for v in values]
-        texts += ["" if value is None else str(value).strip() for value in values]
+        texts += map(text_of, values)
     return texts
 
 

@@ -51,6 +51,15 @@ def test_a_list_is_the_folders_that_it_lists(images, suffix):
     assert "lists 18 images in 3 classes (class-0, class-1, class-2)" in listed.notes[0]
 
 
+def test_labels_of_a_parquet_that_are_not_a_number_are_none(images):
+    pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    paths = list(table_of(images)["path"])[:3]
+    file = images.parent / "list.parquet"
+    pq.write_table(pa.table({"path": paths, "label": [0.0, float("nan"), 1.0]}), file)
+    listed = read_list(file, "train")
+    assert (listed.classes, listed.labels.tolist()) == (["0.0", "1.0"], [0, -1, 1])
+
+
 def test_images_are_called_what_the_list_calls_them(images):
     source = open_source("list", written(table_of(images), images), "train")
     names = names_of(source, np.array([0, 7]), images, "train")

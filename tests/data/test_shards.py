@@ -145,6 +145,15 @@ def test_bytes_of_their_own_and_labels_of_any_text(tmp_path):
     assert (tmp_path / "beton").is_dir()
 
 
+def test_labels_that_are_not_a_number_are_none(tmp_path):
+    columns = {
+        "image": pa.array([png(n) for n in range(4)]),
+        "label": [0.0, float("nan"), 1.0, 0.0],
+    }
+    source = open_source("hf", write(tmp_path / "x.parquet", pa.table(columns)), "train")
+    assert (source.classes, source.labels.tolist()) == (["0.0", "1.0"], [0, -1, 1, 0])
+
+
 def test_a_test_without_labels_is_not_held_out(tmp_path):
     write(tmp_path / "train.parquet", table(range(6)))
     write(tmp_path / "test.parquet", table(range(6, 9), labels=[-1, -1, None]))
