@@ -106,7 +106,8 @@ def _read_stl10(
 def download(name: str, data_dir: Path) -> None:
     """Let torchvision download a set into `data_dir`.
 
-    It does so in a temporary folder, so that nothing half-written stays. Raises InputError with the
+    It does so in a temporary folder, so that nothing half-written stays. Of processes that do so at
+    once, as torchrun starts them, one downloads and the others wait. Raises InputError with the
     ways out if the folder cannot be written or the download fails.
     """
     import torchvision
@@ -119,7 +120,9 @@ def download(name: str, data_dir: Path) -> None:
     patience_s = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)  # torchvision itself would wait for ever
     try:
-        with _made(data_dir), _scratch_folder(data_dir) as scratch:
+        with _made(data_dir), _alone_in(data_dir), _scratch_folder(data_dir) as scratch:
+            if (data_dir / folder).is_dir():  # another process was sooner
+                return
             getattr(torchvision.datasets, kind)(scratch, download=True)
             for extracted in scratch.iterdir():
                 if extracted.is_dir():
@@ -145,6 +148,18 @@ def _made(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the first that is not empty, or was not made
             for path in made:
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time download into a folder; its lock does not stay there."""
+    lock = folder / ".download.lock"
+    try:
+        with FileLock(lock):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # another process has removed it, or holds it
+            lock.unlink()
 
 
 @contextlib.contextmanager

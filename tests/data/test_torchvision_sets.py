@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from effssl import InputError
 from effssl.data.sources import open_source
 from effssl.data.stored import reopen_data
 from effssl.data.torchvision_sets import LOCK
+from effssl.data.torchvision_sets import download as download_set
 from effssl.image_config import Images
 
 
@@ -76,7 +79,8 @@ def test_what_a_killed_download_left_is_removed_and_a_living_one_is_not(tmp_path
     import torchvision
 
     def download(root, download):
-        assert {p.name for p in tmp_path.iterdir()} == {".download-living", root.name}
+        in_use = {".download.lock", ".download-living", root.name}
+        assert {p.name for p in tmp_path.iterdir()} == in_use
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", download)
@@ -88,6 +92,26 @@ def test_what_a_killed_download_left_is_removed_and_a_living_one_is_not(tmp_path
     ):
         open_source("cifar10", tmp_path, "train")
     assert [p.name for p in tmp_path.iterdir()] == [".download-living"]
+
+
+def test_of_processes_that_download_at_once_one_does(tmp_path, monkeypatch):
+    import torchvision
+
+    begun = []
+
+    def download(root, download):
+        begun.append(root)
+        time.sleep(0.3)
+        (root / "cifar-10-batches-py").mkdir()
+        (root / "cifar-10-batches-py" / "test_batch").write_bytes(b"x")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", download)
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(download_set, "cifar10", tmp_path / "sets") for _ in range(3)]:
+            done.result()
+    assert len(begun) == 1
+    left = sorted(path.name for path in (tmp_path / "sets").rglob("*"))
+    assert left == ["cifar-10-batches-py", "test_batch"]
 
 
 def test_a_download_that_fails_says_where_it_looked_and_the_ways_out(tmp_path, monkeypatch):
