@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from effssl import InputError
 from effssl.data.file_paths import FilePaths
-from effssl.data.folders import subfolders
+from effssl.data.folders import is_read, subfolders
 from effssl.data.image_files import abridged, has_images, is_image
 
 SPELLINGS = {  # in any case
@@ -121,6 +121,19 @@ def check_nested(paths: FilePaths, root: Path, *, is_train: bool) -> None:
             "images; --data-dir must name the folder that train/ and test/ lie in (--no-labels "
             "takes all as they are, if folders mean nothing here)"
         )
+
+
+def check_outside(out: Path, places: Sequence[Path]) -> None:
+    """Raise InputError if a run's folder lies where the images of a set are looked for: its
+    pictures would be a class of the next run. Beside a train/ and in hidden folders none are."""
+    for place in places:
+        root, whole = place.resolve(), out.resolve()
+        is_within = root in (whole, *whole.parents) and not has_train_folder(place)
+        if is_within and all(map(is_read, whole.relative_to(root).parts)):
+            raise InputError(
+                f"--out {out} lies among the images of {place}, where the run's pictures would be "
+                "taken for more of them; --out has to name a folder elsewhere"
+            )
 
 
 def _only(folders: Sequence[Path], split: str) -> Path | None:

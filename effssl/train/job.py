@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from effssl.config import Config
 from effssl.data.normalisation import measured
+from effssl.data.split_folders import check_outside
 from effssl.data.splits import epoch_order, own_part
 from effssl.data.stored import Data, open_data, reopen_data
 from effssl.evaluation import final_table
@@ -166,6 +167,8 @@ def build_job(cfg: Config, data: Data | None = None) -> Job:
     """
     check_trackers(cfg.run.log_to)
     out = distributed.from_first(cfg.run.resume or folder.choose(cfg.run.out, label_of(cfg)))
+    if cfg.images.data == "folder" and cfg.run.resume is None:
+        check_outside(out, [cfg.images.data_dir, *cfg.images.more_dirs])
     runtime = open_runtime(cfg.run.device, cfg.run.precision, cfg.run.compile)
     choose_algorithms(runtime.device, deterministic=cfg.run.deterministic)
     if data is None and cfg.run.resume is None:

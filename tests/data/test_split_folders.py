@@ -7,7 +7,7 @@ from PIL import Image
 
 from effssl import InputError
 from effssl.data.sources import open_source
-from effssl.data.split_folders import ALIKE, find_split_folders
+from effssl.data.split_folders import ALIKE, check_outside, find_split_folders
 from effssl.image_config import Storage
 from effssl.prepare.store import prepare
 
@@ -82,6 +82,17 @@ def test_what_could_be_a_split_is_never_silent(tmp_path, folders, message):
     put(tmp_path, *folders)
     with pytest.raises(InputError, match=message):
         open_source("folder", tmp_path, "train")
+
+
+def test_a_run_does_not_lie_among_the_images(tmp_path, monkeypatch):
+    put(tmp_path, "a", "b", "other/train/a")
+    monkeypatch.chdir(tmp_path)
+    for out in (Path("runs/x"), tmp_path, tmp_path / "a" / "x"):
+        with pytest.raises(InputError, match=rf"--out {out} lies among the images of \."):
+            check_outside(out, [Path("elsewhere"), Path()])
+    for out in (tmp_path.parent / "runs", Path(".runs/x")):
+        check_outside(out, [Path()])
+    check_outside(Path("other/runs/x"), [Path("other")])
 
 
 def test_other_folders_beside_train_are_named(tmp_path, capsys):

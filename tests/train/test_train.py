@@ -483,6 +483,10 @@ def bad(root):
         "no device": (["--device", "abacus"], "--device abacus"),
         "unwritable out": (["--out", root / "file" / "run"], "cannot be written"),
         "out holds a run": (["--out", root / "taken"], "already holds a run"),
+        "out among the images": (
+            ["--data", "folder", "--data-dir", folders / "train", "--out", folders / "train/x"],
+            "lies among the images of",
+        ),
     }
 
 
@@ -490,7 +494,7 @@ def bad(root):
     "batch larger than the set", "missing folder", "empty folder", "an image that does not "
     "decode", "too few images",
     "unknown backbone", "backbone arguments", "no CUDA", "no device", "unwritable out", "out holds "
-    "a run",
+    "a run", "out among the images",
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(name, digits_dir, tmp_path, capsys):
     flags, message = bad(tmp_path)[name]
