@@ -25,12 +25,17 @@ from effssl.data.decode import judge_gray
 from effssl.data.image_files import ImageFiles
 from effssl.data.loader import Reader, reader_of
 from effssl.data.sources import Source
-from effssl.data.storing import Complaint, Written, about_bytes, listing
+from effssl.data.storing import (
+    Complaint,
+    Written,
+    about_bytes,
+    is_storable,
+    listing,
+    stored_from,
+)
 from effssl.data.values import RGB, Values, window_of
 from effssl.image_config import Storage
 from effssl.run.files import to_disk
-
-FORMAT = 2  # of what is written into a .beton; raise it when that changes
 
 
 class Beton(NamedTuple):
@@ -56,10 +61,10 @@ def ensure_beton(source: Source, folder: Path, name: str, storage: Storage) -> B
     """Return the stored form of `source`, FOLDER/NAME-FINGERPRINT.beton; write it if it is missing.
 
     Images that do not decode or cannot be stored are left out with `storage.skip_corrupt`, which
-    does not change the file's name: which images these are follows from the source. Without it
-    InputError names them, also if an earlier call has stored the others. Raises InputError too for
-    16-bit gray that would be black, for a file shorter than it was written, for a folder that
-    cannot be written, and if a process that writes dies.
+    does not change the file's name: which images these are follows from the source. They are tried
+    again at every call: see _file_of. Without it InputError names them, also if an earlier call has
+    stored the others. Raises InputError too for 16-bit gray that would be black, for a file shorter
+    than it was written, for a folder that cannot be written, and if a process that writes dies.
     """
     reader = reader_of(storage.loader)
     path, made_from = _file_of(source, folder, name, storage)
@@ -111,31 +116,22 @@ def is_stored(source: Source, folder: Path, name: str, storage: Storage) -> bool
 def _file_of(
     source: Source, folder: Path, name: str, storage: Storage
 ) -> tuple[Path, dict[str, Any]]:
-    """Return the file of a source, and what decides about its bytes."""
-    made_from = _made_from(source, storage)
+    """Return the file of a source, and what decides about its bytes.
+
+    Where images that a file leaves out can be stored by now, it is another file: that one may be
+    being read.
+    """
+    made_from = stored_from(source, storage)
+    skipped = (_read_note(_named(folder, name, made_from), made_from) or {}).get("skipped", [])
+    mended = [at for at, _ in skipped if is_storable(source, at, storage.max_side)]
+    if mended:
+        made_from["mended"] = mended
+    return _named(folder, name, made_from), made_from
+
+
+def _named(folder: Path, name: str, made_from: dict[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-    return folder / f"{name}-{digest}.beton", made_from
-
-
-def _made_from(source: Source, storage: Storage) -> dict[str, Any]:
-    """Say what decides about the bytes of the file."""
-    made_from = {
-        "format": FORMAT,
-        "fingerprint": source.fingerprint,
-        "images": len(source.images),
-        "side": source.side,
-    }
-    if source.side is None:
-        made_from["max_side"] = storage.max_side
-        is_raw = storage.store == "lossless" or storage.channels is not None
-        made_from |= {"store": "raw"} if is_raw else {"jpeg_quality": storage.jpeg_quality}
-    if storage.channels is not None:
-        # Values are stored as they are, and the range is that of who reads them; without one it was
-        # judged whether all of it is used.
-        return made_from | {"channels": storage.channels, "judged": storage.gray_range is None}
-    if storage.gray_range is not None:
-        made_from["gray_range"] = list(storage.gray_range)
-    return made_from
+    return folder / f"{name}-{digest}.beton"
 
 
 def _read_note(path: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:

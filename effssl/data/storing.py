@@ -8,7 +8,7 @@ import io
 import sys
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ from effssl.data.sources import Source
 from effssl.image_config import Storage
 from effssl.ranges import text_of_bytes
 
+FORMAT = 2  # of what is written into a .beton; raise it when that changes
 SAMPLED = 64  # images that stand for all in an estimate
 NAMED = 20  # images that an error names at most
 LINE_EVERY_S = 10.0  # of progress, if it is not a terminal that reads
@@ -40,6 +41,27 @@ class Written(NamedTuple):
     kinds: Counter[str]  # of values, one of values.KINDS -> images
 
 
+def stored_from(source: Source, storage: Storage) -> dict[str, Any]:
+    """Say what decides about the bytes of the file that images are stored in."""
+    made_from = {
+        "format": FORMAT,
+        "fingerprint": source.fingerprint,
+        "images": len(source.images),
+        "side": source.side,
+    }
+    if source.side is None:
+        made_from["max_side"] = storage.max_side
+        is_raw = storage.store == "lossless" or storage.channels is not None
+        made_from |= {"store": "raw"} if is_raw else {"jpeg_quality": storage.jpeg_quality}
+    if storage.channels is not None:
+        # Values are stored as they are, and the range is that of who reads them; without one it was
+        # judged whether all of it is used.
+        return made_from | {"channels": storage.channels, "judged": storage.gray_range is None}
+    if storage.gray_range is not None:
+        made_from["gray_range"] = list(storage.gray_range)
+    return made_from
+
+
 def storable(source: Source, position: int, max_side: int) -> tuple[np.ndarray, int | None]:
     """Return an image's pixels and its gray_high: see decode.Decoded.
 
@@ -54,6 +76,15 @@ def storable(source: Source, position: int, max_side: int) -> tuple[np.ndarray, 
         side = source.side
         raise InputError(f"{name} is {width}x{height}, not {side}x{side} pixels")
     return image, gray_high
+
+
+def is_storable(source: Source, position: int, max_side: int) -> bool:
+    """Say whether an image can be stored."""
+    try:
+        storable(source, position, max_side)
+    except InputError:
+        return False
+    return True
 
 
 def _pixels_of(source: Source, position: int) -> tuple[np.ndarray, int | None]:

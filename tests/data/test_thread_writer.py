@@ -15,6 +15,7 @@ from effssl import InputError
 from effssl.data import beton_file
 from effssl.data.beton import ensure_beton
 from effssl.data.beton_file import JPEG, RAW, StoredImage, bytes_of, open_file, write_file
+from effssl.data.decode import Decoding
 from effssl.data.read_back import check_beton
 from effssl.data.sources import open_source
 from effssl.image_config import Storage
@@ -112,6 +113,24 @@ def test_images_too_narrow_to_store_are_left_out_and_named(tmp_path, loader):
     with pytest.raises(InputError, match=r"1 of 6 .*\n.*narrow\.png is too narrow to store: 600x1"):
         store(root, loader)
     assert len(store(root, loader, skip_corrupt=True)[1].labels) == 5
+
+
+def test_images_that_were_left_out_are_stored_once_nothing_keeps_them_out(tmp_path):
+    root = photographs(tmp_path)
+
+    def stored(max_gib, **how):
+        source = open_source("folder", root, "train", decoding=Decoding(max_gib=max_gib))
+        return ensure_beton(source, root / "beton", "x", Storage(loader="threads", **how))
+
+    few = stored(1e-4, skip_corrupt=True)
+    more = stored(1.18e-4, skip_corrupt=True)
+    every = stored(8.0)
+    assert [len(each.labels) for each in (few, more, every)] == [3, 4, 5]
+    assert len({each.path for each in (few, more, every)}) == 3  # each may be being read
+    assert stored(8.0).path == every.path and not stored(8.0).is_new
+    assert stored(1e-4, skip_corrupt=True).path == few.path
+    with pytest.raises(InputError, match="2 of 5 images cannot be stored"):
+        stored(1e-4)
 
 
 def test_no_image_lies_in_two_pages(tmp_path):
