@@ -49,13 +49,28 @@ def test_the_committed_records_make_the_committed_tables(
     assert {"runs.csv", "summary.md", f"{name}.png"} <= {file.name for file in out.iterdir()}
 
 
-def test_the_committed_records_make_the_table_of_own_photographs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "flags", "folder", "committed"),
+    [
+        (
+            changes,
+            "defaults --method vicreg --seeds 4",
+            "changes-defaults-vicreg",
+            "changes-defaults",
+        ),
+        (views, "--rates 1 3 9 --seeds 5 -- --epochs 1", "views", "views-photographs"),
+    ],
+)
+@pytest.mark.usefixtures("empty_pictures")
+def test_the_committed_records_make_the_tables_of_photographs(
+    command, flags, folder, committed, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    flags = ["defaults", "--preset", "photographs", "--method", "vicreg", "--seeds", "4"]
-    flags += ["--records", str(records.FOLDER / "claims-photographs.jsonl")]
-    assert changes.main([*flags, "--data-dir", "nowhere", "--seconds", "0"]) == 0
-    made = tmp_path / "runs" / "claims-photographs" / "changes-defaults-vicreg" / "runs.csv"
-    assert made.read_bytes() == (RESULTS / "changes-defaults" / "runs.csv").read_bytes()
+    own = ["--preset", "photographs", "--data-dir", "nowhere", "--seconds", "0"]
+    own += ["--records", str(records.FOLDER / "claims-photographs.jsonl")]
+    assert command.main([*own, *flags.split()]) == 0
+    made = tmp_path / "runs" / "claims-photographs" / folder / "runs.csv"
+    assert made.read_bytes() == (RESULTS / committed / "runs.csv").read_bytes()
 
 
 def test_there_is_one_record_a_line_and_all_are_of_one_kind_or_the_other():
