@@ -36,9 +36,11 @@ def validation_probe(
     About `max_images` training images are fitted on, as encode_splits takes them. Beside these come
     the measures of the representations h and of the embeddings z = projector(h), of clean views
     (`features`) and of random ones (`of_views`) if they are given; a set without labels has these
-    alone. All are of validation images.
+    alone. All are of validation images; without any there are no columns.
     """
     columns = Columns()
+    if len(data.val_positions) == 0:  # where every class has a single image
+        return columns
     if len(labelled_positions(data)) == 0:
         val_h = finite(features("train", spread(data.val_positions, protocols.RANK_IMAGES)))
     else:

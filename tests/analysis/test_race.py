@@ -174,7 +174,7 @@ def test_a_record_of_other_seconds_is_another_run(tmp_path):
     """The committed records of other tools are of 900 seconds, those of their trials of 225."""
     known = records.read(records.FOLDER / "race-cpu.jsonl")
     racing = race_of(tmp_path, *CPU.ours, *CPU.contenders, seeds=4)
-    chosen = {"today": 0, "best": 0, "solo-vicreg": 2, "lejepa": 5}
+    chosen = {"today": 0, "best": 0, "lightly-barlow": 0, "solo-vicreg": 2, "lejepa": 5}
     starts = [*race_runs.trials(racing), *race_runs.timed(racing, chosen, range(4))]
 
     def found(seconds: float) -> set[str]:

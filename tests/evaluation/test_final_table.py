@@ -134,6 +134,9 @@ def test_without_any_label_there_are_the_measures_alone():
     assert calls == [("train", 20)]  # of the images that are held out
     one = data._replace(val_positions=np.arange(1))
     assert validation_probe(separable(1.0), one, 1000, PROJECTOR) == {}
+    calls.clear()
+    none = data._replace(val_positions=np.arange(0))  # of classes of one image nothing is held out
+    assert validation_probe(separable(1.0, calls), none, 1000, PROJECTOR) == {} and calls == []
     final = final_rows({"trained": separable(1.0)}, data, max_images=1000, few_labels=5, seed=0)
     assert final["rows"] == {}
     assert "no labels" in format_table(final)
