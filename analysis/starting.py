@@ -144,7 +144,7 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _complete(args: argparse.Namespace, wanted: training.Flags, began_s: float) -> list[str]:
-    seconds = args.seconds and max(0.0, args.seconds - (time.monotonic() - began_s))
+    seconds = training.seconds_left(args.seconds, began_s)
     names = training.complete(wanted, args.runs, parallel=args.parallel, seconds=seconds)
     print(f"{runs.finished_of(names, wanted)} runs are finished")
     return names

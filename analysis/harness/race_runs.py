@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -123,7 +122,7 @@ def trained(race: Race, starts: Iterable[Start], began: float) -> list[Start]:
         folder,
         records=race.known,
         parallel=1,
-        seconds=_left_s(race.args.seconds, began),
+        seconds=training.seconds_left(race.args.seconds, began),
         keep_mb=0,
         trainers={s.name: s.contender.trainer for s in starts},
         costs={s.name: s.length for s in starts},
@@ -144,7 +143,3 @@ def record_of(race: Race, start: Start) -> Record:
 
 def _is_over(run: Path) -> bool:
     return training.has_result(run) or training.diverged(run)
-
-
-def _left_s(seconds: float | None, began: float) -> float | None:
-    return None if seconds is None else max(0.0, seconds - (time.monotonic() - began))

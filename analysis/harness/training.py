@@ -149,6 +149,11 @@ def complete(
     return [name for name in runs if is_done(name)]
 
 
+def seconds_left(seconds: float | None, began_s: float) -> float | None:
+    """Return what is left of `seconds` since `began_s`, by time.monotonic(); None for no end."""
+    return None if seconds is None else max(0.0, seconds - (time.monotonic() - began_s))
+
+
 def has_result(run: Path) -> bool:
     return (run / "result.json").is_file()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,10 +158,9 @@ def _wallclock(verdict: Verdict, results: Path, folder: str) -> str:
 def _views_in_brief(verdict: Verdict, results: Path, folder: str) -> str:
     """Return the figures of claim 2, of what is open the mean alone."""
     epoch, views, seconds = (
-        _difference(verdict, "K = 8", f"equal {what}")
+        _difference(verdict, "K = 8", f"equal {what}", in_brief=what != "epochs")
         for what in ("epochs", "encoded views", "seconds")
     )
-    views, seconds = (re.sub(r" \(.*\)(, open)", r"\1", each) for each in (views, seconds))
     return f"K = 8 minus K = 2 after one epoch: {epoch}; as many views: {views}; seconds: {seconds}"
 
 
@@ -194,13 +192,14 @@ def _num_seeds(verdict: Verdict, results: Path, folder: str) -> int:
     return min(counts, default=of_runs)
 
 
-def _difference(verdict: Verdict, *words: str) -> str:
-    """Return the difference in points in the part that has these words."""
+def _difference(verdict: Verdict, *words: str, in_brief: bool = False) -> str:
+    """Return the difference in points in the part that has these words; in brief without the
+    interval of one that is open."""
     parts = [part for part in verdict.parts if all(word in part.says for word in words)]
     if not parts or parts[0].mean is None:
         return "not measured"
     mean, outcome = parts[0].mean, parts[0].outcome
     shown = f"{mean.mean:+.1f}"
-    if mean.n > 1:
+    if mean.n > 1 and not (in_brief and outcome == "open"):
         shown += f" ({mean.low:+.1f} to {mean.high:+.1f})"
     return shown if outcome == "yes" else f"{shown}, {verdicts.OUTCOMES[outcome]}"
